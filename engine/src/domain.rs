@@ -1,0 +1,16 @@
+//! The words of Tocsin as types. They validate at construction, and speak no wire format: every border (protobuf,
+//! JSON, SQL) converts to and from them beside its own private types.
+
+mod alert;
+mod firing;
+mod rule;
+mod symbol;
+mod tenant;
+mod tick;
+
+pub use alert::{Alert, AlertId, Binding, BindingId, BindingStatus, Lifecycle, Params, Position, Repeat, UserId};
+pub use firing::{Evidence, Firing, FiringId};
+pub use rule::{Digest, NameError, RuleName, RuleRef, Version};
+pub use symbol::{MAX_SYMBOL_BYTES, Symbol, SymbolError};
+pub use tenant::Tenant;
+pub use tick::{Conditions, MAX_TIME_MS, Tick, TickError};

@@ -1,0 +1,125 @@
+//! A rule's name, versions and digest.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+/// The longest rule name, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// A rule's name: 1 to 64 lower-case letters, digits and single hyphens, starting with a letter (`percent-move`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleName(Arc<str>);
+
+/// Why a text is not a rule name, with the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a rule name: use 1 to {MAX_NAME_BYTES} lower-case letters, digits and single hyphens, \
+     starting with a letter"
+)]
+pub struct NameError(String);
+
+impl RuleName {
+    /// The built-in rule that fires at or above a target price.
+    pub fn above() -> Self {
+        Self("above".into())
+    }
+
+    /// The built-in rule that fires at or below a target price.
+    pub fn below() -> Self {
+        Self("below".into())
+    }
+
+    /// Checks a rule name.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let good = text.len() <= MAX_NAME_BYTES
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.split('-').all(word);
+        // The message quotes the text: keep a hostile one short.
+        if good { Ok(Self(text.into())) } else { Err(NameError(text.chars().take(MAX_NAME_BYTES + 1).collect())) }
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A semantic version (<https://semver.org>): what orders a rule's versions.
+pub type Version = semver::Version;
+
+/// The SHA-256 digest of a module's bytes: its identity. Shown as `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of a module.
+    pub fn of(module: &[u8]) -> Self {
+        Self(Sha256::digest(module).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text.strip_prefix("sha256:").unwrap_or(text), &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// Which rule version: its name and version for people, its digest for machines.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleRef {
+    /// The rule's name.
+    pub name: RuleName,
+    /// The semantic version.
+    pub version: Version,
+    /// The module's digest.
+    pub digest: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kebab_case() {
+        for good in ["above", "percent-move", "x", "a1-2b"] {
+            assert_eq!(RuleName::parse(good).unwrap().as_str(), good);
+        }
+        let long = "a".repeat(65);
+        for bad in ["", "-a", "a-", "a--b", "Above", "1a", "a_b", "a b", "é", "a\0", "\u{202e}a", &long] {
+            assert!(RuleName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_survives_its_text() {
+        let digest = Digest::of(b"module");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert!("sha256:00".parse::<Digest>().is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Write Tocsin alert rules in Rust.
+#![no_std]
+
+pub mod abi;
