@@ -1,0 +1,25 @@
+//! The rules that every server has: `above` and `below`. They are modules like any other; their source lies beside
+//! the bytes that are built from it, so that building this crate needs no WebAssembly toolchain.
+
+/// `above`: fires when the price is at or above `target`.
+pub const ABOVE: &[u8] = include_bytes!("builtin/above.wasm");
+
+/// `below`: fires when the price is at or below `target`.
+pub const BELOW: &[u8] = include_bytes!("builtin/below.wasm");
+
+/// All built-in modules.
+pub const ALL: [&[u8]; 2] = [ABOVE, BELOW];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The digest of a built-in rule is stored with every alert on it: its bytes must not drift from its source, nor
+    /// change without a new version.
+    #[test]
+    fn the_modules_are_what_their_source_says() {
+        for (source, module) in [(include_str!("builtin/above.wat"), ABOVE), (include_str!("builtin/below.wat"), BELOW)] {
+            assert!(wat::parse_str(source).unwrap() == module, "assemble the .wat again: see docs/abi.md, Built-in rules");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The price of code in fuel: the product's own table, so that a replay after an upgrade of Wasmtime decides alike.
+//!
+//! Fuel is charged ahead, at the entry of a function and at each turn of a loop, for every operator that lies there
+//! (both arms of an `if`: the price is an upper bound), and at the entry of a function one for each of its locals. Bulk
+//! operations are charged by their length as well. Prices follow what operators cost at worst (a float operation on denormals, a division), in units of roughly 0.3 ns on
+//! the machine they were measured on. `docs/abi.md` repeats the table.
+
+use wasmparser::Operator;
+
+/// Fuel for each 16 bytes that a bulk operation moves: the length is shifted right by this.
+pub(crate) const BULK_BYTES_SHIFT: i64 = 4;
+
+/// The price of one operator, in fuel.
+pub(crate) fn price(operator: &Operator<'_>) -> u64 {
+    use Operator as O;
+    match operator {
+        O::Block { .. } | O::Loop { .. } | O::Else | O::End | O::Nop | O::Drop => 0,
+        O::Call { .. } => 8,
+        O::CallIndirect { .. } => 16,
+        O::BrTable { .. } => 4,
+        O::I32DivS | O::I32DivU | O::I32RemS | O::I32RemU => 12,
+        O::I64DivS | O::I64DivU | O::I64RemS | O::I64RemU => 12,
+        O::F32Div | O::F64Div | O::F32Sqrt | O::F64Sqrt => 24,
+        O::F32Add | O::F32Sub | O::F32Mul | O::F64Add | O::F64Sub | O::F64Mul => 12,
+        O::F32DemoteF64 | O::F64PromoteF32 => 12,
+        O::F32Ceil | O::F32Floor | O::F32Trunc | O::F32Nearest => 4,
+        O::F64Ceil | O::F64Floor | O::F64Trunc | O::F64Nearest => 4,
+        O::MemoryCopy { .. } | O::MemoryFill { .. } => 32,
+        _ => 1,
+    }
+}
+
+/// Whether an operator's cost depends on its operands, so that no static bound exists.
+pub(crate) fn is_dynamic(operator: &Operator<'_>) -> bool {
+    matches!(operator, Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } | Operator::CallIndirect { .. })
+}
+
+/// What is known of one function's cost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FunctionCost {
+    /// Fuel of the operators outside loops, then of each loop in the order of the loops' heads, inner loops apart.
+    pub(crate) regions: Vec<u64>,
+    /// Functions that it calls, one entry a call site.
+    pub(crate) calls: Vec<u32>,
+    /// It has a loop, or an operator whose cost depends on its operands.
+    pub(crate) unbounded: bool,
+}
+
+/// How a rule is kept within its fuel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metering {
+    /// It has no loops, no recursion and no operator of dynamic cost: this is the most fuel that an evaluation can
+    /// burn. It runs without a meter.
+    Certified {
+        /// Fuel, at most [`crate::limits::FUEL_PER_EVALUATION`].
+        worst_fuel: u64,
+    },
+    /// It runs on a meter.
+    Metered,
+}
+
+/// Decides whether the function `root` can be certified within `budget` fuel.
+pub(crate) fn certify(functions: &[FunctionCost], root: u32, budget: u64) -> Metering {
+    /// The worst cost of a function, or None if it is unbounded. `open` marks functions on the current path.
+    fn worst(functions: &[FunctionCost], at: u32, memo: &mut [Option<Option<u64>>], open: &mut [bool]) -> Option<u64> {
+        let index = at as usize;
+        if let Some(known) = memo[index] {
+            return known;
+        }
+        if functions[index].unbounded || open[index] {
+            return None;
+        }
+        open[index] = true;
+        let own = functions[index].regions.iter().sum::<u64>();
+        let total = functions[index]
+            .calls
+            .iter()
+            .try_fold(own, |sum, callee| Some(sum.saturating_add(worst(functions, *callee, memo, open)?)));
+        open[index] = false;
+        memo[index] = Some(total);
+        total
+    }
+    // The recursion is as deep as the call graph, at most MAX_FUNCTIONS: small frames, no danger to the stack.
+    let (mut memo, mut open) = (vec![None; functions.len()], vec![false; functions.len()]);
+    match worst(functions, root, &mut memo, &mut open) {
+        Some(worst_fuel) if worst_fuel <= budget => Metering::Certified { worst_fuel },
+        _ => Metering::Metered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(own: u64, calls: &[u32]) -> FunctionCost {
+        FunctionCost { regions: vec![own], calls: calls.to_vec(), unbounded: false }
+    }
+
+    #[test]
+    fn a_call_tree_costs_the_sum_of_its_call_sites() {
+        let functions = [function(10, &[1, 1]), function(5, &[2]), function(1, &[])];
+        assert_eq!(certify(&functions, 0, 100), Metering::Certified { worst_fuel: 22 });
+        assert_eq!(certify(&functions, 0, 21), Metering::Metered);
+    }
+
+    #[test]
+    fn recursion_and_loops_are_metered() {
+        assert_eq!(certify(&[function(1, &[0])], 0, 100), Metering::Metered);
+        assert_eq!(certify(&[function(1, &[1]), function(1, &[0])], 0, 100), Metering::Metered);
+        let looping = FunctionCost { unbounded: true, ..function(1, &[]) };
+        assert_eq!(certify(&[function(1, &[1]), looping.clone()], 0, 100), Metering::Metered);
+        // A loop that evaluate cannot reach does no harm.
+        assert_eq!(certify(&[function(1, &[]), looping], 0, 100), Metering::Certified { worst_fuel: 1 });
+    }
+
+    #[test]
+    fn doubling_calls_saturate() {
+        let functions: Vec<_> =
+            (0..200).map(|i| if i < 199 { function(1, &[i + 1, i + 1]) } else { function(1, &[]) }).collect();
+        assert_eq!(certify(&functions, 0, u64::MAX - 1), Metering::Metered);
+    }
+}

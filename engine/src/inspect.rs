@@ -1,0 +1,107 @@
+//! Validation of an uploaded module, before anything is compiled: is it WebAssembly, within the limits, with the
+//! interface and the manifest of a rule? Everything that is wrong is reported at once.
+//!
+//! The order matters: counts and sizes are checked while parsing, and only a module within them is handed to the
+//! full validator and, by others, to the compiler.
+
+mod body;
+mod sections;
+
+use tocsin_rules_sdk::abi;
+use wasmparser::{Validator, WasmFeatures};
+
+use crate::cost::{self, FunctionCost, Metering};
+use crate::limits::{FUEL_PER_EVALUATION, MAX_MODULE_BYTES};
+use crate::manifest::Manifest;
+use crate::violation::{Code, Rejection, Violations};
+
+/// The features of WebAssembly that a rule may use: what compilers emit for plain code, and nothing whose cost or
+/// result could surprise. SIMD, threads, references, GC, exceptions, tail calls, 64-bit and several memories are off.
+const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
+    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
+    .union(WasmFeatures::SIGN_EXTENSION)
+    .union(WasmFeatures::MULTI_VALUE)
+    .union(WasmFeatures::BULK_MEMORY_OPT)
+    .union(WasmFeatures::CALL_INDIRECT_OVERLONG)
+    .union(WasmFeatures::FLOATS)
+    .union(WasmFeatures::GC_TYPES);
+
+/// What is known of a module that passed.
+#[derive(Debug)]
+pub struct Inspection {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Whether it needs a meter.
+    pub metering: Metering,
+    /// Pages of 64 KiB that it asked for.
+    pub guest_pages: u64,
+    /// The index of `evaluate`.
+    pub(crate) evaluate: u32,
+    /// The price of each function.
+    pub(crate) functions: Vec<FunctionCost>,
+}
+
+/// Checks a module.
+pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
+    let mut violations = Violations::default();
+    if let Some(complaint) = not_a_module(module) {
+        violations.add(Code::Format, complaint);
+        return Err(violations.into_rejection());
+    }
+    if module.len() > MAX_MODULE_BYTES {
+        let text = format!("the module has {} bytes, more than the {MAX_MODULE_BYTES} allowed", module.len());
+        violations.add(Code::Limit, text);
+        return Err(violations.into_rejection());
+    }
+    let parsed = sections::walk(module, &mut violations);
+    // Whatever breaks a limit is kept from the validator; a wrong interface is not, so that both are reported.
+    let over_limit = violations.holds(Code::Limit) || violations.holds(Code::Format);
+    if !over_limit && let Err(error) = Validator::new_with_features(FEATURES).validate_all(module) {
+        let code = if error.message().contains("not enabled") || error.message().contains("not supported") {
+            Code::Feature
+        } else {
+            Code::Format
+        };
+        violations.add(code, format!("{} (at byte {})", error.message(), error.offset()));
+    }
+    let evaluate = parsed.check_interface(&mut violations);
+    let manifest = match parsed.manifest {
+        Some(bytes) => Manifest::parse(bytes, &mut violations),
+        None if !over_limit => {
+            let section = abi::MANIFEST_SECTION;
+            violations.add(Code::Manifest, format!("there is no custom section `{section}`: see docs/abi.md, Manifest"));
+            None
+        }
+        None => None,
+    };
+    match (manifest, evaluate, parsed.guest_pages) {
+        (Some(manifest), Some(evaluate), Some(guest_pages)) if violations.is_empty() => {
+            let metering = cost::certify(&parsed.functions, evaluate, FUEL_PER_EVALUATION);
+            Ok(Inspection { manifest, metering, guest_pages, evaluate, functions: parsed.functions })
+        }
+        _ => Err(violations.into_rejection()),
+    }
+}
+
+/// Tells what a file is that does not even begin like a module.
+fn not_a_module(bytes: &[u8]) -> Option<String> {
+    let trimmed = bytes.trim_ascii_start();
+    let what = if bytes.is_empty() {
+        "the module is empty"
+    } else if bytes.starts_with(b"\0asm\x01\0\0\0") {
+        return None;
+    } else if bytes.starts_with(b"\0asm") && bytes.get(6) == Some(&1) {
+        "this is a component, and rules are core modules: build for wasm32-unknown-unknown without a component step"
+    } else if bytes.starts_with(b"\0asm") {
+        "this is not a version 1 module, or it is cut off"
+    } else if bytes.starts_with(b"\x7fELF") {
+        "this is a native ELF file (a precompiled module is one too): upload the .wasm module itself"
+    } else if bytes.starts_with(b"\x1f\x8b") {
+        "this is gzip: upload the module uncompressed"
+    } else if trimmed.starts_with(b"(module") || trimmed.starts_with(b";;") {
+        "this is WebAssembly text: assemble it first, for example with wat2wasm"
+    } else {
+        "this is not a WebAssembly module: it does not begin with \\0asm"
+    };
+    Some(what.into())
+}

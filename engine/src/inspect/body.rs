@@ -1,0 +1,84 @@
+//! One pass over a function's body: limits on what makes compilers slow, and the price of the code.
+
+use wasmparser::{FunctionBody, Operator};
+
+use crate::cost::{FunctionCost, is_dynamic, price};
+use crate::limits::{MAX_BLOCKS, MAX_BODY_BYTES, MAX_BR_TABLE_TARGETS, MAX_LOCALS, MAX_NESTING};
+use crate::violation::{Code, Violations};
+
+/// Scans the body of function `index`, which has `params` parameters.
+pub(super) fn scan(
+    index: usize,
+    body: &FunctionBody<'_>,
+    params: usize,
+    violations: &mut Violations,
+) -> wasmparser::Result<FunctionCost> {
+    let mut over = |count: u64, limit: u64, of: &str| {
+        let over = count > limit;
+        if over {
+            violations.add(Code::Limit, format!("function {index}: {count} {of}, more than the {limit} allowed"));
+        }
+        over
+    };
+    if over(body.range().len() as u64, MAX_BODY_BYTES as u64, "bytes of code") {
+        return Ok(FunctionCost::default());
+    }
+    let mut locals = params as u64;
+    for group in body.get_locals_reader()? {
+        locals += u64::from(group?.0);
+    }
+    if over(locals, MAX_LOCALS.into(), "locals") {
+        return Ok(FunctionCost::default());
+    }
+    // Entering a function costs its locals: they are zeroed, and their frame is what a recursion fills the stack with.
+    let cost = FunctionCost { regions: vec![locals], ..FunctionCost::default() };
+    let mut scan = Scan { cost, open: vec![0], blocks: 0 };
+    let mut operators = body.get_operators_reader()?;
+    while !operators.eof() {
+        let operator = operators.read()?;
+        if let Operator::BrTable { targets } = &operator
+            && over(targets.len().into(), MAX_BR_TABLE_TARGETS as u64, "targets of a br_table")
+        {
+            break;
+        }
+        scan.operator(&operator);
+        if over(scan.open.len() as u64, MAX_NESTING as u64 + 1, "nested blocks")
+            || over(scan.blocks, MAX_BLOCKS as u64, "blocks")
+        {
+            break;
+        }
+    }
+    Ok(scan.cost)
+}
+
+struct Scan {
+    cost: FunctionCost,
+    /// For each open block, the region that its operators belong to; the function's own body first.
+    open: Vec<usize>,
+    blocks: u64,
+}
+
+impl Scan {
+    fn operator(&mut self, operator: &Operator<'_>) {
+        let region = self.open.last().copied().unwrap_or(0);
+        self.cost.regions[region] += price(operator);
+        self.cost.unbounded |= is_dynamic(operator);
+        match operator {
+            Operator::Loop { .. } => {
+                self.cost.unbounded = true;
+                self.blocks += 1;
+                self.open.push(self.cost.regions.len());
+                self.cost.regions.push(0);
+            }
+            Operator::Block { .. } | Operator::If { .. } => {
+                self.blocks += 1;
+                self.open.push(region);
+            }
+            Operator::End => {
+                self.open.pop();
+            }
+            Operator::Call { function_index } => self.cost.calls.push(*function_index),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Every bound of the engine, with its unit and its reason. `docs/abi.md` repeats those that an author meets.
+
+/// The largest module, in bytes. A rule is a few hundred bytes to a few KiB; the SDK's largest example is below 8 KiB.
+pub const MAX_MODULE_BYTES: usize = 1024 * 1024;
+
+/// The largest manifest, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
+
+/// The most params that a rule may have.
+pub const MAX_PARAMS: usize = 64;
+
+/// The most types, and the most parameters or results of one: compilers slow down with both.
+pub const MAX_TYPES: usize = 256;
+/// See [`MAX_TYPES`].
+pub const MAX_TYPE_VALUES: usize = 32;
+
+/// The most functions. Cranelift's work is per function; 20,000 of them are a compile bomb.
+pub const MAX_FUNCTIONS: usize = 512;
+
+/// The most locals of one function, its parameters included: register allocation is worse than linear in them.
+pub const MAX_LOCALS: u32 = 512;
+
+/// The largest function body, in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The largest code section, in bytes: all bodies together.
+pub const MAX_CODE_BYTES: usize = 256 * 1024;
+
+/// How deeply blocks may nest. 2,000 nested loops take Cranelift 30 s.
+pub const MAX_NESTING: usize = 64;
+
+/// The most blocks, loops and ifs of one function.
+pub const MAX_BLOCKS: usize = 2048;
+
+/// The most targets of one `br_table`.
+pub const MAX_BR_TABLE_TARGETS: usize = 1024;
+
+/// The most globals.
+pub const MAX_GLOBALS: usize = 256;
+
+/// The most exports, `evaluate` and `memory` included. Toolchains add a few globals.
+pub const MAX_EXPORTS: usize = 16;
+
+/// The most data segments, and the most element segments.
+pub const MAX_SEGMENTS: usize = 256;
+
+/// The largest table, in elements: indirect calls only.
+pub const MAX_TABLE_ELEMENTS: u64 = 1024;
+
+/// The memory that a module may ask for, in pages of 64 KiB: 4 MiB.
+pub const MAX_GUEST_PAGES: u64 = 64;
+
+/// The memory of one instance, in pages of 64 KiB, the host's tables included: 2 GiB.
+pub const MAX_INSTANCE_PAGES: u64 = 32 * 1024;
+
+/// The most custom-section bytes beside the manifest: names and producers of an unstripped module.
+pub const MAX_CUSTOM_BYTES: usize = 256 * 1024;
+
+/// The most violations listed for one module: a hostile one could have a million.
+pub const MAX_VIOLATIONS: usize = 64;
+
+/// Fuel that one evaluation may burn, in the units of [`crate::cost`]: below 1 ms at the dearest operations.
+pub const FUEL_PER_EVALUATION: u64 = 100_000;
+
+/// Wasm stack of one call, in bytes: more than [`FUEL_PER_EVALUATION`] lets a recursion use, so that fuel decides and
+/// not the size of Cranelift's frames. Threads must have more: see [`THREAD_STACK_BYTES`].
+pub const WASM_STACK_BYTES: usize = 1024 * 1024;
+
+/// The stack that a thread needs which runs rules, in bytes: the wasm stack plus ample room for the host's frames.
+/// A thread with less would abort the process where a rule recurses.
+pub const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Wall time between two ticks of the epoch, in milliseconds.
+pub const EPOCH_TICK_MS: u64 = 10;
+
+/// Epoch ticks that one call of a metered rule may take. The deadline is for a host in trouble, not a verdict: fuel
+/// decides long before it.
+pub const EPOCH_DEADLINE_TICKS: u64 = 200;
+
+/// Bindings judged by one call into the sandbox: it bounds how long a call can take.
+pub const MAX_BINDINGS_PER_CALL: u32 = 1024;
+
+/// Faults in a row, each on a tick of its own, after which a binding is quarantined.
+pub const QUARANTINE_AFTER_FAULTS: u32 = 5;

@@ -1,0 +1,156 @@
+//! What a module says of itself, readable without running it: the JSON of its custom section `tocsin.manifest`.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tocsin_rules_sdk::abi;
+
+use crate::domain::{RuleName, Version};
+use crate::limits::MAX_MANIFEST_BYTES;
+use crate::params::{ParamsSpec, RawParams};
+use crate::violation::{Code, Violation, Violations};
+
+/// The longest description or author, in bytes.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// A module's manifest, checked.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The rule's name.
+    pub name: RuleName,
+    /// The rule's version.
+    pub version: Version,
+    /// What it does, for people.
+    pub description: String,
+    /// Who wrote it.
+    pub author: String,
+    /// What its params are and how they are packed.
+    pub params: ParamsSpec,
+    /// Bytes of state that each binding keeps.
+    pub state_bytes: usize,
+    /// Names of the evidence numbers, in order; at most [`abi::MAX_EVIDENCE`].
+    pub evidence: Vec<Arc<str>>,
+    /// Whether its verdicts may carry a wake band.
+    pub sleeps: bool,
+    /// The manifest as it was written, for people and clients.
+    pub json: Value,
+}
+
+/// The wire form. Members that are not listed here are refused: a typo must not pass as silence.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawManifest {
+    abi: u32,
+    name: String,
+    version: String,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    author: String,
+    #[serde(default)]
+    params: RawParams,
+    #[serde(default)]
+    state: RawState,
+    #[serde(default)]
+    evidence: Vec<String>,
+    #[serde(default)]
+    sleeps: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawState {
+    size: usize,
+}
+
+impl Manifest {
+    /// Parses and checks the bytes of a manifest; `violations` receives all that is wrong with it.
+    pub(crate) fn parse(bytes: &[u8], violations: &mut Violations) -> Option<Self> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            let text = format!("the manifest has {} bytes, more than the {MAX_MANIFEST_BYTES} allowed", bytes.len());
+            violations.add(Code::Manifest, text);
+            return None;
+        }
+        let json: Value = match serde_json::from_slice(bytes) {
+            Ok(json) => json,
+            Err(error) => {
+                violations.add(Code::Manifest, format!("the manifest is not JSON: {error}"));
+                return None;
+            }
+        };
+        let raw = match RawManifest::deserialize(&json) {
+            Ok(raw) => raw,
+            Err(error) => {
+                violations.add(Code::Manifest, format!("the manifest does not have the members of ABI v1: {error}"));
+                return None;
+            }
+        };
+        raw.check(json, violations)
+    }
+}
+
+impl RawManifest {
+    fn check(self, json: Value, violations: &mut Violations) -> Option<Manifest> {
+        let before = violations.len();
+        let mut wrong = |text: String| violations.push(Violation::new(Code::Manifest, text));
+        if self.abi != abi::VERSION {
+            wrong(format!("manifest.abi: {} is not supported, this host speaks ABI {}", self.abi, abi::VERSION));
+        }
+        let name = RuleName::parse(&self.name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok();
+        let version = Version::parse(&self.version)
+            .map_err(|error| wrong(format!("manifest.version: {:?} is not a semantic version: {error}", self.version)))
+            .ok();
+        for (member, text) in [("description", &self.description), ("author", &self.author)] {
+            if text.len() > MAX_TEXT_BYTES {
+                wrong(format!("manifest.{member}: {} bytes, more than the {MAX_TEXT_BYTES} allowed", text.len()));
+            }
+        }
+        check_record_size("manifest.state.size", self.state.size, abi::MAX_STATE_BYTES, &mut wrong);
+        check_evidence(&self.evidence, &mut wrong);
+        let params = ParamsSpec::check(self.params, &mut wrong);
+        if violations.len() > before {
+            return None;
+        }
+        Some(Manifest {
+            name: name?,
+            version: version?,
+            description: self.description,
+            author: self.author,
+            params: params?,
+            state_bytes: self.state.size,
+            evidence: self.evidence.into_iter().map(Arc::from).collect(),
+            sleeps: self.sleeps,
+            json,
+        })
+    }
+}
+
+/// Checks the size of a packed record: bounded, and a multiple of its alignment so that records can lie side by side.
+pub(crate) fn check_record_size(path: &str, bytes: usize, max_bytes: usize, wrong: &mut impl FnMut(String)) {
+    if bytes > max_bytes {
+        wrong(format!("{path}: {bytes} bytes, more than the {max_bytes} allowed"));
+    } else if bytes % abi::RECORD_ALIGN != 0 {
+        wrong(format!("{path}: {bytes} is not a multiple of {}; round it up", abi::RECORD_ALIGN));
+    }
+}
+
+fn check_evidence(names: &[String], wrong: &mut impl FnMut(String)) {
+    if names.len() > abi::MAX_EVIDENCE {
+        wrong(format!("manifest.evidence: {} names, more than the {} allowed", names.len(), abi::MAX_EVIDENCE));
+    }
+    for (i, name) in names.iter().enumerate() {
+        if !is_member_name(name) {
+            wrong(format!("manifest.evidence[{i}]: {name:?} is not a name of letters, digits and underscores"));
+        } else if names[..i].contains(name) {
+            wrong(format!("manifest.evidence[{i}]: {name:?} is named twice"));
+        }
+    }
+}
+
+/// Whether a text can name a param or an evidence number.
+pub(crate) fn is_member_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

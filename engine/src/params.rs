@@ -1,0 +1,376 @@
+//! A rule's params: the JSON Schema that people's values are checked against, and the packed record that the rule
+//! reads.
+//!
+//! A manifest comes from a stranger, so a schema is limited to keywords that cost nothing to check: no references, no
+//! regular expressions, no nesting.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jsonschema::error::ValidationErrorKind;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tocsin_rules_sdk::abi;
+
+use crate::domain::Params;
+use crate::limits::MAX_PARAMS;
+use crate::manifest::{check_record_size, is_member_name};
+
+/// Schema keywords that a param may use.
+const KEYWORDS: [&str; 11] = [
+    "type",
+    "title",
+    "description",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "default",
+    "enum",
+    "x-unit",
+];
+
+/// What a rule's params are and how they are packed.
+#[derive(Clone, Debug)]
+pub struct ParamsSpec {
+    schema: Arc<Value>,
+    validator: Arc<jsonschema::Validator>,
+    layout: Vec<Field>,
+    packed_bytes: usize,
+}
+
+/// One value that is not what a rule's schema asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamError {
+    /// The member, such as `percent`; empty for the params as a whole.
+    pub path: String,
+    /// What is wrong with its value, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for ParamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            write!(f, "params: {}", self.message)
+        } else {
+            write!(f, "params.{}: {}", self.path, self.message)
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Field {
+    name: String,
+    kind: Kind,
+    offset: usize,
+    default: Option<Value>,
+}
+
+/// How a param is packed.
+#[derive(Clone, Debug)]
+enum Kind {
+    F64,
+    F32,
+    I64,
+    I32,
+    U32,
+    Bool,
+    /// The index of the value in this list, as u32.
+    Enum(Vec<Value>),
+}
+
+/// The wire form in the manifest.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawParams {
+    #[serde(default)]
+    schema: Option<Map<String, Value>>,
+    #[serde(default)]
+    layout: Vec<RawField>,
+    #[serde(default)]
+    size: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawField {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    offset: usize,
+}
+
+impl ParamsSpec {
+    /// The JSON Schema, an object.
+    pub fn schema(&self) -> &Value {
+        &self.schema
+    }
+
+    /// Bytes of the packed record.
+    pub fn packed_bytes(&self) -> usize {
+        self.packed_bytes
+    }
+
+    /// Checks a value against the schema, fills in defaults and packs it. All errors are returned, by path.
+    pub fn pack(&self, value: &Value) -> Result<Params, Vec<ParamError>> {
+        let Value::Object(given) = value else {
+            return Err(vec![ParamError { path: String::new(), message: format!("{value} is not a JSON object") }]);
+        };
+        let mut full = given.clone();
+        for field in &self.layout {
+            if let (false, Some(default)) = (full.contains_key(&field.name), &field.default) {
+                full.insert(field.name.clone(), default.clone());
+            }
+        }
+        let full = Value::Object(full);
+        let mut errors: Vec<ParamError> = self.validator.iter_errors(&full).flat_map(|e| from_schema_error(&e)).collect();
+        let mut packed = vec![0; self.packed_bytes];
+        if errors.is_empty() {
+            for field in &self.layout {
+                if let Err(message) = field.pack(&full[&field.name], &mut packed) {
+                    errors.push(ParamError { path: field.name.clone(), message });
+                }
+            }
+        }
+        if errors.is_empty() { Ok(Params { json: full.to_string(), packed }) } else { Err(errors) }
+    }
+
+    /// Checks a manifest's `params` member.
+    pub(crate) fn check(raw: RawParams, wrong: &mut impl FnMut(String)) -> Option<Self> {
+        let schema = raw.schema.unwrap_or_default();
+        let properties = check_object_schema(&schema, wrong);
+        check_record_size("manifest.params.size", raw.size, abi::MAX_PARAMS_BYTES, wrong);
+        if raw.layout.len() > MAX_PARAMS {
+            wrong(format!("manifest.params.layout: {} fields, more than the {MAX_PARAMS} allowed", raw.layout.len()));
+            return None;
+        }
+        let layout = check_layout(&raw.layout, raw.size, &properties, wrong);
+        let mut schema = schema;
+        schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
+        schema.insert("type".into(), "object".into());
+        schema.insert("additionalProperties".into(), false.into());
+        let schema = Value::Object(schema);
+        let validator = jsonschema::draft202012::new(&schema)
+            .map_err(|error| wrong(format!("manifest.params.schema: {error} (at {})", error.instance_path())))
+            .ok()?;
+        let spec =
+            Self { schema: Arc::new(schema), validator: Arc::new(validator), layout, packed_bytes: raw.size };
+        spec.check_defaults(wrong);
+        Some(spec)
+    }
+
+    /// A default that its own schema refuses would make every alert fail that relies on it.
+    fn check_defaults(&self, wrong: &mut impl FnMut(String)) {
+        for field in &self.layout {
+            let Some(default) = &field.default else { continue };
+            let alone = serde_json::json!({ &field.name: default });
+            let errors = self.validator.iter_errors(&alone).filter(|e| !e.instance_path().as_str().is_empty());
+            for error in errors {
+                wrong(format!("manifest.params.schema.properties.{}.default: {error}", field.name));
+            }
+            let mut packed = vec![0; self.packed_bytes.max(abi::MAX_PARAMS_BYTES)];
+            if let Err(message) = field.pack(default, &mut packed) {
+                wrong(format!("manifest.params.schema.properties.{}.default: {message}", field.name));
+            }
+        }
+    }
+}
+
+/// Checks the outer object of a schema and the keywords of its properties; returns the properties.
+fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl FnMut(String)) -> Map<String, Value> {
+    for (keyword, value) in schema {
+        let good = match keyword.as_str() {
+            "type" => value == "object",
+            "properties" => value.is_object(),
+            "required" => value.is_array(),
+            "additionalProperties" => value == false,
+            "title" | "description" | "$schema" => value.is_string(),
+            _ => false,
+        };
+        if !good {
+            wrong(format!(
+                "manifest.params.schema.{keyword}: use only type \"object\", properties, required, \
+                 additionalProperties false, title and description"
+            ));
+        }
+    }
+    let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    for (name, property) in &properties {
+        if !is_member_name(name) {
+            wrong(format!("manifest.params.schema.properties: {name:?} is not a name of letters, digits and underscores"));
+        }
+        let Some(property) = property.as_object() else {
+            wrong(format!("manifest.params.schema.properties.{name}: not an object"));
+            continue;
+        };
+        for keyword in property.keys().filter(|keyword| !KEYWORDS.contains(&keyword.as_str())) {
+            wrong(format!(
+                "manifest.params.schema.properties.{name}.{keyword}: not among the keywords of a param: {}",
+                KEYWORDS.join(", ")
+            ));
+        }
+    }
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    for name in required.filter(|name| !name.as_str().is_some_and(|name| properties.contains_key(name))) {
+        wrong(format!("manifest.params.schema.required: {name} is not a property"));
+    }
+    let required: Vec<_> = schema.get("required").and_then(Value::as_array).into_iter().flatten().collect();
+    for (name, property) in &properties {
+        if property.get("default").is_none() && !required.contains(&&Value::from(name.as_str())) {
+            wrong(format!("manifest.params.schema.properties.{name}: neither required nor with a default"));
+        }
+    }
+    properties
+}
+
+fn check_layout(
+    raw: &[RawField],
+    packed_bytes: usize,
+    properties: &Map<String, Value>,
+    wrong: &mut impl FnMut(String),
+) -> Vec<Field> {
+    let mut layout: Vec<Field> = Vec::new();
+    let mut taken: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
+    for (i, field) in raw.iter().enumerate() {
+        let path = format!("manifest.params.layout[{i}]");
+        let Some(property) = properties.get(&field.name) else {
+            wrong(format!("{path}.name: {:?} is not a property of the schema", field.name));
+            continue;
+        };
+        if layout.iter().any(|other| other.name == field.name) {
+            wrong(format!("{path}.name: {:?} is laid out twice", field.name));
+        }
+        let kind = match Kind::parse(&field.kind, property) {
+            Ok(kind) => kind,
+            Err(message) => {
+                wrong(format!("{path}.type: {message}"));
+                continue;
+            }
+        };
+        let (bytes, end) = (kind.bytes(), field.offset.saturating_add(kind.bytes()));
+        if field.offset % bytes != 0 || end > packed_bytes {
+            wrong(format!(
+                "{path}.offset: {} does not place {bytes} aligned bytes inside the {packed_bytes} of manifest.params.size",
+                field.offset
+            ));
+        }
+        let before = taken.range(..end).next_back();
+        if let Some((_, (_, other))) = before.filter(|(_, (other_end, _))| *other_end > field.offset) {
+            wrong(format!("{path}.offset: {} overlaps {other:?}", field.offset));
+        }
+        taken.insert(field.offset, (end, &field.name));
+        layout.push(Field {
+            name: field.name.clone(),
+            kind,
+            offset: field.offset,
+            default: property.get("default").cloned(),
+        });
+    }
+    for name in properties.keys().filter(|name| !raw.iter().any(|field| field.name == **name)) {
+        wrong(format!("manifest.params.layout: the property {name:?} is not laid out"));
+    }
+    layout
+}
+
+impl Kind {
+    fn parse(text: &str, property: &Value) -> Result<Self, String> {
+        let (kind, schema_type) = match text {
+            "f64" => (Self::F64, "number"),
+            "f32" => (Self::F32, "number"),
+            "i64" => (Self::I64, "integer"),
+            "i32" => (Self::I32, "integer"),
+            "u32" => (Self::U32, "integer"),
+            "bool" => (Self::Bool, "boolean"),
+            "enum" => {
+                let values = property["enum"].as_array().cloned().unwrap_or_default();
+                if values.is_empty() || !values.iter().all(Value::is_string) {
+                    return Err("an enum needs a list of strings as the schema's `enum`".into());
+                }
+                (Self::Enum(values), "string")
+            }
+            _ => return Err(format!("{text:?} is not one of f64, f32, i64, i32, u32, bool, enum")),
+        };
+        if property["type"] != schema_type {
+            return Err(format!("a param packed as {text} has the schema type {schema_type:?}"));
+        }
+        Ok(kind)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 | Self::U32 | Self::Bool | Self::Enum(_) => 4,
+        }
+    }
+}
+
+impl Field {
+    /// Writes a value, already checked against the schema, to its place in the record.
+    fn pack(&self, value: &Value, record: &mut [u8]) -> Result<(), String> {
+        let integer = || as_integer(value).ok_or_else(|| format!("{value} is not a 64-bit integer"));
+        let narrow = |name: &str| format!("{value} does not fit {name}");
+        let mut put = |bytes: &[u8]| record[self.offset..self.offset + bytes.len()].copy_from_slice(bytes);
+        match &self.kind {
+            Kind::F64 => put(&finite(value)?.to_le_bytes()),
+            Kind::F32 => {
+                let number = finite(value)? as f32;
+                if !number.is_finite() {
+                    return Err(narrow("a 32-bit float"));
+                }
+                put(&number.to_le_bytes());
+            }
+            Kind::I64 => put(&integer()?.to_le_bytes()),
+            Kind::I32 => put(&i32::try_from(integer()?).map_err(|_| narrow("a 32-bit integer"))?.to_le_bytes()),
+            Kind::U32 => {
+                put(&u32::try_from(integer()?).map_err(|_| narrow("an unsigned 32-bit integer"))?.to_le_bytes());
+            }
+            Kind::Bool => put(&u32::from(value == true).to_le_bytes()),
+            Kind::Enum(values) => {
+                let index = values.iter().position(|known| known == value).ok_or("not in the list")?;
+                put(&(index as u32).to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn finite(value: &Value) -> Result<f64, String> {
+    // Adding +0.0 takes the sign from a zero, so that equal params have equal bytes.
+    value.as_f64().filter(|n| n.is_finite()).map(|n| n + 0.0).ok_or_else(|| format!("{value} is not a finite number"))
+}
+
+/// JSON Schema counts 3.0 among the integers.
+fn as_integer(value: &Value) -> Option<i64> {
+    let whole = |n: f64| (n.fract() == 0.0 && n.abs() < 9.0e15).then_some(n as i64);
+    value.as_i64().or_else(|| value.as_f64().and_then(whole))
+}
+
+/// The validator's errors in the words of this API: one for each member concerned.
+fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> Vec<ParamError> {
+    let path = error.instance_path().as_str().trim_start_matches('/').to_owned();
+    let one = |path: String, message: String| vec![ParamError { path, message }];
+    let value = clip(&error.instance().to_string());
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+            .iter()
+            .map(|name| ParamError { path: clip(name), message: "this rule has no such param".into() })
+            .collect(),
+        ValidationErrorKind::Required { property } => {
+            one(property.as_str().unwrap_or_default().to_owned(), "is required".into())
+        }
+        ValidationErrorKind::Minimum { limit } => one(path, format!("{value} is below the minimum {limit}")),
+        ValidationErrorKind::Maximum { limit } => one(path, format!("{value} is above the maximum {limit}")),
+        ValidationErrorKind::ExclusiveMinimum { limit } => one(path, format!("{value} is not greater than {limit}")),
+        ValidationErrorKind::ExclusiveMaximum { limit } => one(path, format!("{value} is not less than {limit}")),
+        ValidationErrorKind::Enum { options } => one(path, format!("{value} is not one of {options}")),
+        _ => one(path, clip(&error.to_string())),
+    }
+}
+
+/// Shortens a text that a stranger wrote, for a message.
+fn clip(text: &str) -> String {
+    const MAX_CHARS: usize = 80;
+    if text.chars().count() <= MAX_CHARS { text.into() } else { text.chars().take(MAX_CHARS).chain(['…']).collect() }
+}

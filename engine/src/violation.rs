@@ -1,0 +1,104 @@
+//! Why a module is refused: a list of everything that is wrong with it, so that an author mends it in one go.
+
+use std::fmt;
+
+use crate::limits::MAX_VIOLATIONS;
+
+/// What kind of rule of the house a module breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Not a WebAssembly module, or a malformed or invalid one.
+    Format,
+    /// More of something than allowed.
+    Limit,
+    /// Imports something: rules have no imports.
+    Import,
+    /// Lacks an export, exports it with the wrong type, or exports what a rule has no use for.
+    Export,
+    /// Uses a WebAssembly feature that is off.
+    Feature,
+    /// Its manifest is missing or wrong.
+    Manifest,
+}
+
+impl Code {
+    /// The code as clients see it; `docs/abi.md` lists them.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Limit => "limit",
+            Self::Import => "import",
+            Self::Export => "export",
+            Self::Feature => "feature",
+            Self::Manifest => "manifest",
+        }
+    }
+}
+
+/// One thing that is wrong with a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl Violation {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.code.as_str(), self.message)
+    }
+}
+
+/// A module was refused. Holds at least one violation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Rejection {
+    /// Everything that was found wrong, at most [`MAX_VIOLATIONS`].
+    pub violations: Vec<Violation>,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the module is not a rule")?;
+        self.violations.iter().try_for_each(|violation| write!(f, "\n  {violation}"))
+    }
+}
+
+/// A bounded list in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Violations(Vec<Violation>);
+
+impl Violations {
+    pub(crate) fn add(&mut self, code: Code, message: impl Into<String>) {
+        self.push(Violation::new(code, message));
+    }
+
+    /// Adds a violation unless the list is full or holds it already.
+    pub(crate) fn push(&mut self, violation: Violation) {
+        if self.0.len() < MAX_VIOLATIONS && !self.0.contains(&violation) {
+            self.0.push(violation);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn holds(&self, code: Code) -> bool {
+        self.0.iter().any(|violation| violation.code == code)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn into_rejection(self) -> Rejection {
+        Rejection { violations: self.0 }
+    }
+}
