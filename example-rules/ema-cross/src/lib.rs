@@ -1,1 +1,90 @@
-//! ema-cross
+//! `ema-cross`: fires when a fast exponential moving average of the price crosses a slow one.
+//!
+//! # Definition
+//! An average of period n starts at the first price, and each later price moves it by
+//!
+//! ```text
+//! average = average + 2 / (n + 1) * (price - average)
+//! ```
+//!
+//! (the usual smoothing: <https://en.wikipedia.org/wiki/Moving_average#Exponential_moving_average>). Periods are counted
+//! in ticks, price updates without volume included. The **side** is up while fast is above slow and down while it is
+//! below; where they are equal it stays what it was. The first `slow` ticks only warm up: from the next one on, the rule
+//! fires whenever the side changes from up to down or from down to up. The evidence is both averages.
+//!
+//! Written this way, and not as a weighted sum, an average of equal prices is exactly that price, so that a flat market
+//! makes no crossings out of rounding.
+#![no_std]
+
+use tocsin_rules_sdk::prelude::*;
+
+/// What an alert chooses.
+#[derive(Params)]
+#[repr(C)]
+pub struct EmaCross {
+    /// Period of the fast average.
+    #[param(min = 1, max = 10000, default = 12, unit = "trades")]
+    pub fast: u32,
+    /// Period of the slow average. It should be longer: with equal periods the averages never cross.
+    #[param(min = 1, max = 10000, default = 26, unit = "trades")]
+    pub slow: u32,
+    /// Which crossings count.
+    #[param(default = Direction::Either)]
+    pub direction: Direction,
+}
+
+/// Which crossings count.
+#[derive(Choice, Clone, Copy, Debug, PartialEq)]
+#[repr(u32)]
+pub enum Direction {
+    /// Fast goes above slow.
+    Up,
+    /// Fast goes below slow.
+    Down,
+    /// Both.
+    Either,
+}
+
+/// What is remembered between ticks.
+#[derive(State)]
+#[repr(C)]
+pub struct Averages {
+    fast: f64,
+    slow: f64,
+    /// Ticks seen, up to one more than the warm-up.
+    seen: u32,
+    /// The side of fast: 1 above slow, -1 below, 0 while they have not differed yet.
+    side: i32,
+}
+
+fn step(average: f64, price: f64, period: u32) -> f64 {
+    average + 2.0 / (f64::from(period) + 1.0) * (price - average)
+}
+
+/// Fires when the fast moving average of the price crosses the slow one.
+#[rule(evidence("fast_ema", "slow_ema"))]
+pub fn ema_cross(tick: &Tick, params: &EmaCross, averages: &mut Averages) -> Verdict {
+    if averages.seen == 0 {
+        (averages.fast, averages.slow) = (tick.price, tick.price);
+    }
+    let fast = step(averages.fast, tick.price, params.fast);
+    let slow = step(averages.slow, tick.price, params.slow);
+    (averages.fast, averages.slow) = (fast, slow);
+    if averages.seen <= params.slow {
+        averages.seen += 1;
+    }
+
+    let before = averages.side;
+    if fast > slow {
+        averages.side = 1;
+    } else if fast < slow {
+        averages.side = -1;
+    }
+    let crossed = before == -averages.side && before != 0;
+    let wanted = match params.direction {
+        Direction::Up => averages.side == 1,
+        Direction::Down => averages.side == -1,
+        Direction::Either => true,
+    };
+    Verdict::fire_if(crossed && wanted && averages.seen > params.slow).evidence([fast, slow])
+}

@@ -1,1 +1,136 @@
-//! percent-move
+//! `percent-move`: fires when the price moved by at least a percentage within a time window.
+//!
+//! # Definition
+//! Time is the newest event time seen so far, so a late tick counts at that time and the window never goes back. Time
+//! is cut into buckets of `ceil(window_ms / 32)` ms, counted from the Unix epoch; the **window** is the bucket of now
+//! and the 31 before it, this tick included. With
+//!
+//! ```text
+//! change(reference) = (price - reference) / reference * 100      for a reference above 0
+//! ```
+//!
+//! the rule fires up when `change(lowest price of the window) >= percent`, and down when `change(highest) <= -percent`;
+//! up is looked at first. Of a reference at or below 0, which some markets have, no percentage is defined: that
+//! direction holds. The evidence is the change, with its sign, and the reference.
+//!
+//! # Why buckets
+//! A window of single ticks has no bound on its memory, a rule's state has. Thirty-two buckets make the window at most
+//! 1/32 shorter than `window_ms`, for half a kilobyte an alert.
+#![no_std]
+
+use tocsin_rules_sdk::prelude::*;
+
+/// Buckets of the window.
+const BUCKETS: usize = 32;
+
+/// What an alert chooses.
+#[derive(Params)]
+#[repr(C)]
+pub struct PercentMove {
+    /// The least move that fires.
+    #[param(min = 0.01, max = 1000, default = 5, unit = "%")]
+    pub percent: f64,
+    /// How far back the window reaches.
+    #[param(min = 1000, max = 86400000, default = 300000, unit = "ms")]
+    pub window_ms: u32,
+    /// Which moves count.
+    #[param(default = Direction::Either)]
+    pub direction: Direction,
+}
+
+/// Which moves count.
+#[derive(Choice, Clone, Copy, Debug, PartialEq)]
+#[repr(u32)]
+pub enum Direction {
+    /// From the window's lowest price.
+    Up,
+    /// From the window's highest price.
+    Down,
+    /// Both.
+    Either,
+}
+
+/// The extremes of the last buckets.
+#[derive(State)]
+#[repr(C)]
+pub struct Window {
+    /// Bucket n is at `n % BUCKETS`.
+    buckets: [Extremes; BUCKETS],
+    /// The newest bucket's number.
+    newest: u64,
+    /// 0 until the first tick: a state starts as zeroes, which are no prices.
+    started: u64,
+}
+
+/// The lowest and the highest price of a bucket.
+#[derive(State, Clone, Copy)]
+#[repr(C)]
+struct Extremes {
+    low: f64,
+    high: f64,
+}
+
+impl Extremes {
+    /// Of no price at all: every price is below this low and above this high.
+    const NONE: Self = Self { low: f64::INFINITY, high: f64::NEG_INFINITY };
+
+    fn include(&mut self, other: Self) {
+        if other.low < self.low {
+            self.low = other.low;
+        }
+        if other.high > self.high {
+            self.high = other.high;
+        }
+    }
+}
+
+impl Window {
+    /// Moves on to the bucket of `time_ms`, unless that is in the past, and takes the price in.
+    fn add(&mut self, price: f64, time_ms: i64, bucket_ms: u64) {
+        // Event times are not negative.
+        let bucket = time_ms as u64 / bucket_ms;
+        if self.started == 0 || bucket >= self.newest.saturating_add(BUCKETS as u64) {
+            self.buckets = [Extremes::NONE; BUCKETS];
+            (self.newest, self.started) = (bucket, 1);
+        }
+        while self.newest < bucket {
+            self.newest += 1;
+            self.buckets[self.newest as usize % BUCKETS] = Extremes::NONE;
+        }
+        self.buckets[self.newest as usize % BUCKETS].include(Extremes { low: price, high: price });
+    }
+
+    fn extremes(&self) -> Extremes {
+        let mut all = Extremes::NONE;
+        for bucket in self.buckets {
+            all.include(bucket);
+        }
+        all
+    }
+}
+
+/// The move from `reference` to `price` in percent, where there is one.
+fn change_percent(price: f64, reference: f64) -> Option<f64> {
+    // Prices near the limits of f64 could give infinity, which is no evidence.
+    (reference > 0.0).then(|| ((price - reference) / reference * 100.0).clamp(f64::MIN, f64::MAX))
+}
+
+/// Fires when the price is at least `percent` above the lowest or below the highest price of the last `window_ms`.
+#[rule(evidence("change_percent", "reference_price"))]
+pub fn percent_move(tick: &Tick, params: &PercentMove, window: &mut Window) -> Verdict {
+    window.add(tick.price, tick.time_ms, params.window_ms.div_ceil(BUCKETS as u32).into());
+    let Extremes { low, high } = window.extremes();
+    if params.direction != Direction::Down
+        && let Some(rise) = change_percent(tick.price, low)
+        && rise >= params.percent
+    {
+        return Verdict::fire().evidence([rise, low]);
+    }
+    if params.direction != Direction::Up
+        && let Some(fall) = change_percent(tick.price, high)
+        && fall <= -params.percent
+    {
+        return Verdict::fire().evidence([fall, high]);
+    }
+    Verdict::hold()
+}

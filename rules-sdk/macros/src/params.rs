@@ -1,0 +1,302 @@
+//! `#[derive(Params)]`.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt as _;
+use syn::meta::ParseNestedMeta;
+use syn::spanned::Spanned as _;
+use syn::{DeriveInput, Error, Expr, ExprLit, ExprPath, ExprUnary, Field, Lit, LitStr, Result, Type, UnOp};
+
+use crate::{record, text};
+
+pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
+    let ident = &input.ident;
+    let fields = record::fields(input, "params")?;
+    let params = fields.iter().map(|field| expand_field(ident, field)).collect::<Result<Vec<_>>>()?;
+    Ok(quote! {
+        // SAFETY: every field is listed, with its type and offset.
+        unsafe impl ::tocsin_rules_sdk::Params for #ident {
+            const FIELDS: &'static [::tocsin_rules_sdk::manifest::Param] = &[#(#params),*];
+        }
+    })
+}
+
+/// One field as a `manifest::Param`.
+fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
+    let ident = field.ident.as_ref().expect("the fields are named");
+    let ty = &field.ty;
+    let kind = Kind::of(ty);
+    let options = Options::parse(field, kind)?;
+    options.check(kind)?;
+
+    let name = ident.unraw().to_string();
+    let description = text::first_paragraph(&field.attrs);
+    let kind_variant = match kind {
+        Kind::Named(variant) => quote! { #variant },
+        // Spanned at the type, so that the compiler points there if it is not a choice.
+        Kind::Choice => quote_spanned! { ty.span() => Enum(<#ty as ::tocsin_rules_sdk::Choice>::NAMES) },
+    };
+    let bounds = options.bounds(kind).into_iter().map(|(keyword, number)| quote! { (#keyword, #number) });
+    let default = match &options.default {
+        None => quote! { ::core::option::Option::None },
+        Some(Default::Plain(json)) => {
+            quote! { ::core::option::Option::Some(::tocsin_rules_sdk::manifest::Json::Plain(#json)) }
+        }
+        Some(Default::Variant(path)) => quote! {
+            ::core::option::Option::Some(::tocsin_rules_sdk::manifest::Json::Text({
+                const VARIANT: #ty = #path;
+                <#ty as ::tocsin_rules_sdk::Choice>::NAMES[VARIANT as usize]
+            }))
+        },
+    };
+    let unit = match &options.unit {
+        None => quote! { ::core::option::Option::None },
+        Some(unit) => quote! { ::core::option::Option::Some(#unit) },
+    };
+    Ok(quote! {
+        ::tocsin_rules_sdk::manifest::Param {
+            name: #name,
+            description: #description,
+            kind: ::tocsin_rules_sdk::manifest::Kind::#kind_variant,
+            offset: ::core::mem::offset_of!(#record, #ident),
+            bounds: &[#(#bounds),*],
+            default: #default,
+            unit: #unit,
+        }
+    })
+}
+
+/// What `#[param(…)]` says of a field.
+#[derive(std::default::Default)]
+struct Options {
+    min: Option<Number>,
+    max: Option<Number>,
+    exclusive_min: Option<Number>,
+    exclusive_max: Option<Number>,
+    default: Option<Default>,
+    /// The default's value if it is a number, and where it stands.
+    default_number: Option<(Number, Span)>,
+    unit: Option<LitStr>,
+    span: Option<Span>,
+}
+
+enum Default {
+    /// JSON as it is.
+    Plain(String),
+    /// A variant of the field's enum.
+    Variant(ExprPath),
+}
+
+impl Options {
+    fn parse(field: &Field, kind: Kind) -> Result<Self> {
+        let mut options = Self::default();
+        for attribute in field.attrs.iter().filter(|a| a.path().is_ident("param")) {
+            options.span = Some(attribute.span());
+            attribute.parse_nested_meta(|meta| options.parse_one(&meta, kind))?;
+        }
+        Ok(options)
+    }
+
+    fn parse_one(&mut self, meta: &ParseNestedMeta<'_>, kind: Kind) -> Result<()> {
+        let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+        let bound = match key.as_str() {
+            "unit" => {
+                self.unit = Some(meta.value()?.parse()?);
+                return Ok(());
+            }
+            "default" => return self.parse_default(&meta.value()?.parse()?, kind),
+            "min" => &mut self.min,
+            "max" => &mut self.max,
+            "exclusive_min" => &mut self.exclusive_min,
+            "exclusive_max" => &mut self.exclusive_max,
+            _ => return Err(meta.error("use min, max, exclusive_min, exclusive_max, default or unit")),
+        };
+        *bound = Some(kind.number(&meta.value()?.parse()?)?);
+        Ok(())
+    }
+
+    fn parse_default(&mut self, value: &Expr, kind: Kind) -> Result<()> {
+        self.default = Some(match (kind, value) {
+            (Kind::Choice, Expr::Path(path)) => Default::Variant(path.clone()),
+            (Kind::Choice, _) => {
+                return Err(Error::new_spanned(value, "write the variant, such as `default = Direction::Up`"));
+            }
+            (Kind::Named(Name::Bool), Expr::Lit(ExprLit { lit: Lit::Bool(value), .. })) => {
+                Default::Plain(value.value.to_string())
+            }
+            (Kind::Named(Name::Bool), _) => return Err(Error::new_spanned(value, "write `true` or `false`")),
+            (Kind::Named(_), _) => {
+                let number = kind.number(value)?;
+                self.default_number = Some((number, value.span()));
+                Default::Plain(number.json())
+            }
+        });
+        Ok(())
+    }
+
+    /// Refuses bounds that leave nothing between them and a default outside of them.
+    fn check(&self, kind: Kind) -> Result<()> {
+        let span = self.span.unwrap_or_else(Span::call_site);
+        let lows = [(self.min, false), (self.exclusive_min, true)];
+        let highs = [(self.max, false), (self.exclusive_max, true)];
+        for (low, low_exclusive) in lows {
+            for (high, high_exclusive) in highs {
+                let (Some(low), Some(high)) = (low, high) else { continue };
+                if low > high || (low == high && (low_exclusive || high_exclusive)) {
+                    let message =
+                        format!("no number is between the minimum {} and the maximum {}", low.json(), high.json());
+                    return Err(Error::new(span, message));
+                }
+            }
+        }
+        if let Some((default, span)) = self.default_number {
+            let out = |(keyword, json): (&str, &String)| {
+                format!("the default {} is outside of the range: its {keyword} is {json}", default.json())
+            };
+            let bad = self.bound_list(kind).into_iter().find(|(keyword, bound)| match *keyword {
+                "minimum" => default < *bound,
+                "maximum" => default > *bound,
+                "exclusiveMinimum" => default <= *bound,
+                _ => default >= *bound,
+            });
+            if let Some((keyword, bound)) = bad {
+                return Err(Error::new(span, out((keyword, &bound.json()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The schema's keywords and numbers. An integer is always bounded, if only by what its type can hold; the bounds
+    /// of `i64` are past what JSON readers agree on, and are left out.
+    fn bound_list(&self, kind: Kind) -> Vec<(&'static str, Number)> {
+        let (type_min, type_max) = match kind {
+            Kind::Named(Name::I32) => (Some(i32::MIN.into()), Some(i32::MAX.into())),
+            Kind::Named(Name::U32) => (Some(u32::MIN.into()), Some(u32::MAX.into())),
+            _ => (None, None),
+        };
+        let bounds = [
+            ("minimum", self.min.or(type_min.map(Number::Integer))),
+            ("maximum", self.max.or(type_max.map(Number::Integer))),
+            ("exclusiveMinimum", self.exclusive_min),
+            ("exclusiveMaximum", self.exclusive_max),
+        ];
+        bounds.into_iter().filter_map(|(keyword, number)| Some((keyword, number?))).collect()
+    }
+
+    fn bounds(&self, kind: Kind) -> Vec<(&'static str, String)> {
+        self.bound_list(kind).into_iter().map(|(keyword, number)| (keyword, number.json())).collect()
+    }
+}
+
+/// What a field's type is, as far as its text tells.
+#[derive(Clone, Copy)]
+enum Kind {
+    Named(Name),
+    /// Anything else: the compiler checks that it is a `Choice`.
+    Choice,
+}
+
+#[derive(Clone, Copy)]
+enum Name {
+    F64,
+    F32,
+    I64,
+    I32,
+    U32,
+    Bool,
+}
+
+impl quote::ToTokens for Name {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        tokens.extend(match self {
+            Self::F64 => quote! { F64 },
+            Self::F32 => quote! { F32 },
+            Self::I64 => quote! { I64 },
+            Self::I32 => quote! { I32 },
+            Self::U32 => quote! { U32 },
+            Self::Bool => quote! { Bool },
+        });
+    }
+}
+
+/// A literal. The numbers of one field are all of one kind, so they compare as numbers.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Number {
+    Integer(i128),
+    Real(f64),
+}
+
+impl Number {
+    fn json(self) -> String {
+        match self {
+            Self::Integer(number) => number.to_string(),
+            // Digits without an exponent, and no more of them than it takes to read the same number back.
+            Self::Real(number) => number.to_string(),
+        }
+    }
+}
+
+impl Kind {
+    fn of(ty: &Type) -> Self {
+        let Type::Path(path) = ty else { return Self::Choice };
+        let name = path.path.get_ident().map(ToString::to_string).unwrap_or_default();
+        match name.as_str() {
+            "f64" => Self::Named(Name::F64),
+            "f32" => Self::Named(Name::F32),
+            "i64" => Self::Named(Name::I64),
+            "i32" => Self::Named(Name::I32),
+            "u32" => Self::Named(Name::U32),
+            "bool" => Self::Named(Name::Bool),
+            _ => Self::Choice,
+        }
+    }
+
+    /// Reads a number literal, perhaps negative, that a param of this kind can hold.
+    fn number(self, value: &Expr) -> Result<Number> {
+        let (literal, sign) = match value {
+            Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => (&**expr, "-"),
+            literal => (literal, ""),
+        };
+        let Expr::Lit(ExprLit { lit, .. }) = literal else {
+            return Err(Error::new_spanned(
+                value,
+                "write a number literal: the manifest is made before constants are known",
+            ));
+        };
+        let limits = match self {
+            Self::Named(Name::I64) => (i64::MIN.into(), i64::MAX.into()),
+            Self::Named(Name::I32) => (i32::MIN.into(), i32::MAX.into()),
+            Self::Named(Name::U32) => (u32::MIN.into(), u32::MAX.into()),
+            Self::Named(Name::F64 | Name::F32) => return real(value, lit, sign),
+            Self::Named(Name::Bool) | Self::Choice => {
+                return Err(Error::new_spanned(value, "only a param that is a number has bounds"));
+            }
+        };
+        let Lit::Int(digits) = lit else {
+            return Err(Error::new_spanned(value, "this param is an integer: write an integer"));
+        };
+        let number: i128 =
+            format!("{sign}{}", digits.base10_digits()).parse().map_err(|e| Error::new_spanned(value, e))?;
+        if number < limits.0 || number > limits.1 {
+            return Err(Error::new_spanned(
+                value,
+                format!("the type of this param holds {} to {}", limits.0, limits.1),
+            ));
+        }
+        Ok(Number::Integer(number))
+    }
+}
+
+fn real(value: &Expr, literal: &Lit, sign: &str) -> Result<Number> {
+    let digits = match literal {
+        Lit::Int(digits) => digits.base10_digits(),
+        Lit::Float(digits) => digits.base10_digits(),
+        _ => return Err(Error::new_spanned(value, "write a number")),
+    };
+    let number: f64 = format!("{sign}{digits}").parse().map_err(|e| Error::new_spanned(value, e))?;
+    if number.is_finite() {
+        Ok(Number::Real(number))
+    } else {
+        Err(Error::new_spanned(value, "this number is too large"))
+    }
+}

@@ -1,0 +1,239 @@
+//! `#[rule]`.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Error, FnArg, Ident, ItemFn, LitStr, Result, ReturnType, Token, Type, TypeReference};
+
+use crate::text;
+
+const SIGNATURE: &str = "a rule is `fn(tick: &Tick, params: &MyParams, state: &mut MyState) -> Verdict`; \
+                         params, state or both may be left out";
+
+/// What stands in the attribute's brackets.
+#[derive(Default)]
+pub(crate) struct Options {
+    evidence: Vec<LitStr>,
+    sleeps: bool,
+    name: Option<LitStr>,
+}
+
+impl Parse for Options {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut options = Self::default();
+        while !input.is_empty() {
+            let key: Ident = input.parse()?;
+            match key.to_string().as_str() {
+                "sleeps" => options.sleeps = true,
+                "name" => {
+                    input.parse::<Token![=]>()?;
+                    options.name = Some(input.parse()?);
+                }
+                "evidence" => {
+                    let names;
+                    syn::parenthesized!(names in input);
+                    let names = Punctuated::<LitStr, Token![,]>::parse_terminated(&names)?;
+                    options.evidence = names.into_iter().collect();
+                }
+                _ => return Err(Error::new(key.span(), "use evidence(\"…\", …), sleeps or name = \"…\"")),
+            }
+            if !input.is_empty() {
+                input.parse::<Token![,]>()?;
+            }
+        }
+        options.check_evidence()?;
+        Ok(options)
+    }
+}
+
+impl Options {
+    fn check_evidence(&self) -> Result<()> {
+        for (index, name) in self.evidence.iter().enumerate() {
+            if !text::is_words(&name.value(), '_') {
+                return Err(Error::new(name.span(), "name evidence in snake_case, such as \"change_percent\""));
+            }
+            if self.evidence[..index].iter().any(|earlier| earlier.value() == name.value()) {
+                return Err(Error::new(name.span(), "this name stands there twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rule's name: as given, or the package's.
+    fn rule_name(&self, function: &ItemFn) -> Result<String> {
+        let (name, span) = match &self.name {
+            Some(name) => (name.value(), name.span()),
+            None => (package("NAME").replace('_', "-"), function.sig.ident.span()),
+        };
+        if text::is_words(&name, '-') {
+            return Ok(name);
+        }
+        let message = format!("{name:?} cannot be the rule's name: write `#[rule(name = \"my-rule\")]`, in kebab-case");
+        Err(Error::new(span, message))
+    }
+}
+
+/// What Cargo says of the package that is compiled.
+fn package(variable: &str) -> String {
+    std::env::var(format!("CARGO_PKG_{variable}")).unwrap_or_default()
+}
+
+/// The types in a rule's signature. That the first is a tick, the compiler sees at the call.
+struct Signature<'a> {
+    params: Option<&'a Type>,
+    state: Option<&'a Type>,
+}
+
+impl<'a> Signature<'a> {
+    fn of(function: &'a ItemFn) -> Result<Self> {
+        let sig = &function.sig;
+        let plain = sig.generics.params.is_empty()
+            && sig.asyncness.is_none()
+            && sig.unsafety.is_none()
+            && sig.abi.is_none()
+            && sig.variadic.is_none()
+            && matches!(sig.output, ReturnType::Type(..));
+        if !plain {
+            return Err(Error::new_spanned(sig, SIGNATURE));
+        }
+        let mut inputs = sig.inputs.iter();
+        let (Some(_tick), None) = reference(inputs.next(), sig)? else {
+            return Err(Error::new_spanned(sig, SIGNATURE));
+        };
+        let (mut params, mut state) = (None, None);
+        for input in inputs {
+            match reference(Some(input), sig)? {
+                (Some(ty), None) if params.is_none() && state.is_none() => params = Some(ty),
+                (None, Some(ty)) if state.is_none() => state = Some(ty),
+                _ => return Err(Error::new_spanned(input, SIGNATURE)),
+            }
+        }
+        Ok(Self { params, state })
+    }
+}
+
+/// The type behind an argument `&T` or `&mut T`.
+fn reference<'a>(input: Option<&'a FnArg>, sig: &syn::Signature) -> Result<(Option<&'a Type>, Option<&'a Type>)> {
+    match input {
+        Some(FnArg::Typed(argument)) => match &*argument.ty {
+            Type::Reference(TypeReference { lifetime: None, mutability: None, elem, .. }) => Ok((Some(&**elem), None)),
+            Type::Reference(TypeReference { lifetime: None, mutability: Some(_), elem, .. }) => {
+                Ok((None, Some(&**elem)))
+            }
+            other => Err(Error::new_spanned(other, SIGNATURE)),
+        },
+        Some(other) => Err(Error::new_spanned(other, SIGNATURE)),
+        None => Err(Error::new_spanned(sig, SIGNATURE)),
+    }
+}
+
+pub(crate) fn expand(options: &Options, function: &ItemFn) -> Result<TokenStream> {
+    let signature = Signature::of(function)?;
+    let implementation = expand_rule(options, function, &signature)?;
+    let module = expand_module(function, &signature);
+    Ok(quote! {
+        #function
+        #implementation
+        #module
+        // A second rule beside this one defines it again; in another module the linker finds two exports.
+        #[doc(hidden)]
+        #[allow(non_upper_case_globals, dead_code)]
+        const a_crate_holds_one_rule: () = ();
+    })
+}
+
+/// The type that stands for the rule.
+fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) -> Result<TokenStream> {
+    let (ident, vis) = (&function.sig.ident, &function.vis);
+    let name = options.rule_name(function)?;
+    let version = package("VERSION");
+    let author = package("AUTHORS").replace(':', ", ");
+    let description = match text::first_paragraph(&function.attrs) {
+        none if none.is_empty() => package("DESCRIPTION"),
+        paragraph => paragraph,
+    };
+    let (evidence, evidence_count, sleeps) = (&options.evidence, options.evidence.len(), options.sleeps);
+    let evidence_span = evidence.last().map_or(ident.span(), LitStr::span);
+    let evidence_check = quote_spanned! { evidence_span =>
+        const _: () = ::core::assert!(
+            #evidence_count <= ::tocsin_rules_sdk::abi::MAX_EVIDENCE,
+            "a verdict carries at most 4 evidence numbers: take names away"
+        );
+    };
+    let nothing = syn::parse_quote! { () };
+    let (params, state) = (signature.params.unwrap_or(&nothing), signature.state.unwrap_or(&nothing));
+    let arguments =
+        signature.params.map(|_| quote! { params }).into_iter().chain(signature.state.map(|_| quote! { state }));
+    let doc = format!("The rule `{name}` as a type, for native tests.");
+    Ok(quote! {
+        #[doc = #doc]
+        #[allow(non_camel_case_types, dead_code)]
+        #vis enum #ident {}
+
+        impl ::tocsin_rules_sdk::Rule for #ident {
+            type Params = #params;
+            type State = #state;
+            const MANIFEST: ::tocsin_rules_sdk::manifest::Manifest = ::tocsin_rules_sdk::manifest::Manifest {
+                name: #name,
+                version: #version,
+                description: #description,
+                author: #author,
+                params: ::tocsin_rules_sdk::manifest::Manifest::params::<Self>(),
+                params_bytes: ::tocsin_rules_sdk::manifest::Manifest::params_bytes::<Self>(),
+                state_bytes: ::tocsin_rules_sdk::manifest::Manifest::state_bytes::<Self>(),
+                evidence: &[#(#evidence),*],
+                sleeps: #sleeps,
+            };
+
+            #[inline(always)]
+            #[allow(unused_variables)]
+            fn judge(
+                tick: &::tocsin_rules_sdk::Tick,
+                params: &Self::Params,
+                state: &mut Self::State,
+            ) -> ::tocsin_rules_sdk::Verdict {
+                #ident(tick, #(#arguments),*)
+            }
+        }
+        // Sizes are checked where the manifest is made, natively too.
+        const _: ::tocsin_rules_sdk::manifest::Manifest = <#ident as ::tocsin_rules_sdk::Rule>::MANIFEST;
+        #evidence_check
+    })
+}
+
+/// The module's export and its manifest section.
+fn expand_module(function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
+    let ident = &function.sig.ident;
+    // Of a record without bytes the host passes any address, which no reference may hold: it is not looked at.
+    let (params_argument, params) = match signature.params {
+        Some(ty) => (quote! { params: &#ty }, quote! { params }),
+        None => (quote! { _: usize }, quote! { &() }),
+    };
+    let (state_argument, state) = match signature.state {
+        Some(ty) => (quote! { state: &mut #ty }, quote! { state }),
+        None => (quote! { _: usize }, quote! { &mut () }),
+    };
+    quote! {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            use ::tocsin_rules_sdk::{Rule, Tick, abi, evaluate};
+
+            // The host passes aligned, disjoint records in the guest's memory, so references may stand for pointers.
+            #[unsafe(export_name = "evaluate")]
+            extern "C" fn export(
+                tick: &Tick,
+                #params_argument,
+                #state_argument,
+                verdict: &mut abi::Verdict,
+            ) -> i32 {
+                evaluate::<#ident>(tick, #params, #state, verdict)
+            }
+
+            const BYTES: usize = <#ident as Rule>::MANIFEST.json_bytes();
+            #[used]
+            #[unsafe(link_section = "tocsin.manifest")]
+            static MANIFEST: [u8; BYTES] = <#ident as Rule>::MANIFEST.json();
+        };
+    }
+}

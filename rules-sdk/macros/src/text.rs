@@ -1,0 +1,77 @@
+//! Words and doc comments.
+
+use syn::{Attribute, Expr, ExprLit, Lit, Meta, MetaNameValue};
+
+/// The first paragraph of a doc comment on one line, or nothing.
+pub(crate) fn first_paragraph(attributes: &[Attribute]) -> String {
+    let lines = attributes.iter().filter_map(doc_line).collect::<Vec<_>>().join("\n");
+    let paragraph: Vec<&str> =
+        lines.lines().map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty()).collect();
+    paragraph.join(" ")
+}
+
+fn doc_line(attribute: &Attribute) -> Option<String> {
+    match &attribute.meta {
+        Meta::NameValue(MetaNameValue { path, value: Expr::Lit(ExprLit { lit: Lit::Str(text), .. }), .. })
+            if path.is_ident("doc") =>
+        {
+            Some(text.value())
+        }
+        _ => None,
+    }
+}
+
+/// `AtLeast` as `at-least`.
+pub(crate) fn kebab(name: &str) -> String {
+    let mut kebab = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !kebab.is_empty() {
+            kebab.push('-');
+        }
+        kebab.extend(c.to_lowercase());
+    }
+    kebab
+}
+
+/// Whether a text is words of lower-case letters and digits joined by `joint`, starting with a letter.
+pub(crate) fn is_words(text: &str, joint: char) -> bool {
+    let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.split(joint).all(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_become_kebab_case() {
+        for (name, expect) in [("Up", "up"), ("AtLeast", "at-least"), ("Top10", "top10")] {
+            assert_eq!(kebab(name), expect);
+        }
+    }
+
+    #[test]
+    fn words_are_joined_by_one_joint() {
+        for good in ["a", "percent-move", "a1-2"] {
+            assert!(is_words(good, '-'), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a--b", "A", "1a", "a_b"] {
+            assert!(!is_words(bad, '-'), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_description_is_the_first_paragraph() {
+        let field: syn::ItemStruct = syn::parse_quote! {
+            ///
+            /// Two lines,
+            /// one sentence.
+            ///
+            /// More.
+            #[repr(C)]
+            struct S;
+        };
+        assert_eq!(first_paragraph(&field.attrs), "Two lines, one sentence.");
+        assert_eq!(first_paragraph(&[]), "");
+    }
+}

@@ -1,0 +1,270 @@
+//! What a module says of itself, and the JSON of it, which the compiler writes into the module's custom section.
+//!
+//! Everything here is `const`: the manifest costs the module no code. `docs/abi.md` defines the JSON.
+
+use crate::record::record_bytes;
+use crate::{Params, Rule, abi};
+
+/// A rule's manifest.
+#[derive(Clone, Copy, Debug)]
+pub struct Manifest {
+    /// The rule's name, kebab-case.
+    pub name: &'static str,
+    /// Semantic version.
+    pub version: &'static str,
+    /// What the rule does, for people.
+    pub description: &'static str,
+    /// Who wrote it.
+    pub author: &'static str,
+    /// The params, in the order of the record.
+    pub params: &'static [Param],
+    /// Bytes of the params record.
+    pub params_bytes: usize,
+    /// Bytes of the state record.
+    pub state_bytes: usize,
+    /// What the evidence numbers are called.
+    pub evidence: &'static [&'static str],
+    /// Whether verdicts may carry a wake band.
+    pub sleeps: bool,
+}
+
+/// One param: a property of the schema and its place in the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Param {
+    /// The property's name.
+    pub name: &'static str,
+    /// The field's doc comment, or empty.
+    pub description: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Bytes from the start of the record.
+    pub offset: usize,
+    /// Bounds: schema keyword and number, as JSON.
+    pub bounds: &'static [(&'static str, &'static str)],
+    /// What an alert that leaves it out gets; without one the param is required.
+    pub default: Option<Json>,
+    /// The unit, for people.
+    pub unit: Option<&'static str>,
+}
+
+/// The type of a param.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A number of 64 bits.
+    F64,
+    /// A number of 32 bits.
+    F32,
+    /// A signed integer of 64 bits.
+    I64,
+    /// A signed integer of 32 bits.
+    I32,
+    /// An unsigned integer of 32 bits.
+    U32,
+    /// 4 bytes, 0 or 1.
+    Bool,
+    /// A `u32`: the index of one of these names.
+    Enum(&'static [&'static str]),
+}
+
+/// A JSON value.
+#[derive(Clone, Copy, Debug)]
+pub enum Json {
+    /// A number, `true` or `false`, as it is written.
+    Plain(&'static str),
+    /// A string, not yet quoted.
+    Text(&'static str),
+}
+
+impl Kind {
+    /// The schema's `type` and the layout's `type`.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::F64 => ("number", "f64"),
+            Self::F32 => ("number", "f32"),
+            Self::I64 => ("integer", "i64"),
+            Self::I32 => ("integer", "i32"),
+            Self::U32 => ("integer", "u32"),
+            Self::Bool => ("boolean", "bool"),
+            Self::Enum(_) => ("string", "enum"),
+        }
+    }
+}
+
+impl Manifest {
+    /// Bytes of the params record of a rule with these params.
+    pub const fn params_bytes<R: Rule>() -> usize {
+        assert!(size_of::<R::Params>() <= abi::MAX_PARAMS_BYTES, "params are at most 4096 bytes: use fewer fields");
+        record_bytes::<R::Params>()
+    }
+
+    /// Bytes of the state record of a rule with this state.
+    pub const fn state_bytes<R: Rule>() -> usize {
+        assert!(size_of::<R::State>() <= abi::MAX_STATE_BYTES, "state is at most 65536 bytes: use smaller arrays");
+        record_bytes::<R::State>()
+    }
+
+    /// The fields of a rule's params.
+    pub const fn params<R: Rule>() -> &'static [Param] {
+        <R::Params as Params>::FIELDS
+    }
+
+    /// Bytes of the JSON.
+    pub const fn json_bytes(&self) -> usize {
+        self.write(&mut [])
+    }
+
+    /// The JSON; `N` is [`json_bytes`](Self::json_bytes).
+    pub const fn json<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        assert!(self.write(&mut out) == N);
+        out
+    }
+
+    /// Writes as much of the JSON as fits into `out`, and returns how long it is.
+    pub(crate) const fn write(&self, out: &mut [u8]) -> usize {
+        let mut to = Writer { out, length: 0 };
+        to.raw("{\"abi\":").number(abi::VERSION as usize);
+        to.raw(",\"name\":").text(self.name);
+        to.raw(",\"version\":").text(self.version);
+        to.raw(",\"description\":").text(self.description);
+        to.raw(",\"author\":").text(self.author);
+        to.raw(",\"params\":{\"schema\":{\"type\":\"object\",\"properties\":{");
+        self.write_properties(&mut to);
+        to.raw("},\"required\":[");
+        self.write_required(&mut to);
+        to.raw("],\"additionalProperties\":false},\"layout\":[");
+        self.write_layout(&mut to);
+        to.raw("],\"size\":").number(self.params_bytes);
+        to.raw("},\"state\":{\"size\":").number(self.state_bytes);
+        to.raw("},\"evidence\":").texts(self.evidence);
+        to.raw(",\"sleeps\":").raw(if self.sleeps { "true" } else { "false" }).raw("}");
+        to.length
+    }
+
+    const fn write_properties(&self, to: &mut Writer<'_>) {
+        let mut i = 0;
+        while i < self.params.len() {
+            to.comma(i).text(self.params[i].name).raw(":");
+            self.params[i].write_property(to);
+            i += 1;
+        }
+    }
+
+    const fn write_required(&self, to: &mut Writer<'_>) {
+        let (mut i, mut written) = (0, 0);
+        while i < self.params.len() {
+            if self.params[i].default.is_none() {
+                to.comma(written).text(self.params[i].name);
+                written += 1;
+            }
+            i += 1;
+        }
+    }
+
+    const fn write_layout(&self, to: &mut Writer<'_>) {
+        let mut i = 0;
+        while i < self.params.len() {
+            let param = &self.params[i];
+            to.comma(i).raw("{\"name\":").text(param.name);
+            to.raw(",\"type\":").text(param.kind.names().1);
+            to.raw(",\"offset\":").number(param.offset).raw("}");
+            i += 1;
+        }
+    }
+}
+
+impl Param {
+    const fn write_property(&self, to: &mut Writer<'_>) {
+        to.raw("{\"type\":").text(self.kind.names().0);
+        if let Kind::Enum(names) = self.kind {
+            to.raw(",\"enum\":").texts(names);
+        }
+        if !self.description.is_empty() {
+            to.raw(",\"description\":").text(self.description);
+        }
+        let mut i = 0;
+        while i < self.bounds.len() {
+            to.raw(",").text(self.bounds[i].0).raw(":").raw(self.bounds[i].1);
+            i += 1;
+        }
+        match self.default {
+            Some(Json::Plain(value)) => _ = to.raw(",\"default\":").raw(value),
+            Some(Json::Text(value)) => _ = to.raw(",\"default\":").text(value),
+            None => {}
+        }
+        if let Some(unit) = self.unit {
+            to.raw(",\"x-unit\":").text(unit);
+        }
+        to.raw("}");
+    }
+}
+
+/// Writes as much as fits and counts all of it, so that one walk finds the length and the next fills the array.
+struct Writer<'a> {
+    out: &'a mut [u8],
+    length: usize,
+}
+
+impl Writer<'_> {
+    const fn byte(&mut self, byte: u8) {
+        if self.length < self.out.len() {
+            self.out[self.length] = byte;
+        }
+        self.length += 1;
+    }
+
+    const fn raw(&mut self, json: &str) -> &mut Self {
+        let mut i = 0;
+        while i < json.len() {
+            self.byte(json.as_bytes()[i]);
+            i += 1;
+        }
+        self
+    }
+
+    /// A JSON string. Quotes, backslashes and control characters are escaped; the rest is UTF-8 as it is.
+    const fn text(&mut self, text: &str) -> &mut Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        self.byte(b'"');
+        let mut i = 0;
+        while i < text.len() {
+            let byte = text.as_bytes()[i];
+            if byte == b'"' || byte == b'\\' {
+                self.byte(b'\\');
+                self.byte(byte);
+            } else if byte < 0x20 {
+                self.raw("\\u00");
+                self.byte(HEX[(byte >> 4) as usize]);
+                self.byte(HEX[(byte & 15) as usize]);
+            } else {
+                self.byte(byte);
+            }
+            i += 1;
+        }
+        self.byte(b'"');
+        self
+    }
+
+    const fn texts(&mut self, texts: &[&str]) -> &mut Self {
+        self.raw("[");
+        let mut i = 0;
+        while i < texts.len() {
+            self.comma(i).text(texts[i]);
+            i += 1;
+        }
+        self.raw("]")
+    }
+
+    const fn number(&mut self, number: usize) -> &mut Self {
+        if number >= 10 {
+            self.number(number / 10);
+        }
+        self.byte(b'0' + (number % 10) as u8);
+        self
+    }
+
+    /// A comma before every element but the first.
+    const fn comma(&mut self, index: usize) -> &mut Self {
+        if index > 0 { self.raw(",") } else { self }
+    }
+}

@@ -1,0 +1,84 @@
+//! The records that the host keeps for a rule, params and state, and what may be in them.
+//!
+//! A rule reads both in place, by reference: a state may be kilobytes. So what these traits promise is what makes
+//! those references sound, and why they are `unsafe` to write by hand: derive them.
+
+use crate::abi;
+use crate::manifest::Param;
+
+/// A record of params: derive it for a `#[repr(C)]` struct.
+///
+/// # Safety
+/// `FIELDS` names every field, with its type and offset; each of these types is one of [`Kind`](crate::manifest::Kind).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the params of a rule",
+    label = "params are a struct with `#[derive(Params)] #[repr(C)]`"
+)]
+pub unsafe trait Params: Sized + 'static {
+    /// The fields, in the order of declaration.
+    const FIELDS: &'static [Param];
+}
+
+// SAFETY: it has no fields.
+unsafe impl Params for () {
+    const FIELDS: &'static [Param] = &[];
+}
+
+/// A fieldless enum as the type of a param: derive it for a `#[repr(u32)]` enum.
+///
+/// # Safety
+/// The type is a `u32` enum without fields whose discriminants are the indices of `NAMES`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a param of a rule",
+    label = "not a type of a param",
+    note = "a param is an f64, f32, i64, i32, u32 or bool, written as such, or a fieldless enum with \
+            `#[derive(Choice)] #[repr(u32)]`",
+    note = "in place of text, let the alert choose from an enum"
+)]
+pub unsafe trait Choice: Copy + 'static {
+    /// The names of the choices, as alerts write them.
+    const NAMES: &'static [&'static str];
+}
+
+/// Plain bytes that the host keeps between ticks: a number, an array, or a `#[repr(C)]` struct that derives it.
+///
+/// # Safety
+/// The type has no padding, is aligned to at most [`abi::RECORD_ALIGN`], means the same on every target, and is valid
+/// whatever its bytes are.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot live in the state of a rule",
+    label = "not plain bytes",
+    note = "the host stores, moves and restores state as bytes, and starts it as zeroes: use f64, f32, integers of \
+            8 to 64 bits, arrays of them, and structs with `#[derive(State)] #[repr(C)]`",
+    note = "in place of a bool or an enum keep a u32; in place of a Vec, a String or a reference keep an array"
+)]
+pub unsafe trait State: Sized + 'static {
+    /// The value of all-zero bytes: what a state starts as.
+    const ZERO: Self;
+}
+
+macro_rules! plain_numbers {
+    ($($number:ty),*) => {$(
+        // SAFETY: a number has no padding, at most 8 bytes, and is valid whatever its bytes are.
+        unsafe impl State for $number {
+            const ZERO: Self = 0 as $number;
+        }
+    )*};
+}
+// No usize, whose size differs between targets, and no 128-bit integers, whose alignment does.
+plain_numbers!(f64, f32, i64, i32, i16, i8, u64, u32, u16, u8);
+
+// SAFETY: an array is its elements side by side.
+unsafe impl<T: State, const N: usize> State for [T; N] {
+    const ZERO: Self = [T::ZERO; N];
+}
+
+// SAFETY: it has no bytes.
+unsafe impl State for () {
+    const ZERO: Self = ();
+}
+
+/// Bytes of a record of `T` at the host: its size, rounded up to [`abi::RECORD_ALIGN`].
+pub(crate) const fn record_bytes<T>() -> usize {
+    size_of::<T>().next_multiple_of(abi::RECORD_ALIGN)
+}

@@ -1,0 +1,22 @@
+//! What `#[rule]` makes of a function.
+
+use crate::manifest::Manifest;
+use crate::{Params, State, Tick, Verdict, abi};
+
+/// A rule as a type. `#[rule] fn gap(…)` makes the type `gap`, so that a test can write `Run::<gap>::new(params)`.
+pub trait Rule {
+    /// What an alert chooses; `()` for a rule without params.
+    type Params: Params;
+    /// What the rule remembers of earlier ticks; `()` for a rule without state.
+    type State: State;
+    /// What the rule says of itself.
+    const MANIFEST: Manifest;
+    /// The rule's function.
+    fn judge(tick: &Tick, params: &Self::Params, state: &mut Self::State) -> Verdict;
+}
+
+/// The body of the module's export `evaluate`: judges the tick, fills in `verdict` and returns the answer code.
+#[inline(always)]
+pub fn evaluate<R: Rule>(tick: &Tick, params: &R::Params, state: &mut R::State, verdict: &mut abi::Verdict) -> i32 {
+    R::judge(tick, params, state).answer(R::MANIFEST.sleeps, verdict)
+}

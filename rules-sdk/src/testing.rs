@@ -1,0 +1,59 @@
+//! Runs a rule natively, so that its tests need no WASM: the same function, the same params and state.
+
+use core::borrow::Borrow;
+use std::string::String;
+use std::vec::Vec;
+use std::{assert, assert_eq, vec};
+
+use crate::{Rule, State, Tick, Verdict};
+
+/// One binding of a rule: its params, and a state that starts as zeroes.
+pub struct Run<R: Rule> {
+    params: R::Params,
+    state: R::State,
+}
+
+impl<R: Rule> Run<R> {
+    /// A binding that has seen no tick. The params are used as they are; the host would check them by the schema.
+    pub fn new(params: R::Params) -> Self {
+        Self { params, state: R::State::ZERO }
+    }
+
+    /// Judges the next tick.
+    ///
+    /// # Panics
+    /// Where the verdict disagrees with the rule's attribute: another number of evidence numbers than names, or a wake
+    /// band without `sleeps`.
+    pub fn judge(&mut self, tick: &Tick) -> Verdict {
+        let verdict = R::judge(tick, &self.params, &mut self.state);
+        let names = R::MANIFEST.evidence;
+        if verdict.fires() {
+            let given = verdict.evidence_numbers().len();
+            assert_eq!(
+                given,
+                names.len(),
+                "the verdict has {given} evidence numbers, `evidence{names:?}` names others"
+            );
+        }
+        assert!(R::MANIFEST.sleeps || !verdict.is_asleep(), "the verdict has a wake band: write `#[rule(sleeps)]`");
+        verdict
+    }
+
+    /// Judges the ticks one after the other: the index and the evidence of each that fired.
+    pub fn fires(&mut self, ticks: impl IntoIterator<Item = impl Borrow<Tick>>) -> Vec<(usize, Vec<f64>)> {
+        let verdicts = ticks.into_iter().map(|tick| self.judge(tick.borrow())).enumerate();
+        verdicts.filter(|(_, v)| v.fires()).map(|(index, v)| (index, v.evidence_numbers().to_vec())).collect()
+    }
+
+    /// What the rule remembers by now.
+    pub fn state(&self) -> &R::State {
+        &self.state
+    }
+}
+
+/// The rule's manifest, as its module carries it.
+pub fn manifest<R: Rule>() -> String {
+    let mut json = vec![0; R::MANIFEST.json_bytes()];
+    R::MANIFEST.write(&mut json);
+    String::from_utf8(json).expect("it is made of strings")
+}
