@@ -1,2 +1,39 @@
-//! x
-fn main(){}
+//! `cargo xtask`: Tocsin's development tasks. Each is a file of its own; this one only picks.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod rules;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tocsin's development tasks")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build rules to WebAssembly: the examples, or a crate of yours.
+    Rules(rules::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Rules(args) => rules::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what went wrong, with its causes.
+#[allow(clippy::print_stderr)] // a task's errors are for the terminal
+fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
