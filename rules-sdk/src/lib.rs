@@ -41,6 +41,7 @@ extern crate std;
 
 pub mod abi;
 pub mod manifest;
+pub mod math;
 // `unsafe` traits: who implements one promises that the host's bytes are a value of the type.
 #[allow(unsafe_code)]
 mod record;
@@ -49,8 +50,6 @@ mod rule;
 pub mod testing;
 mod verdict;
 
-/// Square roots, logarithms and the like: the same bits natively and in the sandbox.
-pub use libm as math;
 #[cfg(feature = "macros")]
 pub use tocsin_rules_sdk_macros::{Choice, Params, State, rule};
 

@@ -56,10 +56,9 @@ pub enum Direction {
 pub struct Window {
     /// Bucket n is at `n % BUCKETS`.
     buckets: [Extremes; BUCKETS],
-    /// The newest bucket's number.
+    /// The newest bucket's number. Numbers start at `BUCKETS`, so that a state of zeroes, which are no prices, is one
+    /// whose buckets have all left the window.
     newest: u64,
-    /// 0 until the first tick: a state starts as zeroes, which are no prices.
-    started: u64,
 }
 
 /// The lowest and the highest price of a bucket.
@@ -86,13 +85,11 @@ impl Extremes {
 
 impl Window {
     /// Moves on to the bucket of `time_ms`, unless that is in the past, and takes the price in.
-    fn add(&mut self, price: f64, time_ms: i64, bucket_ms: u64) {
+    fn add(&mut self, price: f64, time_ms: i64, bucket_ms: u32) {
         // Event times are not negative.
-        let bucket = time_ms as u64 / bucket_ms;
-        if self.started == 0 || bucket >= self.newest.saturating_add(BUCKETS as u64) {
-            self.buckets = [Extremes::NONE; BUCKETS];
-            (self.newest, self.started) = (bucket, 1);
-        }
+        let bucket = time_ms as u64 / u64::from(bucket_ms) + BUCKETS as u64;
+        // After a long silence all buckets are emptied once, not one for each that went by.
+        self.newest = self.newest.max(bucket - BUCKETS as u64);
         while self.newest < bucket {
             self.newest += 1;
             self.buckets[self.newest as usize % BUCKETS] = Extremes::NONE;
@@ -118,7 +115,9 @@ fn change_percent(price: f64, reference: f64) -> Option<f64> {
 /// Fires when the price is at least `percent` above the lowest or below the highest price of the last `window_ms`.
 #[rule(evidence("change_percent", "reference_price"))]
 pub fn percent_move(tick: &Tick, params: &PercentMove, window: &mut Window) -> Verdict {
-    window.add(tick.price, tick.time_ms, params.window_ms.div_ceil(BUCKETS as u32).into());
+    // `max`: the schema keeps the window above 0, but the compiler would add a panic for the division.
+    let bucket_ms = params.window_ms.div_ceil(BUCKETS as u32).max(1);
+    window.add(tick.price, tick.time_ms, bucket_ms);
     let Extremes { low, high } = window.extremes();
     if params.direction != Direction::Down
         && let Some(rise) = change_percent(tick.price, low)

@@ -231,7 +231,6 @@ fn expand_module(function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
             }
 
             const BYTES: usize = <#ident as Rule>::MANIFEST.json_bytes();
-            #[used]
             #[unsafe(link_section = "tocsin.manifest")]
             static MANIFEST: [u8; BYTES] = <#ident as Rule>::MANIFEST.json();
         };
