@@ -2,8 +2,7 @@
 //!
 //! Everything here is `const`: the manifest costs the module no code. `docs/abi.md` defines the JSON.
 
-use crate::record::record_bytes;
-use crate::{Params, Rule, abi};
+use crate::abi;
 
 /// A rule's manifest.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +74,11 @@ pub enum Json {
     Text(&'static str),
 }
 
+/// Bytes of a record of `T` at the host: its size, rounded up to [`abi::RECORD_ALIGN`].
+pub const fn record_bytes<T>() -> usize {
+    size_of::<T>().next_multiple_of(abi::RECORD_ALIGN)
+}
+
 impl Kind {
     /// The schema's `type` and the layout's `type`.
     const fn names(self) -> (&'static str, &'static str) {
@@ -91,23 +95,6 @@ impl Kind {
 }
 
 impl Manifest {
-    /// Bytes of the params record of a rule with these params.
-    pub const fn params_bytes<R: Rule>() -> usize {
-        assert!(size_of::<R::Params>() <= abi::MAX_PARAMS_BYTES, "params are at most 4096 bytes: use fewer fields");
-        record_bytes::<R::Params>()
-    }
-
-    /// Bytes of the state record of a rule with this state.
-    pub const fn state_bytes<R: Rule>() -> usize {
-        assert!(size_of::<R::State>() <= abi::MAX_STATE_BYTES, "state is at most 65536 bytes: use smaller arrays");
-        record_bytes::<R::State>()
-    }
-
-    /// The fields of a rule's params.
-    pub const fn params<R: Rule>() -> &'static [Param] {
-        <R::Params as Params>::FIELDS
-    }
-
     /// Bytes of the JSON.
     pub const fn json_bytes(&self) -> usize {
         self.write(&mut [])

@@ -1,9 +1,9 @@
 //! Square roots, rounding, logarithms and the like, which a rule without `std` lacks: the same bits natively and in the
 //! sandbox.
 
-pub use libm::*;
 #[cfg(target_arch = "wasm32")]
 pub use exact::{ceil, floor, sqrt, trunc};
+pub use libm::*;
 
 /// WASM has these as instructions, but stable Rust reaches them only through the functions that the compiler links to
 /// every module. `libm`'s own, which compute the same bits, are ten times as large and slow.

@@ -3,7 +3,6 @@
 //! A rule reads both in place, by reference: a state may be kilobytes. So what these traits promise is what makes
 //! those references sound, and why they are `unsafe` to write by hand: derive them.
 
-use crate::abi;
 use crate::manifest::Param;
 
 /// A record of params: derive it for a `#[repr(C)]` struct.
@@ -43,7 +42,7 @@ pub unsafe trait Choice: Copy + 'static {
 /// Plain bytes that the host keeps between ticks: a number, an array, or a `#[repr(C)]` struct that derives it.
 ///
 /// # Safety
-/// The type has no padding, is aligned to at most [`abi::RECORD_ALIGN`], means the same on every target, and is valid
+/// The type has no padding, is aligned to at most [`RECORD_ALIGN`](crate::abi::RECORD_ALIGN), means the same on every target, and is valid
 /// whatever its bytes are.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot live in the state of a rule",
@@ -76,9 +75,4 @@ unsafe impl<T: State, const N: usize> State for [T; N] {
 // SAFETY: it has no bytes.
 unsafe impl State for () {
     const ZERO: Self = ();
-}
-
-/// Bytes of a record of `T` at the host: its size, rounded up to [`abi::RECORD_ALIGN`].
-pub(crate) const fn record_bytes<T>() -> usize {
-    size_of::<T>().next_multiple_of(abi::RECORD_ALIGN)
 }

@@ -1,7 +1,7 @@
 //! `#[derive(Params)]`.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::meta::ParseNestedMeta;
 use syn::spanned::Spanned as _;
@@ -25,7 +25,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
 fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
     let ident = field.ident.as_ref().expect("the fields are named");
     let ty = &field.ty;
-    let kind = Kind::of(ty);
+    let kind = Kind::of(ty)?;
     let options = Options::parse(field, kind)?;
     options.check(kind)?;
 
@@ -36,7 +36,10 @@ fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
         // Spanned at the type, so that the compiler points there if it is not a choice.
         Kind::Choice => quote_spanned! { ty.span() => Enum(<#ty as ::tocsin_rules_sdk::Choice>::NAMES) },
     };
-    let bounds = options.bounds(kind).into_iter().map(|(keyword, number)| quote! { (#keyword, #number) });
+    let bounds = options.bounds(kind).into_iter().map(|(keyword, number)| {
+        let number = number.json();
+        quote! { (#keyword, #number) }
+    });
     let default = match &options.default {
         None => quote! { ::core::option::Option::None },
         Some(Default::Plain(json)) => {
@@ -77,7 +80,8 @@ struct Options {
     /// The default's value if it is a number, and where it stands.
     default_number: Option<(Number, Span)>,
     unit: Option<LitStr>,
-    span: Option<Span>,
+    /// The attribute, for messages.
+    attribute: TokenStream,
 }
 
 enum Default {
@@ -91,7 +95,7 @@ impl Options {
     fn parse(field: &Field, kind: Kind) -> Result<Self> {
         let mut options = Self::default();
         for attribute in field.attrs.iter().filter(|a| a.path().is_ident("param")) {
-            options.span = Some(attribute.span());
+            options.attribute = attribute.meta.to_token_stream();
             attribute.parse_nested_meta(|meta| options.parse_one(&meta, kind))?;
         }
         Ok(options)
@@ -136,7 +140,6 @@ impl Options {
 
     /// Refuses bounds that leave nothing between them and a default outside of them.
     fn check(&self, kind: Kind) -> Result<()> {
-        let span = self.span.unwrap_or_else(Span::call_site);
         let lows = [(self.min, false), (self.exclusive_min, true)];
         let highs = [(self.max, false), (self.exclusive_max, true)];
         for (low, low_exclusive) in lows {
@@ -145,30 +148,32 @@ impl Options {
                 if low > high || (low == high && (low_exclusive || high_exclusive)) {
                     let message =
                         format!("no number is between the minimum {} and the maximum {}", low.json(), high.json());
-                    return Err(Error::new(span, message));
+                    return Err(Error::new_spanned(&self.attribute, message));
                 }
             }
         }
-        if let Some((default, span)) = self.default_number {
-            let out = |(keyword, json): (&str, &String)| {
-                format!("the default {} is outside of the range: its {keyword} is {json}", default.json())
-            };
-            let bad = self.bound_list(kind).into_iter().find(|(keyword, bound)| match *keyword {
-                "minimum" => default < *bound,
-                "maximum" => default > *bound,
-                "exclusiveMinimum" => default <= *bound,
-                _ => default >= *bound,
-            });
-            if let Some((keyword, bound)) = bad {
-                return Err(Error::new(span, out((keyword, &bound.json()))));
+        let Some((default, span)) = self.default_number else { return Ok(()) };
+        let breaks = |(keyword, bound): &(&str, Number)| match *keyword {
+            "minimum" => default < *bound,
+            "maximum" => default > *bound,
+            "exclusiveMinimum" => default <= *bound,
+            _ => default >= *bound,
+        };
+        match self.bounds(kind).into_iter().find(breaks) {
+            None => Ok(()),
+            Some((keyword, bound)) => {
+                let (default, bound) = (default.json(), bound.json());
+                Err(Error::new(
+                    span,
+                    format!("the default {default} is outside of the range: its {keyword} is {bound}"),
+                ))
             }
         }
-        Ok(())
     }
 
     /// The schema's keywords and numbers. An integer is always bounded, if only by what its type can hold; the bounds
     /// of `i64` are past what JSON readers agree on, and are left out.
-    fn bound_list(&self, kind: Kind) -> Vec<(&'static str, Number)> {
+    fn bounds(&self, kind: Kind) -> Vec<(&'static str, Number)> {
         let (type_min, type_max) = match kind {
             Kind::Named(Name::I32) => (Some(i32::MIN.into()), Some(i32::MAX.into())),
             Kind::Named(Name::U32) => (Some(u32::MIN.into()), Some(u32::MAX.into())),
@@ -181,10 +186,6 @@ impl Options {
             ("exclusiveMaximum", self.exclusive_max),
         ];
         bounds.into_iter().filter_map(|(keyword, number)| Some((keyword, number?))).collect()
-    }
-
-    fn bounds(&self, kind: Kind) -> Vec<(&'static str, String)> {
-        self.bound_list(kind).into_iter().map(|(keyword, number)| (keyword, number.json())).collect()
     }
 }
 
@@ -206,7 +207,7 @@ enum Name {
     Bool,
 }
 
-impl quote::ToTokens for Name {
+impl ToTokens for Name {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         tokens.extend(match self {
             Self::F64 => quote! { F64 },
@@ -237,10 +238,13 @@ impl Number {
 }
 
 impl Kind {
-    fn of(ty: &Type) -> Self {
-        let Type::Path(path) = ty else { return Self::Choice };
+    fn of(ty: &Type) -> Result<Self> {
+        let Type::Path(path) = ty else {
+            let message = "a param is an f64, f32, i64, i32, u32 or bool, or a fieldless enum with `#[derive(Choice)]`";
+            return Err(Error::new_spanned(ty, message));
+        };
         let name = path.path.get_ident().map(ToString::to_string).unwrap_or_default();
-        match name.as_str() {
+        Ok(match name.as_str() {
             "f64" => Self::Named(Name::F64),
             "f32" => Self::Named(Name::F32),
             "i64" => Self::Named(Name::I64),
@@ -248,7 +252,7 @@ impl Kind {
             "u32" => Self::Named(Name::U32),
             "bool" => Self::Named(Name::Bool),
             _ => Self::Choice,
-        }
+        })
     }
 
     /// Reads a number literal, perhaps negative, that a param of this kind can hold.

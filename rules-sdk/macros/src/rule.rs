@@ -1,9 +1,10 @@
 //! `#[rule]`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
+use syn::spanned::Spanned as _;
 use syn::{Error, FnArg, Ident, ItemFn, LitStr, Result, ReturnType, Token, Type, TypeReference};
 
 use crate::text;
@@ -153,16 +154,10 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
         none if none.is_empty() => package("DESCRIPTION"),
         paragraph => paragraph,
     };
-    let (evidence, evidence_count, sleeps) = (&options.evidence, options.evidence.len(), options.sleeps);
-    let evidence_span = evidence.last().map_or(ident.span(), LitStr::span);
-    let evidence_check = quote_spanned! { evidence_span =>
-        const _: () = ::core::assert!(
-            #evidence_count <= ::tocsin_rules_sdk::abi::MAX_EVIDENCE,
-            "a verdict carries at most 4 evidence numbers: take names away"
-        );
-    };
+    let (evidence, sleeps) = (&options.evidence, options.sleeps);
     let nothing = syn::parse_quote! { () };
     let (params, state) = (signature.params.unwrap_or(&nothing), signature.state.unwrap_or(&nothing));
+    let bounds = expand_bounds(options, params, state);
     let arguments =
         signature.params.map(|_| quote! { params }).into_iter().chain(signature.state.map(|_| quote! { state }));
     let doc = format!("The rule `{name}` as a type, for native tests.");
@@ -179,9 +174,9 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
                 version: #version,
                 description: #description,
                 author: #author,
-                params: ::tocsin_rules_sdk::manifest::Manifest::params::<Self>(),
-                params_bytes: ::tocsin_rules_sdk::manifest::Manifest::params_bytes::<Self>(),
-                state_bytes: ::tocsin_rules_sdk::manifest::Manifest::state_bytes::<Self>(),
+                params: <#params as ::tocsin_rules_sdk::Params>::FIELDS,
+                params_bytes: ::tocsin_rules_sdk::manifest::record_bytes::<#params>(),
+                state_bytes: ::tocsin_rules_sdk::manifest::record_bytes::<#state>(),
                 evidence: &[#(#evidence),*],
                 sleeps: #sleeps,
             };
@@ -196,10 +191,33 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
                 #ident(tick, #(#arguments),*)
             }
         }
-        // Sizes are checked where the manifest is made, natively too.
-        const _: ::tocsin_rules_sdk::manifest::Manifest = <#ident as ::tocsin_rules_sdk::Rule>::MANIFEST;
-        #evidence_check
+        #bounds
     })
+}
+
+/// Assertions of what the ABI bounds, each at the place that breaks it.
+fn expand_bounds(options: &Options, params: &Type, state: &Type) -> TokenStream {
+    let evidence_count = options.evidence.len();
+    let last_evidence = options.evidence.last().map_or_else(Span::call_site, LitStr::span);
+    let evidence = quote_spanned! { last_evidence =>
+        const _: () = ::core::assert!(
+            #evidence_count <= ::tocsin_rules_sdk::abi::MAX_EVIDENCE,
+            "a verdict carries at most 4 evidence numbers: take names away"
+        );
+    };
+    let params = quote_spanned! { params.span() =>
+        const _: () = ::core::assert!(
+            ::core::mem::size_of::<#params>() <= ::tocsin_rules_sdk::abi::MAX_PARAMS_BYTES,
+            "params are at most 4096 bytes: use fewer fields"
+        );
+    };
+    let state = quote_spanned! { state.span() =>
+        const _: () = ::core::assert!(
+            ::core::mem::size_of::<#state>() <= ::tocsin_rules_sdk::abi::MAX_STATE_BYTES,
+            "state is at most 65536 bytes: use smaller arrays"
+        );
+    };
+    quote! { #evidence #params #state }
 }
 
 /// The module's export and its manifest section.
