@@ -151,3 +151,27 @@ fn print(rustc: &Path, what: &str, args: &[&str]) -> Option<PathBuf> {
     let path = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(path.trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_is_found_among_cargos_messages() {
+        let module = r#"{"reason":"compiler-artifact","filenames":["/t/my_rule.wasm"]}"#;
+        assert_eq!(module_path(module), Some(PathBuf::from("/t/my_rule.wasm")));
+        let library = r#"{"reason":"compiler-artifact","filenames":["/t/libcore.rlib","/t/libcore.rmeta"]}"#;
+        for other in [library, r#"{"reason":"build-finished","success":true}"#, "not JSON"] {
+            assert_eq!(module_path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_example_is_built() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../example-rules");
+        let manifests = example_manifests(&examples).unwrap();
+        for name in ["ema-cross", "percent-move", "volume-spike"] {
+            assert!(manifests.contains(&examples.join(name).join("Cargo.toml")), "{name}: {manifests:?}");
+        }
+    }
+}
