@@ -80,7 +80,7 @@ pub fn ema_cross(tick: &Tick, params: &EmaCross, averages: &mut Averages) -> Ver
     } else if fast < slow {
         averages.side = -1;
     }
-    let crossed = before == -averages.side && before != 0;
+    let crossed = before != 0 && averages.side != before;
     let wanted = match params.direction {
         Direction::Up => averages.side == 1,
         Direction::Down => averages.side == -1,

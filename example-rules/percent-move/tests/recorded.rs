@@ -83,6 +83,13 @@ fn the_window_holds_this_bucket_and_the_31_before() {
 }
 
 #[test]
+fn a_move_of_exactly_the_percentage_fires() {
+    check(&[(100.0, 0), (110.0, 0)], Direction::Up, &[(1, 10.0, 100.0)]);
+    check(&[(100.0, 0), (90.0, 0)], Direction::Down, &[(1, -10.0, 100.0)]);
+    check(&[(100.0, 0), (90.5, 0), (99.0, 0)], Direction::Either, &[]);
+}
+
+#[test]
 fn a_late_tick_counts_now() {
     let t0 = 1_700_000_000_000;
     // The late 100 stays in the window for as long as if it had come in time.
