@@ -1,0 +1,235 @@
+//! The bus: a partitioned log of ticks, in Kafka's own terms (key, partition, offset, retention, earliest, end, group,
+//! commit). The key is the symbol, so that the order of a symbol's ticks holds.
+//!
+//! [`Bus`] is a closed set of members; only `roles` chooses one. Appending is asynchronous, since the callers are feeds;
+//! reading is synchronous, since the readers are threads of their own (shards, the projector) that mix it with work.
+
+#[cfg(test)]
+mod conformance;
+mod embedded;
+mod embedded_db;
+mod partitioner;
+mod stock_tick;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tocsin_engine::domain::{Position, Symbol, Tick};
+
+pub use embedded::{EmbeddedBus, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS, Retention};
+pub use embedded_db::{EmbeddedDb, EmbeddedDbError};
+
+/// Says what time it is, Unix milliseconds. An argument, so that tests can hold time still.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The clock of the operating system. Before 1970 it says 0.
+pub fn system_clock() -> Clock {
+    Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
+}
+
+/// A partitioned log of ticks. Cloning is cheap.
+#[derive(Clone)]
+pub enum Bus {
+    /// In this process, on its disk.
+    Embedded(EmbeddedBus),
+}
+
+/// Reads some partitions of a [`Bus`] from given positions on. One thread's.
+pub enum Reader {
+    /// Of the embedded bus.
+    Embedded(EmbeddedReader),
+}
+
+/// Makes a waiting [`Reader::poll`] return early.
+#[derive(Clone)]
+pub enum Waker {
+    /// Of a reader of the embedded bus.
+    Embedded(EmbeddedWaker),
+}
+
+/// A tick that was read, and where and when it was appended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Where it is in the bus.
+    pub position: Position,
+    /// When it was published, that is appended to the bus: Unix milliseconds.
+    pub published_ms: i64,
+    /// The tick.
+    pub tick: Tick,
+}
+
+/// How a bus is doing, for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records appended by this process.
+    pub appended_records: u64,
+    /// Messages that this process's readers skipped because they are no ticks.
+    pub skipped_messages: u64,
+    /// Keys and values that retention has left, bytes: what `retention_bytes` limits.
+    pub retained_bytes: u64,
+    /// What the log takes on this machine's disk, bytes, journals included.
+    pub disk_bytes: u64,
+}
+
+/// What can go wrong with a bus.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BusError {
+    /// A position outside what the log holds: retention has removed it, or the log has lost its end.
+    #[error(
+        "partition {} has the offsets {earliest} to {end} (exclusive), so {} is out of range: start from one of these",
+        position.partition, position.offset
+    )]
+    OffsetOutOfRange {
+        /// What was asked for.
+        position: Position,
+        /// The first offset that is retained.
+        earliest: u64,
+        /// The next offset to be written.
+        end: u64,
+    },
+    /// No such partition.
+    #[error("there is no partition {partition}: the bus has {partitions}, counted from 0")]
+    UnknownPartition {
+        /// What was asked for.
+        partition: u32,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// A reader takes each partition once.
+    #[error("partition {0} is given twice: a reader takes each partition once")]
+    DuplicatePartition(u32),
+    /// The number of partitions is fixed when the log is created.
+    #[error(
+        "the log was created with {stored} partitions and cannot be opened with {asked}: configure {stored}, \
+         or give another data folder with --data-dir to begin a new log"
+    )]
+    PartitionCount {
+        /// What the log has.
+        stored: u32,
+        /// What was configured.
+        asked: u32,
+    },
+    /// A number of partitions that no log can have.
+    #[error("{0} partitions are not possible: configure 1 to {max}", max = MAX_PARTITIONS)]
+    BadPartitionCount(u32),
+    /// A consumer group's name that cannot be stored.
+    #[error("{0:?} is no name of a consumer group: use 1 to {max} bytes without NUL", max = MAX_GROUP_BYTES)]
+    BadGroup(String),
+    /// The bus has been closed, or its writer has died.
+    #[error("the bus has stopped and takes nothing more: see the log for the reason, then start again")]
+    Stopped,
+    /// The embedded database failed.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedDbError),
+}
+
+impl Bus {
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u32 {
+        match self {
+            Self::Embedded(bus) => bus.partitions(),
+        }
+    }
+
+    /// The partition of a symbol's ticks.
+    pub fn partition_of(&self, symbol: &Symbol) -> u32 {
+        partitioner::partition_of(symbol.as_str().as_bytes(), self.partitions())
+    }
+
+    /// Appends ticks, in their order. When it returns they are in the hands of the operating system: a killed process
+    /// loses none of them. A symbol's order is that of the calls. Waits while the queue to the writer is full.
+    pub async fn publish(&self, ticks: Vec<Tick>) -> Result<(), BusError> {
+        match self {
+            Self::Embedded(bus) => bus.publish(ticks).await,
+        }
+    }
+
+    /// The next offset to be written to a partition.
+    pub async fn end(&self, partition: u32) -> Result<u64, BusError> {
+        match self {
+            Self::Embedded(bus) => bus.end(partition),
+        }
+    }
+
+    /// The first offset that a partition retains; its end if it is empty.
+    pub async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
+        match self {
+            Self::Embedded(bus) => bus.earliest(partition),
+        }
+    }
+
+    /// Reads the given partitions, each from its position on.
+    pub fn reader(&self, from: Vec<Position>) -> Result<Reader, BusError> {
+        match self {
+            Self::Embedded(bus) => bus.reader(from).map(Reader::Embedded),
+        }
+    }
+
+    /// The positions that a consumer group has committed, ordered by partition. Partitions without one are left out.
+    pub async fn committed(&self, group: &str) -> Result<Vec<Position>, BusError> {
+        match self {
+            Self::Embedded(bus) => bus.committed(group),
+        }
+    }
+
+    /// Commits positions for a consumer group: the next offsets that it wants to read.
+    pub async fn commit(&self, group: &str, positions: &[Position]) -> Result<(), BusError> {
+        match self {
+            Self::Embedded(bus) => bus.commit(group, positions).await,
+        }
+    }
+
+    /// Moves a partition's end forward to `position`, if it is before it, and logs that. To be called at start with what
+    /// has been checkpointed elsewhere: after a power loss the log may end before it, and an offset must never be used
+    /// twice. Readers pass over the gap.
+    pub async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
+        match self {
+            Self::Embedded(bus) => bus.ensure_end(position).await,
+        }
+    }
+
+    /// How the bus is doing.
+    pub fn stats(&self) -> Result<Stats, BusError> {
+        match self {
+            Self::Embedded(bus) => bus.stats(),
+        }
+    }
+}
+
+impl Reader {
+    /// Clears `batch` and fills it with up to `max_records` (at least 1) records, taking turns between the partitions;
+    /// order holds within each. If there is nothing, waits for `timeout` or until woken; the batch may stay empty.
+    ///
+    /// Messages that are no ticks are passed over, counted and logged. After an error the positions are as before.
+    pub fn poll(&mut self, batch: &mut Vec<Record>, max_records: usize, timeout: Duration) -> Result<(), BusError> {
+        match self {
+            Self::Embedded(reader) => reader.poll(batch, max_records, timeout),
+        }
+    }
+
+    /// The next offset that will be read from a partition, past messages that are no ticks.
+    ///
+    /// # Panics
+    /// If the reader was not given that partition.
+    pub fn position(&self, partition: u32) -> u64 {
+        match self {
+            Self::Embedded(reader) => reader.position(partition),
+        }
+    }
+
+    /// What wakes this reader.
+    pub fn waker(&self) -> Waker {
+        match self {
+            Self::Embedded(reader) => Waker::Embedded(reader.waker()),
+        }
+    }
+}
+
+impl Waker {
+    /// Makes the reader's poll return early: the one that waits now, or else the next one.
+    pub fn wake(&self) {
+        match self {
+            Self::Embedded(waker) => waker.wake(),
+        }
+    }
+}
