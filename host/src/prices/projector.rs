@@ -100,7 +100,13 @@ fn open_reader(runtime: &Handle, bus: &Bus) -> Result<Reader, ProjectError> {
         Ok(Position { partition, offset: offset.max(earliest) })
     });
     let from = from.collect::<Result<_, BusError>>()?;
-    Ok(bus.reader(from)?)
+    match bus.reader(from) {
+        // Retention was faster: look again.
+        Err(BusError::OffsetOutOfRange { position, earliest, .. }) if position.offset < earliest => {
+            open_reader(runtime, bus)
+        }
+        reader => Ok(reader?),
+    }
 }
 
 fn prices_of(batch: &[Record]) -> Vec<(Symbol, Price)> {

@@ -6,7 +6,7 @@ use super::*;
 
 const START_MS: i64 = 1_700_000_000_000;
 
-/// A call of `publish_in_parts` publishes this many ticks at a time, so that segments can roll in between.
+/// `publish_in_parts` publishes this many ticks at a time, so that segments can roll in between.
 const PART: u64 = 100;
 
 async fn publish_in_parts(bus: &Bus, count: u64) {
@@ -121,8 +121,8 @@ async fn without_limits_everything_stays() {
 async fn it_works_in_the_background_and_frees_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let bus = open_with(dir.path(), config(Some(1024 * 1024), None), HeldClock::at(START_MS).clock());
-    // About 15 MB, of which 1 MiB may stay.
-    publish_in_parts(&bus, 200_000).await;
+    // About 4 MB, of which 1 MiB may stay.
+    publish_in_parts(&bus, 60_000).await;
     while bus.stats().unwrap().retained_bytes > 1024 * 1024 + 128 * 1024 {
         tokio::task::yield_now().await;
     }
