@@ -101,6 +101,17 @@ pub struct RuleRef {
     pub digest: Digest,
 }
 
+/// An immutable version of a rule, as it was uploaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleVersion {
+    /// Name, version and digest.
+    pub reference: RuleRef,
+    /// The module's manifest, JSON.
+    pub manifest: String,
+    /// When it was uploaded, Unix milliseconds.
+    pub created_at_ms: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,124 @@
+//! GoStocks' alerts: a target price on one symbol, above or below, once. They are alerts on the built-in rules.
+
+use serde_json::json;
+use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, Symbol, Tenant};
+
+use super::alerts::check_user;
+use super::{Control, ControlError, FieldViolation, MAX_PAGE};
+use crate::store::{AlertFilter, NewAlert};
+
+/// When a price alert fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// At or above the target.
+    Above,
+    /// At or below the target.
+    Below,
+}
+
+/// A price alert as a client asks for it.
+#[derive(Clone, Debug)]
+pub struct CreatePriceAlert {
+    /// From 1.
+    pub user_id: i64,
+    /// Upper-cased here.
+    pub symbol: String,
+    /// Greater than 0.
+    pub target_price: f64,
+    /// None if the client named no known condition.
+    pub condition: Option<Condition>,
+}
+
+impl Condition {
+    /// The condition as GoStocks writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Above => "ABOVE",
+            Self::Below => "BELOW",
+        }
+    }
+
+    /// The condition of GoStocks' text.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Above, Self::Below].into_iter().find(|condition| condition.as_str() == text)
+    }
+
+    fn rule(self) -> RuleName {
+        match self {
+            Self::Above => RuleName::above(),
+            Self::Below => RuleName::below(),
+        }
+    }
+
+    /// The condition and target of an alert that GoStocks can express.
+    pub fn of(alert: &Alert) -> Option<(Self, f64)> {
+        let condition = [Self::Above, Self::Below].into_iter().find(|c| c.rule() == alert.rule.name)?;
+        let target = alert.params.packed.as_slice().try_into().ok().map(f64::from_le_bytes)?;
+        Some((condition, target))
+    }
+}
+
+impl Control {
+    /// Creates a price alert.
+    pub async fn create_price_alert(
+        &self,
+        tenant: &Tenant,
+        request: CreatePriceAlert,
+    ) -> Result<Alert, ControlError> {
+        let mut violations = Vec::new();
+        let user = check_user(request.user_id, "user_id").map_err(|violation| violations.push(violation));
+        let symbol = Symbol::parse(&request.symbol)
+            .map_err(|error| violations.push(FieldViolation::new("symbol", error.to_string())));
+        let target = request.target_price;
+        if !(target.is_finite() && target > 0.0) {
+            let message = format!("{target} is not a finite number greater than 0");
+            violations.push(FieldViolation::new("target_price", message));
+        }
+        if request.condition.is_none() {
+            violations.push(FieldViolation::new("condition", "is not ABOVE or BELOW"));
+        }
+        let (Ok(user), Ok(symbol), Some(condition), true) =
+            (user, symbol, request.condition, violations.is_empty())
+        else {
+            return Err(ControlError::Invalid(violations));
+        };
+        let rule = self.find_rule(tenant, &condition.rule(), None).await?;
+        let compiled = self.0.library.get(rule.reference.digest).await?;
+        let params = compiled.manifest().params.pack(&json!({ "target": target })).map_err(|errors| {
+            let message = errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ");
+            ControlError::invalid("target_price", message)
+        })?;
+        let new = NewAlert {
+            tenant: tenant.clone(),
+            user,
+            rule: rule.reference,
+            params,
+            lifecycle: Lifecycle::default(),
+            symbols: self.positions(vec![symbol]).await?,
+            created_at_ms: self.now_ms(),
+            idempotency: None,
+        };
+        Ok(self.store_alert(new).await?.0)
+    }
+
+    /// All alerts that GoStocks can express: `above` and `below` on one symbol. It has no pages.
+    pub async fn price_alerts(
+        &self,
+        tenant: &Tenant,
+        user_id: Option<i32>,
+        active_only: bool,
+    ) -> Result<Vec<Alert>, ControlError> {
+        let user = user_id.map(tocsin_engine::domain::UserId);
+        let filter = AlertFilter { user, active_only, price_alerts_only: true };
+        let mut alerts: Vec<Alert> = Vec::new();
+        loop {
+            let after = alerts.last().map_or(AlertId(0), |alert| alert.id);
+            let page = self.0.store.alerts(tenant, filter, after, MAX_PAGE).await?;
+            let last = page.len() < MAX_PAGE as usize;
+            alerts.extend(page);
+            if last {
+                return Ok(alerts);
+            }
+        }
+    }
+}

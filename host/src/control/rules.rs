@@ -1,0 +1,104 @@
+//! Uploading and reading rules.
+
+use tocsin_engine::domain::{RuleName, RuleVersion, Tenant, Version};
+
+use super::{Control, ControlError, FieldViolation, Page, page_size};
+use crate::store::StoredRule;
+
+/// What an upload led to.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The stored version.
+    pub rule: RuleVersion,
+    /// False if these bytes were stored before.
+    pub created: bool,
+}
+
+impl Control {
+    /// Validates, compiles and stores a module.
+    pub async fn upload_rule(&self, tenant: &Tenant, module: Vec<u8>) -> Result<Upload, ControlError> {
+        let rule = self.0.library.load(module.clone()).await?;
+        let version = RuleVersion {
+            reference: rule.reference().clone(),
+            manifest: rule.manifest().json.to_string(),
+            created_at_ms: self.now_ms(),
+        };
+        match self.0.store.put_rule(tenant, &version, &module).await? {
+            StoredRule::Created(rule) => Ok(Upload { rule, created: true }),
+            StoredRule::Existing(rule) => Ok(Upload { rule, created: false }),
+            StoredRule::Conflict(other) => Err(ControlError::Conflict(format!(
+                "{} {} is stored with other bytes ({}), and versions never change: raise the version in the manifest",
+                other.reference.name, other.reference.version, other.reference.digest
+            ))),
+        }
+    }
+
+    /// One version of a rule, the newest if none is named.
+    pub async fn rule(&self, tenant: &Tenant, name: &str, version: Option<&str>) -> Result<RuleVersion, ControlError> {
+        let name = RuleName::parse(name).map_err(|error| ControlError::invalid("name", error.to_string()))?;
+        let version = version.map(|text| parse_version("version", text)).transpose()?;
+        self.find_rule(tenant, &name, version.as_ref()).await
+    }
+
+    /// All versions of a rule, oldest first.
+    pub async fn rule_versions(&self, tenant: &Tenant, name: &str) -> Result<Vec<RuleVersion>, ControlError> {
+        let name = RuleName::parse(name).map_err(|error| ControlError::invalid("name", error.to_string()))?;
+        let versions = self.0.store.rule_versions(tenant, &name).await?;
+        if versions.is_empty() {
+            return Err(no_rule(&name));
+        }
+        Ok(versions)
+    }
+
+    /// The bytes of a rule version.
+    pub async fn rule_module(&self, tenant: &Tenant, name: &str, version: &str) -> Result<Vec<u8>, ControlError> {
+        let rule = self.rule(tenant, name, Some(version)).await?.reference;
+        let module = self.0.store.module(tenant, &rule.name, &rule.version).await?;
+        module.ok_or_else(|| ControlError::Internal(format!("the module of {} {} is missing", rule.name, rule.version)))
+    }
+
+    /// The newest version of every rule, by name. `after` is a page's cursor.
+    pub async fn rules(
+        &self,
+        tenant: &Tenant,
+        after: Option<&str>,
+        limit: Option<i64>,
+    ) -> Result<Page<RuleVersion>, ControlError> {
+        let limit = page_size(limit, "limit").map_err(|violation| ControlError::Invalid(vec![violation]))?;
+        let after = match after {
+            None | Some("") => String::new(),
+            Some(cursor) => RuleName::parse(cursor)
+                .map_err(|_| ControlError::invalid("after", "is not the cursor of a page of rules"))?
+                .to_string(),
+        };
+        let rules = self.0.store.rules(tenant, &after, limit + 1).await?;
+        Ok(Page::of(rules, limit, |rule| rule.reference.name.to_string()))
+    }
+
+    pub(super) async fn find_rule(
+        &self,
+        tenant: &Tenant,
+        name: &RuleName,
+        version: Option<&Version>,
+    ) -> Result<RuleVersion, ControlError> {
+        let mut versions = self.0.store.rule_versions(tenant, name).await?;
+        let Some(version) = version else { return versions.pop().ok_or_else(|| no_rule(name)) };
+        let found = versions.iter().position(|rule| rule.reference.version == *version);
+        match found {
+            Some(at) => Ok(versions.swap_remove(at)),
+            None if versions.is_empty() => Err(no_rule(name)),
+            None => Err(ControlError::NotFound(format!("the rule {name} has no version {version}"))),
+        }
+    }
+}
+
+pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlError> {
+    Version::parse(text).map_err(|error| {
+        let message = format!("{text:?} is not a semantic version such as 1.0.0: {error}");
+        ControlError::Invalid(vec![FieldViolation::new(field, message)])
+    })
+}
+
+fn no_rule(name: &RuleName) -> ControlError {
+    ControlError::NotFound(format!("there is no rule {name}; GET /api/v1/rules lists those there are"))
+}

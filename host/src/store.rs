@@ -1,0 +1,308 @@
+//! The store: rules, alerts, firings, and what evaluators remember. SQL of each member is in its own folder; only
+//! domain types travel.
+
+mod sqlite;
+
+use std::path::Path;
+
+use tocsin_engine::domain::{
+    Alert, AlertId, BindingId, BindingStatus, Digest, Firing, FiringId, Lifecycle, Params, Position, RuleName, RuleRef,
+    RuleVersion, Symbol, Tenant, UserId, Version,
+};
+use tocsin_engine::{GroupSnapshot, SavedBinding};
+use tokio::sync::watch;
+
+use self::sqlite::SqliteStore;
+
+/// Where Tocsin keeps what must not be lost. Cloning is cheap.
+#[derive(Clone)]
+pub enum Store {
+    /// A SQLite database in the data folder.
+    Sqlite(SqliteStore),
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, slow or refuses; the same call may succeed later.
+    #[error("the store failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The database could not be brought to this version's schema.
+    #[error("the store's schema cannot be migrated: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The partition belongs to somebody else by now; nothing was written.
+    #[error("partition {0} was claimed by another evaluator: this one must stop working on it")]
+    Fenced(u32),
+    /// A row does not hold what this program writes.
+    #[error("the store holds a damaged {what}: {detail}")]
+    Damaged {
+        /// What kind of value.
+        what: &'static str,
+        /// How it is damaged.
+        detail: String,
+    },
+}
+
+/// What became of a rule version that was to be stored.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StoredRule {
+    /// It is new.
+    Created(RuleVersion),
+    /// These very bytes were stored before.
+    Existing(RuleVersion),
+    /// Name and version are taken by other bytes.
+    Conflict(RuleVersion),
+}
+
+/// An alert to be stored; store and tenant give it its number.
+#[derive(Clone, Debug)]
+pub struct NewAlert {
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// The user, made if unknown.
+    pub user: UserId,
+    /// The rule version.
+    pub rule: RuleRef,
+    /// The params.
+    pub params: Params,
+    /// The lifecycle.
+    pub lifecycle: Lifecycle,
+    /// Each symbol, and the first tick that counts for it.
+    pub symbols: Vec<(Symbol, Position)>,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// The request's Idempotency-Key, if it had one.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An Idempotency-Key and the request that it stands for.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// The client's key.
+    pub key: String,
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+}
+
+/// What became of an alert that was to be stored.
+#[derive(Debug)]
+pub enum StoredAlert {
+    /// It is new.
+    Created(Alert),
+    /// The same request, by its key, created this one before.
+    Repeated(Alert),
+    /// The key was used for another request.
+    KeyReused,
+}
+
+/// Which alerts to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlertFilter {
+    /// Only those of one user.
+    pub user: Option<UserId>,
+    /// Only those with an active binding.
+    pub active_only: bool,
+    /// Only those that GoStocks can express: `above` or `below` on one symbol.
+    pub price_alerts_only: bool,
+}
+
+/// A binding as evaluators need it.
+#[derive(Clone, Debug)]
+pub struct BindingRow {
+    /// Its number.
+    pub id: BindingId,
+    /// Its alert.
+    pub alert: AlertId,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// What it watches.
+    pub symbol: Symbol,
+    /// The first tick that counts.
+    pub counts_from: Position,
+    /// The rule version that judges it.
+    pub rule: Digest,
+    /// The packed params record.
+    pub packed_params: Vec<u8>,
+    /// What follows a fire verdict.
+    pub lifecycle: Lifecycle,
+    /// None if the alert was deleted.
+    pub status: Option<BindingStatus>,
+    /// The change that made it so.
+    pub revision: u64,
+}
+
+/// The right to evaluate a partition, until somebody else claims it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The partition.
+    pub partition: u32,
+    /// The number of this claim.
+    pub epoch: u64,
+    /// Where evaluation goes on; None if the partition was never evaluated.
+    pub next_offset: Option<u64>,
+    /// Changes up to this revision are in the checkpoint.
+    pub revision: u64,
+}
+
+/// What an evaluator writes in one transaction.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Firings, each with whether it is its binding's last.
+    pub firings: Vec<(Firing, bool)>,
+    /// Bindings to quarantine, with the reason.
+    pub quarantined: Vec<(BindingId, String)>,
+    /// Checkpoints of partitions.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// What one partition remembers at an offset.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The partition.
+    pub partition: u32,
+    /// The next offset to be evaluated.
+    pub next_offset: u64,
+    /// Changes up to this revision are in it.
+    pub revision: u64,
+    /// Groups whose states changed since the last checkpoint.
+    pub groups: Vec<GroupSnapshot>,
+}
+
+macro_rules! on_member {
+    ($store:expr, $method:ident($($argument:expr),*)) => {
+        match $store {
+            Store::Sqlite(store) => store.$method($($argument),*).await,
+        }
+    };
+}
+
+impl Store {
+    /// Opens the embedded store in a data folder, and brings its schema up to date.
+    pub async fn open_sqlite(data_dir: &Path) -> Result<Self, StoreError> {
+        Ok(Self::Sqlite(SqliteStore::open(data_dir).await?))
+    }
+
+    /// Whether the store answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        on_member!(self, ping())
+    }
+
+    /// Stores a rule version unless name and version are taken.
+    pub async fn put_rule(&self, tenant: &Tenant, rule: &RuleVersion, module: &[u8]) -> Result<StoredRule, StoreError> {
+        on_member!(self, put_rule(tenant, rule, module))
+    }
+
+    /// All versions of a rule, oldest first by semantic version; none if there is no such rule.
+    pub async fn rule_versions(&self, tenant: &Tenant, name: &RuleName) -> Result<Vec<RuleVersion>, StoreError> {
+        on_member!(self, rule_versions(tenant, name))
+    }
+
+    /// The newest version of each rule whose name sorts behind `after`, by name, at most `limit`.
+    pub async fn rules(&self, tenant: &Tenant, after: &str, limit: u32) -> Result<Vec<RuleVersion>, StoreError> {
+        on_member!(self, rules(tenant, after, limit))
+    }
+
+    /// The bytes of a rule version.
+    pub async fn module(
+        &self,
+        tenant: &Tenant,
+        name: &RuleName,
+        version: &Version,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        on_member!(self, module(tenant, name, version))
+    }
+
+    /// The bytes behind a digest, whoever uploaded them.
+    pub async fn module_by_digest(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        on_member!(self, module_by_digest(digest))
+    }
+
+    /// Stores an alert with its bindings, and tells evaluators.
+    pub async fn create_alert(&self, new: &NewAlert) -> Result<StoredAlert, StoreError> {
+        on_member!(self, create_alert(new))
+    }
+
+    /// An alert that was not deleted.
+    pub async fn alert(&self, tenant: &Tenant, id: AlertId) -> Result<Option<Alert>, StoreError> {
+        on_member!(self, alert(tenant, id))
+    }
+
+    /// Alerts with a number above `after`, in the order of numbers, at most `limit`.
+    pub async fn alerts(
+        &self,
+        tenant: &Tenant,
+        filter: AlertFilter,
+        after: AlertId,
+        limit: u32,
+    ) -> Result<Vec<Alert>, StoreError> {
+        on_member!(self, alerts(tenant, filter, after, limit))
+    }
+
+    /// Deletes an alert and tells evaluators; false if there is none. Its firings stay.
+    pub async fn delete_alert(&self, tenant: &Tenant, id: AlertId, now_ms: i64) -> Result<bool, StoreError> {
+        on_member!(self, delete_alert(tenant, id, now_ms))
+    }
+
+    /// Firings recorded behind the sequence number `after`, oldest first, at most `limit`, with their numbers.
+    pub async fn firings(
+        &self,
+        tenant: &Tenant,
+        alert: Option<AlertId>,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Firing)>, StoreError> {
+        on_member!(self, firings(tenant, alert, after, limit))
+    }
+
+    /// The sequence number of a firing.
+    pub async fn firing_seq(&self, tenant: &Tenant, id: FiringId) -> Result<Option<u64>, StoreError> {
+        on_member!(self, firing_seq(tenant, id))
+    }
+
+    /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
+    pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
+        on_member!(self, newest_firing())
+    }
+
+    /// The newest revision of bindings. Its changes tell that there is something to read with [`Self::changes`].
+    pub async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
+        on_member!(self, newest_revision())
+    }
+
+    /// Bindings changed after a revision, in the order of revisions, at most `limit`.
+    pub async fn changes(&self, after: u64, limit: u32) -> Result<Vec<BindingRow>, StoreError> {
+        on_member!(self, changes(after, limit))
+    }
+
+    /// Claims a partition: whoever held it before can commit no more.
+    pub async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
+        on_member!(self, claim(partition))
+    }
+
+    /// The active bindings of a partition up to a revision, by number, behind `after`, at most `limit`.
+    pub async fn active_bindings(
+        &self,
+        partition: u32,
+        up_to_revision: u64,
+        after: BindingId,
+        limit: u32,
+    ) -> Result<Vec<BindingRow>, StoreError> {
+        on_member!(self, active_bindings(partition, up_to_revision, after, limit))
+    }
+
+    /// What the bindings of a partition remembered at its checkpoint.
+    pub async fn saved_states(&self, partition: u32) -> Result<Vec<SavedBinding>, StoreError> {
+        on_member!(self, saved_states(partition))
+    }
+
+    /// Writes firings, quarantines and checkpoints at once, if all claims still hold. A firing that is recorded
+    /// already, or whose binding is no longer active, changes nothing. Returns how many firings are new.
+    pub async fn commit(&self, claims: &[Claim], commit: &Commit) -> Result<u64, StoreError> {
+        on_member!(self, commit(claims, commit))
+    }
+
+    /// Finishes what is being written and closes the store.
+    pub async fn close(&self) {
+        on_member!(self, close());
+    }
+}

@@ -1,0 +1,225 @@
+//! Alerts and their bindings.
+
+use std::collections::HashMap;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Params, Tenant, UserId};
+
+use super::{SqliteStore, rows};
+use crate::store::{AlertFilter, Idempotency, NewAlert, StoreError, StoredAlert};
+
+impl SqliteStore {
+    pub(in crate::store) async fn create_alert(&self, new: &NewAlert) -> Result<StoredAlert, StoreError> {
+        let mut transaction = self.write().await?;
+        if let Some(idempotency) = &new.idempotency
+            && let Some(earlier) = earlier_request(&mut transaction, &new.tenant, idempotency).await?
+        {
+            return Ok(earlier);
+        }
+        let revision = Self::next_revision(&mut transaction).await?;
+        let id = insert_alert(&mut transaction, new, revision).await?;
+        let alert = fetch_alert(&mut transaction, &new.tenant, id).await?;
+        let alert = alert.ok_or_else(|| rows::damaged("alert", "it vanished while it was created"))?;
+        transaction.commit().await?;
+        self.publish_revision(revision);
+        Ok(StoredAlert::Created(alert))
+    }
+
+    pub(in crate::store) async fn alert(&self, tenant: &Tenant, id: AlertId) -> Result<Option<Alert>, StoreError> {
+        let mut connection = self.0.readers.acquire().await?;
+        fetch_alert(&mut connection, tenant, id).await
+    }
+
+    pub(in crate::store) async fn alerts(
+        &self,
+        tenant: &Tenant,
+        filter: AlertFilter,
+        after: AlertId,
+        limit: u32,
+    ) -> Result<Vec<Alert>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT * FROM alerts a WHERE deleted_at_ms IS NULL AND tenant = ");
+        query.push_bind(tenant.as_str()).push(" AND id > ").push_bind(after.0);
+        if let Some(user) = filter.user {
+            query.push(" AND user_id = ").push_bind(user.0);
+        }
+        if filter.active_only {
+            query.push(" AND EXISTS (SELECT 1 FROM bindings b WHERE b.alert_id = a.id AND b.status = 'active')");
+        }
+        if filter.price_alerts_only {
+            query.push(
+                " AND rule_name IN ('above', 'below') AND (SELECT count(*) FROM bindings b WHERE b.alert_id = a.id) = 1",
+            );
+        }
+        query.push(" ORDER BY id LIMIT ").push_bind(limit);
+        // One transaction, so that alerts and bindings are of one moment.
+        let mut transaction = self.0.readers.begin().await?;
+        let rows = query.build().fetch_all(&mut *transaction).await?;
+        let (first, last) = match (rows.first(), rows.last()) {
+            (Some(first), Some(last)) => (first.try_get("id")?, last.try_get("id")?),
+            _ => return Ok(Vec::new()),
+        };
+        let mut bindings = fetch_bindings(&mut transaction, first, last).await?;
+        rows.iter().map(|row| alert(row, bindings.remove(&row.try_get("id")?).unwrap_or_default())).collect()
+    }
+
+    pub(in crate::store) async fn delete_alert(
+        &self,
+        tenant: &Tenant,
+        id: AlertId,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let deleted = sqlx::query(
+            "UPDATE alerts SET deleted_at_ms = ? WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL",
+        )
+        .bind(now_ms)
+        .bind(tenant.as_str())
+        .bind(id.0)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        if deleted == 0 {
+            return Ok(false);
+        }
+        let revision = Self::next_revision(&mut transaction).await?;
+        sqlx::query("UPDATE bindings SET status = 'deleted', revision = ? WHERE alert_id = ?")
+            .bind(revision)
+            .bind(id.0)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        self.publish_revision(revision);
+        Ok(true)
+    }
+}
+
+async fn earlier_request(
+    transaction: &mut Transaction<'static, Sqlite>,
+    tenant: &Tenant,
+    idempotency: &Idempotency,
+) -> Result<Option<StoredAlert>, StoreError> {
+    let earlier: Option<(Vec<u8>, i64)> =
+        sqlx::query_as("SELECT fingerprint, alert_id FROM idempotency_keys WHERE tenant = ? AND key = ?")
+            .bind(tenant.as_str())
+            .bind(&idempotency.key)
+            .fetch_optional(&mut **transaction)
+            .await?;
+    let Some((fingerprint, id)) = earlier else { return Ok(None) };
+    if fingerprint != idempotency.fingerprint {
+        return Ok(Some(StoredAlert::KeyReused));
+    }
+    // A deleted alert is no answer to its own creation: the key is then spent.
+    let alert = fetch_alert(transaction, tenant, AlertId(id)).await?;
+    Ok(Some(alert.map_or(StoredAlert::KeyReused, StoredAlert::Repeated)))
+}
+
+async fn insert_alert(
+    transaction: &mut Transaction<'static, Sqlite>,
+    new: &NewAlert,
+    revision: i64,
+) -> Result<AlertId, StoreError> {
+    sqlx::query("INSERT INTO users (tenant, id, created_at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(new.tenant.as_str())
+        .bind(new.user.0)
+        .bind(new.created_at_ms)
+        .execute(&mut **transaction)
+        .await?;
+    let id: i64 = sqlx::query_scalar(
+        "INSERT INTO alerts (tenant, user_id, rule_name, rule_version, rule_digest, params, packed_params, repeat,
+                             created_at_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+    )
+    .bind(new.tenant.as_str())
+    .bind(new.user.0)
+    .bind(new.rule.name.as_str())
+    .bind(new.rule.version.to_string())
+    .bind(&new.rule.digest.0[..])
+    .bind(&new.params.json)
+    .bind(&new.params.packed)
+    .bind(rows::repeat_text(new.lifecycle))
+    .bind(new.created_at_ms)
+    .fetch_one(&mut **transaction)
+    .await?;
+    for (symbol, counts_from) in &new.symbols {
+        sqlx::query(
+            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision)
+             VALUES (?, ?, ?, ?, 'active', ?)",
+        )
+        .bind(id)
+        .bind(symbol.as_str())
+        .bind(counts_from.partition)
+        .bind(counts_from.offset as i64)
+        .bind(revision)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    if let Some(idempotency) = &new.idempotency {
+        sqlx::query(
+            "INSERT INTO idempotency_keys (tenant, key, fingerprint, alert_id, created_at_ms) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(new.tenant.as_str())
+        .bind(&idempotency.key)
+        .bind(&idempotency.fingerprint[..])
+        .bind(id)
+        .bind(new.created_at_ms)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(AlertId(id))
+}
+
+async fn fetch_alert(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    id: AlertId,
+) -> Result<Option<Alert>, StoreError> {
+    let row = sqlx::query("SELECT * FROM alerts WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL")
+        .bind(tenant.as_str())
+        .bind(id.0)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let mut bindings = fetch_bindings(connection, id.0, id.0).await?;
+    Ok(Some(alert(&row, bindings.remove(&id.0).unwrap_or_default())?))
+}
+
+/// The bindings of all alerts from one number to another.
+async fn fetch_bindings(
+    connection: &mut SqliteConnection,
+    first: i64,
+    last: i64,
+) -> Result<HashMap<i64, Vec<Binding>>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM bindings WHERE alert_id BETWEEN ? AND ? ORDER BY id")
+        .bind(first)
+        .bind(last)
+        .fetch_all(connection)
+        .await?;
+    let mut bindings: HashMap<i64, Vec<Binding>> = HashMap::new();
+    for row in &rows {
+        let status = rows::status(row.try_get("status")?, row.try_get("reason")?)?;
+        // Deleted together with the alert.
+        let Some(status) = status else { continue };
+        let binding = Binding {
+            id: BindingId(row.try_get("id")?),
+            symbol: rows::symbol(row.try_get("symbol")?)?,
+            status,
+            counts_from: rows::position(row, "counts_from")?,
+        };
+        bindings.entry(row.try_get("alert_id")?).or_default().push(binding);
+    }
+    Ok(bindings)
+}
+
+fn alert(row: &SqliteRow, bindings: Vec<Binding>) -> Result<Alert, StoreError> {
+    Ok(Alert {
+        id: AlertId(row.try_get("id")?),
+        tenant: Tenant::from_stored(row.try_get("tenant")?),
+        user: UserId(row.try_get("user_id")?),
+        rule: rows::rule_ref(row)?,
+        params: Params { json: row.try_get("params")?, packed: row.try_get("packed_params")? },
+        lifecycle: rows::lifecycle(row.try_get("repeat")?)?,
+        created_at_ms: row.try_get("created_at_ms")?,
+        bindings,
+    })
+}

@@ -1,0 +1,39 @@
+//! Firings, as they are read.
+
+use sqlx::QueryBuilder;
+use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
+use tokio::sync::watch;
+
+use super::{SqliteStore, rows};
+use crate::store::StoreError;
+
+impl SqliteStore {
+    pub(in crate::store) async fn firings(
+        &self,
+        tenant: &Tenant,
+        alert: Option<AlertId>,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Firing)>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT * FROM firings WHERE tenant = ");
+        query.push_bind(tenant.as_str()).push(" AND seq > ").push_bind(after as i64);
+        if let Some(alert) = alert {
+            query.push(" AND alert_id = ").push_bind(alert.0);
+        }
+        query.push(" ORDER BY seq LIMIT ").push_bind(limit);
+        query.build().fetch_all(&self.0.readers).await?.iter().map(rows::firing).collect()
+    }
+
+    pub(in crate::store) async fn firing_seq(&self, tenant: &Tenant, id: FiringId) -> Result<Option<u64>, StoreError> {
+        let seq: Option<i64> = sqlx::query_scalar("SELECT seq FROM firings WHERE id = ? AND tenant = ?")
+            .bind(&id.as_bytes()[..])
+            .bind(tenant.as_str())
+            .fetch_optional(&self.0.readers)
+            .await?;
+        Ok(seq.map(|seq| seq as u64))
+    }
+
+    pub(in crate::store) async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
+        Ok(self.0.newest_firing.subscribe())
+    }
+}

@@ -1,0 +1,118 @@
+//! Values of columns into words of the domain. A value that cannot be one is damage, told with its place.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use tocsin_engine::domain::{
+    AlertId, BindingId, BindingStatus, Conditions, Digest, Evidence, Firing, FiringId, Lifecycle, Position, Repeat,
+    RuleName, RuleRef, RuleVersion, Symbol, Tenant, Tick, Version,
+};
+
+use crate::store::{BindingRow, StoreError};
+
+pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
+    StoreError::Damaged { what, detail: detail.to_string() }
+}
+
+pub(super) fn symbol(text: &str) -> Result<Symbol, StoreError> {
+    Symbol::parse(text).map_err(|error| damaged("symbol", error))
+}
+
+pub(super) fn digest(bytes: &[u8]) -> Result<Digest, StoreError> {
+    bytes.try_into().map(Digest).map_err(|_| damaged("digest", format!("{} bytes", bytes.len())))
+}
+
+pub(super) fn repeat_text(lifecycle: Lifecycle) -> &'static str {
+    match lifecycle.repeat {
+        Repeat::Once => "once",
+        Repeat::Every => "every",
+    }
+}
+
+pub(super) fn lifecycle(text: &str) -> Result<Lifecycle, StoreError> {
+    let repeat = match text {
+        "once" => Repeat::Once,
+        "every" => Repeat::Every,
+        other => return Err(damaged("lifecycle", other)),
+    };
+    Ok(Lifecycle { repeat })
+}
+
+/// None for a deleted alert's binding.
+pub(super) fn status(text: &str, reason: String) -> Result<Option<BindingStatus>, StoreError> {
+    Ok(Some(match text {
+        "active" => BindingStatus::Active,
+        "triggered" => BindingStatus::Triggered,
+        "quarantined" => BindingStatus::Quarantined(reason),
+        "deleted" => return Ok(None),
+        other => return Err(damaged("binding status", other)),
+    }))
+}
+
+pub(super) fn rule_ref(row: &SqliteRow) -> Result<RuleRef, StoreError> {
+    Ok(RuleRef {
+        name: RuleName::parse(row.try_get("rule_name")?).map_err(|error| damaged("rule name", error))?,
+        version: Version::parse(row.try_get("rule_version")?).map_err(|error| damaged("rule version", error))?,
+        digest: digest(row.try_get("rule_digest")?)?,
+    })
+}
+
+pub(super) fn rule_version(row: &SqliteRow) -> Result<RuleVersion, StoreError> {
+    Ok(RuleVersion {
+        reference: rule_ref(row)?,
+        manifest: row.try_get("manifest")?,
+        created_at_ms: row.try_get("created_at_ms")?,
+    })
+}
+
+pub(super) fn position(row: &SqliteRow, offset: &str) -> Result<Position, StoreError> {
+    Ok(Position { partition: row.try_get("partition")?, offset: row.try_get::<i64, _>(offset)? as u64 })
+}
+
+pub(super) fn binding_row(row: &SqliteRow) -> Result<BindingRow, StoreError> {
+    Ok(BindingRow {
+        id: BindingId(row.try_get("id")?),
+        alert: AlertId(row.try_get("alert_id")?),
+        tenant: Tenant::from_stored(row.try_get("tenant")?),
+        symbol: symbol(row.try_get("symbol")?)?,
+        counts_from: position(row, "counts_from")?,
+        rule: digest(row.try_get("rule_digest")?)?,
+        packed_params: row.try_get("packed_params")?,
+        lifecycle: lifecycle(row.try_get("repeat")?)?,
+        status: status(row.try_get("status")?, row.try_get("reason")?)?,
+        revision: row.try_get::<i64, _>("revision")? as u64,
+    })
+}
+
+pub(super) fn evidence_json(evidence: &Evidence) -> String {
+    let pairs: Vec<(&str, f64)> = evidence.iter().map(|(name, number)| (&**name, *number)).collect();
+    serde_json::to_string(&pairs).expect("names and finite numbers are JSON")
+}
+
+pub(super) fn firing(row: &SqliteRow) -> Result<(u64, Firing), StoreError> {
+    let id: &[u8] = row.try_get("id")?;
+    let id = id.try_into().map_err(|_| damaged("firing id", format!("{} bytes", id.len())))?;
+    let conditions = Conditions(row.try_get::<i64, _>("conditions")? as u64);
+    let tick = Tick::new(
+        symbol(row.try_get("symbol")?)?,
+        row.try_get("price")?,
+        row.try_get("volume")?,
+        row.try_get("time_ms")?,
+        conditions,
+    );
+    let evidence: Vec<(Arc<str>, f64)> =
+        serde_json::from_str(row.try_get("evidence")?).map_err(|error| damaged("evidence", error))?;
+    let firing = Firing {
+        id: FiringId::from_bytes(id),
+        tenant: Tenant::from_stored(row.try_get("tenant")?),
+        alert: AlertId(row.try_get("alert_id")?),
+        binding: BindingId(row.try_get("binding_id")?),
+        tick: tick.map_err(|error| damaged("firing", error))?,
+        position: position(row, "offset")?,
+        rule: rule_ref(row)?,
+        evidence,
+    };
+    Ok((row.try_get::<i64, _>("seq")? as u64, firing))
+}

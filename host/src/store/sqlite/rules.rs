@@ -1,0 +1,112 @@
+//! Rule versions.
+
+use std::collections::BTreeMap;
+
+use tocsin_engine::domain::{Digest, RuleName, RuleVersion, Tenant, Version};
+
+use super::{SqliteStore, rows};
+use crate::store::{StoreError, StoredRule};
+
+impl SqliteStore {
+    pub(in crate::store) async fn put_rule(
+        &self,
+        tenant: &Tenant,
+        rule: &RuleVersion,
+        module: &[u8],
+    ) -> Result<StoredRule, StoreError> {
+        let reference = &rule.reference;
+        let inserted = sqlx::query(
+            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms)
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(tenant.as_str())
+        .bind(reference.name.as_str())
+        .bind(reference.version.to_string())
+        .bind(&reference.digest.0[..])
+        .bind(&rule.manifest)
+        .bind(module)
+        .bind(rule.created_at_ms)
+        .execute(&self.0.writer)
+        .await?
+        .rows_affected();
+        if inserted == 1 {
+            return Ok(StoredRule::Created(rule.clone()));
+        }
+        let versions = self.rule_versions(tenant, &reference.name).await?;
+        let existing = versions.into_iter().find(|other| other.reference.version == reference.version);
+        let existing = existing.ok_or_else(|| rows::damaged("rule version", "it vanished, though versions never do"))?;
+        if existing.reference.digest == reference.digest {
+            Ok(StoredRule::Existing(existing))
+        } else {
+            Ok(StoredRule::Conflict(existing))
+        }
+    }
+
+    pub(in crate::store) async fn rule_versions(
+        &self,
+        tenant: &Tenant,
+        name: &RuleName,
+    ) -> Result<Vec<RuleVersion>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms
+             FROM rule_versions WHERE tenant = ? AND name = ?",
+        )
+        .bind(tenant.as_str())
+        .bind(name.as_str())
+        .fetch_all(&self.0.readers)
+        .await?;
+        let mut versions = rows.iter().map(rows::rule_version).collect::<Result<Vec<_>, _>>()?;
+        versions.sort_by(|a, b| a.reference.version.cmp(&b.reference.version));
+        Ok(versions)
+    }
+
+    /// Semantic versions do not sort as text: the newest is chosen here.
+    pub(in crate::store) async fn rules(
+        &self,
+        tenant: &Tenant,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<RuleVersion>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms
+             FROM rule_versions WHERE tenant = ? AND name IN
+               (SELECT DISTINCT name FROM rule_versions WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?)",
+        )
+        .bind(tenant.as_str())
+        .bind(tenant.as_str())
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.0.readers)
+        .await?;
+        let mut newest: BTreeMap<RuleName, RuleVersion> = BTreeMap::new();
+        for row in &rows {
+            let rule = rows::rule_version(row)?;
+            let known = newest.get(&rule.reference.name);
+            if known.is_none_or(|known| known.reference.version < rule.reference.version) {
+                newest.insert(rule.reference.name.clone(), rule);
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    pub(in crate::store) async fn module(
+        &self,
+        tenant: &Tenant,
+        name: &RuleName,
+        version: &Version,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE tenant = ? AND name = ? AND version = ?")
+            .bind(tenant.as_str())
+            .bind(name.as_str())
+            .bind(version.to_string())
+            .fetch_optional(&self.0.readers)
+            .await?)
+    }
+
+    pub(in crate::store) async fn module_by_digest(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE digest = ? LIMIT 1")
+            .bind(&digest.0[..])
+            .fetch_optional(&self.0.readers)
+            .await?)
+    }
+}
