@@ -1,6 +1,11 @@
-//! x
+//! Tocsin: ticks in, WASM rules judge them, alerts fire. The binary is a thin shell around this library.
+//!
+//! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
+
 pub mod bus;
 pub mod control;
+pub mod feed;
+pub mod ingest;
 pub mod library;
 pub mod prices;
 pub mod store;

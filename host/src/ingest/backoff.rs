@@ -1,0 +1,54 @@
+//! How long to wait before the next connection: exponential, with full jitter.
+//!
+//! Full jitter (uniform from 0 to the step, see
+//! <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>) spreads the clients of a server that went
+//! down; `backon`'s jitter only ever adds to the step, so this is done by hand.
+
+use std::time::Duration;
+
+/// The steps of the waiting: `base`, twice that, and so on up to `cap`.
+#[derive(Clone, Debug)]
+pub(super) struct Backoff {
+    base: Duration,
+    cap: Duration,
+    step: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new(base: Duration, cap: Duration) -> Self {
+        Self { base, cap, step: base }
+    }
+
+    /// The next wait, for a random `share` from 0 to 1.
+    pub(super) fn next(&mut self, share: f64) -> Duration {
+        let wait = self.step.mul_f64(share.clamp(0.0, 1.0));
+        self.step = self.step.saturating_mul(2).min(self.cap);
+        wait
+    }
+
+    /// Begins again at `base`.
+    pub(super) fn reset(&mut self) {
+        self.step = self.base;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap_and_begin_again() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(3));
+        let waits: Vec<_> = (0..5).map(|_| backoff.next(1.0).as_millis()).collect();
+        assert_eq!(waits, [500, 1_000, 2_000, 3_000, 3_000]);
+        backoff.reset();
+        assert_eq!(backoff.next(1.0).as_millis(), 500);
+    }
+
+    #[test]
+    fn the_jitter_is_full() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(1));
+        assert_eq!(backoff.next(0.0), Duration::ZERO);
+        assert_eq!(backoff.next(0.25), Duration::from_millis(250));
+    }
+}
