@@ -110,7 +110,7 @@ fn trades<'a>(wire: impl ExactSizeIterator<Item = serde_json::Result<WireTrade<'
     let mut ticks = Vec::with_capacity(wire.len());
     let mut rejected = Vec::new();
     for trade in wire {
-        match trade.map_err(|_| RejectReason::BadTrade).and_then(from_wire) {
+        match trade.map_err(|_| RejectReason::BadTrade).and_then(|trade| from_wire(&trade)) {
             Ok(tick) => ticks.push(tick),
             Err(reason) => rejected.push(reason),
         }
@@ -118,7 +118,7 @@ fn trades<'a>(wire: impl ExactSizeIterator<Item = serde_json::Result<WireTrade<'
     Frame::Trades { ticks, rejected }
 }
 
-fn from_wire(trade: WireTrade) -> Result<Tick, RejectReason> {
+fn from_wire(trade: &WireTrade) -> Result<Tick, RejectReason> {
     let codes = trade.c.iter().flatten().map(|code| match code {
         Code::Text(text) => text,
         Code::Other(_) => "", // counts as a code that is not a number

@@ -78,7 +78,7 @@ impl Session<'_> {
                     }
                     self.take(message).await?;
                 }
-                Ok(Some(Err(error))) => return Err(self.failed(error)),
+                Ok(Some(Err(error))) => return Err(self.failed(&error)),
                 Ok(None) => {
                     let goodbye = self.protocol.redact(&goodbye.unwrap_or_default());
                     return Err(Ended::Lost(format!("the server closed the connection{goodbye}")));
@@ -100,7 +100,7 @@ impl Session<'_> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match timeout(self.patience.pong, socket.send(message)).await {
-            Ok(sent) => sent.map_err(|error| self.failed(error)),
+            Ok(sent) => sent.map_err(|error| self.failed(&error)),
             Err(_) => Err(Ended::Lost(format!("the server took nothing for {:?}", self.patience.pong))),
         }
     }
@@ -155,7 +155,7 @@ impl Session<'_> {
         self.status.set_error(text, now_ms());
     }
 
-    fn failed(&self, error: WsError) -> Ended {
+    fn failed(&self, error: &WsError) -> Ended {
         // Both cost the connection: the library can read nothing after them.
         let reason = match error {
             WsError::Capacity(CapacityError::MessageTooLong { .. }) => Some(RejectReason::TooLong),
