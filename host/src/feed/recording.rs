@@ -237,7 +237,7 @@ mod tests {
             ),
             (
                 row("1,A,1\n"),
-                "FILE: cannot be read: CSV error: record 3 (line: 4, byte: 67): found record with 3 fields",
+                "FILE: cannot be read: CSV error: record 3 (line: 4, byte: 69): found record with 3 fields",
             ),
             (b"timestamp_ms,symbol,price\n".to_vec(), "FILE, line 1: there is no column \"volume\""),
             (Vec::new(), "FILE, line 1: there is no column \"timestamp_ms\""),

@@ -102,9 +102,9 @@ impl Streams {
 }
 
 fn trade_of(text: &str) -> Result<Tick, RejectReason> {
-    let wrapper: Wrapper = serde_json::from_str(text).map_err(|error| reason_of(&error))?;
+    let wrapper: Wrapper = serde_json::from_str(text).map_err(|_| reason_of(text))?;
     let event_text = wrapper.data.map_or(text, RawValue::get);
-    let event: Event = serde_json::from_str(event_text).map_err(|error| reason_of(&error))?;
+    let event: Event = serde_json::from_str(event_text).map_err(|_| reason_of(text))?;
     // A bookTicker of the spot market has no `e` at all.
     if !matches!(event.e.as_deref(), Some("aggTrade" | "trade")) {
         return Err(RejectReason::UnknownType);
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(refused, symbols(&["IC MARKETS:1"]));
         assert_eq!(
             streams.url("wss://stream.example:9443/"),
-            "wss://stream.example:9443/stream?streams=btcusd_perp@aggTrade/btcusdt@aggTrade/ethusdt@aggTrade"
+            "wss://stream.example:9443/stream?streams=btcusdt@aggTrade/btcusd_perp@aggTrade/ethusdt@aggTrade"
         );
     }
 

@@ -104,9 +104,14 @@ mod tests {
         assert!(!format!("{error} {error:?}").contains("sesame"), "{error:?}");
     }
 
+    #[test]
+    fn the_library_cannot_log_the_request_that_holds_the_key() {
+        assert!(log::STATIC_MAX_LEVEL < log::LevelFilter::Trace, "see `log` in the workspace's Cargo.toml");
+    }
+
     #[tokio::test]
     async fn a_bad_url_is_told_without_the_url() {
-        for url in ["", "sesame", "http://sesame", "ws://", "ws://\u{1}sesame", "ws://h:port/sesame"] {
+        for url in ["", "sesame", "http://sesame", "ws://", "ws://\u{1}sesame"] {
             let error = Dialer::new(Duration::from_secs(30)).connect(url).await.unwrap_err();
             assert!(matches!(error, ConnectError::Url), "{url:?}: {error:?}");
         }

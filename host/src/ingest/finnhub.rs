@@ -62,9 +62,12 @@ enum Code<'a> {
 
 /// The URL to connect to, with the key.
 pub(super) fn url(base: &str, key: &Secret) -> String {
-    let separator = if base.contains('?') { '&' } else { '?' };
+    let (place, query) = base.split_once('?').unwrap_or((base, ""));
+    // Without a path the WebSocket library would ask for `?token=…`, which servers refuse as malformed.
+    let path = if place.split_once("://").is_some_and(|(_, rest)| !rest.contains('/')) { "/" } else { "" };
+    let separator = if query.is_empty() { "" } else { "&" };
     let token: String = form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
-    format!("{base}{separator}token={token}")
+    format!("{place}{path}?{query}{separator}token={token}")
 }
 
 /// The message that subscribes to a symbol.
@@ -83,7 +86,7 @@ pub(super) fn parse(text: &str) -> Frame {
 fn parse_any(text: &str) -> Frame {
     let frame = match serde_json::from_str::<AnyFrame>(text) {
         Ok(frame) => frame,
-        Err(error) => return Frame::Rejected(reason_of(&error)),
+        Err(_) => return Frame::Rejected(reason_of(text)),
     };
     match (&*frame.kind, frame.data) {
         ("ping", _) => Frame::Ping,
@@ -199,6 +202,7 @@ mod tests {
             ("{}", Frame::Rejected(RejectReason::BadFrame)),
             ("null", Frame::Rejected(RejectReason::BadFrame)),
             ("", Frame::Rejected(RejectReason::NotJson)),
+            (r#""type":"ping"}"#, Frame::Rejected(RejectReason::NotJson)),
             (r#"{"type":"trade","data":[{"s":"A","p":NaN,"t":1,"v":1}]}"#, Frame::Rejected(RejectReason::NotJson)),
             (r#"{"type":"trade","data":[{"s":"A","p":1,"t":1,"v":1"#, Frame::Rejected(RejectReason::NotJson)),
         ] {
@@ -220,7 +224,8 @@ mod tests {
 
     #[test]
     fn the_key_is_encoded_into_the_query() {
-        assert_eq!(url("wss://ws.finnhub.io", &Secret::new("abc")), "wss://ws.finnhub.io?token=abc");
+        assert_eq!(url("wss://ws.finnhub.io", &Secret::new("abc")), "wss://ws.finnhub.io/?token=abc");
+        assert_eq!(url("ws://h:1/", &Secret::new("abc")), "ws://h:1/?token=abc");
         assert_eq!(url("ws://h/p?a=1", &Secret::new("a&b c")), "ws://h/p?a=1&token=a%26b+c");
         assert_eq!(subscription(&Symbol::parse("AAPL").unwrap()), r#"{"symbol":"AAPL","type":"subscribe"}"#);
     }

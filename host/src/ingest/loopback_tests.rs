@@ -286,16 +286,16 @@ async fn the_key_is_shown_nowhere() {
     let wrong = serve(other).await;
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let url = |text: String| Feed::Finnhub { url: text, key: Secret::new(KEY), symbols: symbols(&["EURUSD", "A"]) };
+    shown += &format!("{:?}", right.feed(KEY, &["EURUSD"]));
     for feed in [
         right.feed(KEY, &["EURUSD", "A"]),
         wrong.feed(KEY, &["EURUSD"]),
         url(format!("ws://{nobody}")),
         url(format!("wss://{}", right.address)),
         url(format!("ws://{}/{KEY}?token={KEY}", right.address)),
-        url(format!("{KEY}://{KEY}")),
-        url(format!("ws://{KEY}.invalid")),
+        url(format!("ws://me:{KEY}@{nobody}")),
+        url(format!("http://{nobody}/{KEY}")),
     ] {
-        shown += &format!("{feed:?}");
         let (status, snapshot) = watch(feed, |status| status.last_error.is_some()).await;
         shown += &format!("{status:?} {snapshot:?}\n");
     }

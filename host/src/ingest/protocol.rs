@@ -2,6 +2,7 @@
 //!
 //! The supervisor and the session know no provider; [`Protocol`] is the closed set of those that there are.
 
+use serde::de::IgnoredAny;
 use tocsin_engine::domain::{Conditions, Symbol, Tick, TickError};
 use tokio_tungstenite::tungstenite::http::Uri;
 
@@ -113,9 +114,12 @@ pub(super) fn to_tick(
     })
 }
 
-/// Why serde_json could not read a frame as what it should be.
-pub(super) fn reason_of(error: &serde_json::Error) -> RejectReason {
-    if error.is_data() { RejectReason::BadFrame } else { RejectReason::NotJson }
+/// Why a text could not be read as a frame: whether it is JSON at all.
+pub(super) fn reason_of(text: &str) -> RejectReason {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => RejectReason::BadFrame,
+        Err(_) => RejectReason::NotJson,
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,8 @@ use super::status::RejectReason;
 
 /// A file of the recorded data, which is not part of the repository.
 pub(super) fn shared_data(name: &str) -> PathBuf {
-    let folder = std::env::var_os("TOCSIN_SHARED_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("TOCSIN_SHARED_DATA")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data")), PathBuf::from);
     let path = folder.join(name);
     assert!(
         path.exists(),

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, error::CapacityError};
 
 use super::now_ms;
@@ -43,8 +44,8 @@ pub(super) struct Session<'a> {
     pub patience: Patience,
     /// Ticks received by this session.
     pub ticks: u64,
-    /// Subscriptions that the server refused in this session.
-    pub refused: usize,
+    /// Whether the server has refused a subscription in this session.
+    pub refused: bool,
 }
 
 impl Session<'_> {
@@ -67,19 +68,20 @@ impl Session<'_> {
             self.write(socket, Message::text(greeting)).await?;
         }
         self.status.set_connected(true);
-        let (mut pinged, mut goodbye) = (false, None);
+        let (mut pinged, mut goodbye) = (false, None::<String>);
         loop {
             let wait = if pinged { self.patience.pong } else { self.patience.quiet };
             match timeout(wait, socket.next()).await {
                 Ok(Some(Ok(message))) => {
                     pinged = false;
                     if let Message::Close(frame) = &message {
-                        goodbye = frame.as_ref().map(|frame| format!(" ({frame})"));
+                        goodbye = Some(frame.as_ref().map_or_else(String::new, quote));
                     }
                     self.take(message).await?;
                 }
-                Ok(Some(Err(error))) => return Err(self.failed(&error)),
-                Ok(None) => {
+                // After a goodbye an error says only that the server did not wait for the answer.
+                Ok(Some(Err(error))) if goodbye.is_none() => return Err(self.failed(&error)),
+                Ok(Some(Err(_)) | None) => {
                     let goodbye = self.protocol.redact(&goodbye.unwrap_or_default());
                     return Err(Ended::Lost(format!("the server closed the connection{goodbye}")));
                 }
@@ -140,8 +142,7 @@ impl Session<'_> {
 
     /// Tells once a session: the server answers every subscription too many, and names none.
     fn explain_too_many(&mut self) {
-        self.refused += 1;
-        if self.refused == 1 {
+        if !std::mem::replace(&mut self.refused, true) {
             self.complain(format!(
                 "the server refused some of the {} symbols asked for (\"Subscribing to too many symbols\"); Finnhub's \
                  free plan takes about 50. The accepted ones go on. Shorten TICKERS, or use a larger plan",
@@ -168,4 +169,9 @@ impl Session<'_> {
         }
         Ended::Lost(self.protocol.redact(&error.to_string()))
     }
+}
+
+/// A goodbye's code and reason. The reason is the server's: control characters are escaped.
+fn quote(frame: &CloseFrame) -> String {
+    format!(" ({} {:?})", u16::from(frame.code), frame.reason.as_str())
 }

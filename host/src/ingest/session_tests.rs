@@ -8,8 +8,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::{Message, error::Error as WsError};
 
 use super::connect::{MAX_FRAME_BYTES, socket_config};
 use super::protocol::Protocol;
@@ -44,12 +44,15 @@ async fn rig(socket_bytes: usize) -> (Rig, mpsc::Receiver<Vec<Tick>>) {
     (rig, ticks)
 }
 
+fn session<'a>(protocol: &'a Protocol, sink: &'a mpsc::Sender<Vec<Tick>>, status: &'a FeedStatus) -> Session<'a> {
+    Session { protocol, sink, status, patience: PATIENCE, ticks: 0, refused: false }
+}
+
 impl Rig {
     /// Runs the session against a peer that does `script`, and returns how it ended.
     async fn play<T>(self, script: impl AsyncFnOnce(Socket, &FeedStatus) -> T) -> (Ended, T, FeedStatus) {
         let Self { mut client, server, protocol, sink, status } = self;
-        let mut session =
-            Session { protocol: &protocol, sink: &sink, status: &status, patience: PATIENCE, ticks: 0, refused: 0 };
+        let mut session = session(&protocol, &sink, &status);
         let (ended, seen) = tokio::join!(session.run(&mut client), script(server, &status));
         drop(sink);
         (ended, seen, status)
@@ -79,27 +82,18 @@ async fn a_session_subscribes_to_each_symbol_in_order() {
         heard
     };
     let (_, heard, _) = rig.play(script).await;
-    assert_eq!(
-        heard,
-        [r#"{"symbol":"AAPL","type":"subscribe"}"#, r#"{"symbol":"IC MARKETS:1","type":"subscribe"}"#]
-    );
+    assert_eq!(heard, [r#"{"symbol":"AAPL","type":"subscribe"}"#, r#"{"symbol":"IC MARKETS:1","type":"subscribe"}"#]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_peer_is_pinged_and_then_given_up() {
     let (rig, _ticks) = rig(4096).await;
+    // The peer's end stays open, and nobody reads from it.
+    let Rig { mut client, server: _server, protocol, sink, status } = rig;
     let began = Instant::now();
-    // The peer's socket stays open, and nobody is there to read from it.
-    let script = async |server: Socket, _: &FeedStatus| {
-        sleep(Duration::from_secs(3_600)).await;
-        drop(server);
-    };
-    let (ended, ..) = tokio::select! {
-        played = rig.play(script) => (played.0, ()),
-        () = async { sleep(Duration::from_secs(7_200)).await } => panic!("not given up"),
-    };
-    assert!(matches!(&ended, Ended::Lost(text) if text.contains("for 40s, not even a pong")), "{ended:?}");
-    assert_eq!(began.elapsed(), Duration::from_secs(3_600), "the script's end");
+    let ended = session(&protocol, &sink, &status).run(&mut client).await;
+    assert!(matches!(&ended, Ended::Lost(text) if text.contains("not even a pong")), "{ended:?}");
+    assert_eq!(began.elapsed(), PATIENCE.quiet + PATIENCE.pong);
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,26 +150,18 @@ async fn bad_frames_are_counted_and_the_connection_survives() {
 #[tokio::test(start_paused = true)]
 async fn an_oversized_frame_costs_the_connection_and_is_counted() {
     let (rig, ticks) = rig(1 << 16).await;
-    let script = async |mut server: Socket, _: &FeedStatus| {
+    let Rig { mut client, mut server, protocol, sink, status } = rig;
+    let ours = async {
+        let ended = session(&protocol, &sink, &status).run(&mut client).await;
+        drop((client, sink)); // as a supervisor does
+        ended
+    };
+    let theirs = async {
         server.send(trade(1)).await.unwrap();
-        let sent: Result<(), WsError> = server.send(Message::text("x".repeat(MAX_FRAME_BYTES + 1))).await;
-        drop(sent); // it fails once the client has hung up
+        // It fails once the client has hung up.
+        let _ = server.send(Message::text("x".repeat(MAX_FRAME_BYTES + 1))).await;
     };
-    let limited = async {
-        let Rig { mut client, server, protocol, sink, status } = rig;
-        let mut session =
-            Session { protocol: &protocol, sink: &sink, status: &status, patience: PATIENCE, ticks: 0, refused: 0 };
-        // The client's end is dropped with its session: that is what a supervisor does.
-        let ours = async move {
-            let ended = session.run(&mut client).await;
-            drop(client);
-            ended
-        };
-        let (ended, ()) = tokio::join!(ours, script(server, &status));
-        drop(sink);
-        (ended, status)
-    };
-    let ((ended, status), prices) = tokio::join!(limited, prices(ticks));
+    let (ended, (), prices) = tokio::join!(ours, theirs, prices(ticks));
     assert!(matches!(&ended, Ended::Lost(text) if text.contains("too long")), "{ended:?}");
     assert_eq!(prices, [1.0]);
     assert_eq!(status.snapshot().rejected_for(RejectReason::TooLong), 1);
@@ -184,30 +170,23 @@ async fn an_oversized_frame_costs_the_connection_and_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_full_sink_holds_the_reader_up_and_loses_nothing() {
     let (rig, ticks) = rig(256).await;
-    let script = async |mut server: Socket, status: &FeedStatus| {
-        let sending = async {
-            for price in 0..100 {
-                server.send(trade(price)).await.unwrap();
-            }
-            server.close(None).await.unwrap();
-        };
-        let reading = async {
-            sleep(Duration::from_secs(5)).await; // everything that can move has moved
-            let taken = status.snapshot().ticks;
-            assert_eq!(taken, 2, "one in the sink, one in the reader's hand");
-            prices(ticks).await
-        };
-        tokio::join!(sending, reading).1
+    let Rig { mut client, mut server, protocol, sink, status } = rig;
+    let ours = async {
+        session(&protocol, &sink, &status).run(&mut client).await;
+        drop(sink);
     };
-    // The sink must be dropped for `prices` to end, so the session's own end is awaited inside.
-    let Rig { mut client, server, protocol, sink, status } = rig;
-    let session = async {
-        let sink = sink;
-        let mut session =
-            Session { protocol: &protocol, sink: &sink, status: &status, patience: PATIENCE, ticks: 0, refused: 0 };
-        session.run(&mut client).await
+    let theirs = async {
+        for price in 0..100 {
+            server.send(trade(price)).await.unwrap();
+        }
+        server.close(None).await.unwrap();
     };
-    let (_, prices) = tokio::join!(session, script(server, &status));
+    let reading = async {
+        sleep(Duration::from_secs(5)).await; // everything that can move has moved
+        assert_eq!(status.snapshot().ticks, 2, "one in the sink, one in the reader's hand");
+        prices(ticks).await
+    };
+    let ((), (), prices) = tokio::join!(ours, theirs, reading);
     assert_eq!(prices, (0..100).map(f64::from).collect::<Vec<_>>());
 }
 

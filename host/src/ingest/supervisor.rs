@@ -152,10 +152,10 @@ impl Supervisor<'_> {
             status: self.status,
             patience: self.timing.patience,
             ticks: 0,
-            refused: 0,
+            refused: false,
         };
         let ended = self.stop.run_until_cancelled(session.run(&mut socket)).await;
-        let healthy = began.elapsed() >= HEALTHY_AFTER || session.ticks >= HEALTHY_TICKS;
+        let healthy = was_healthy(began.elapsed(), session.ticks);
         match ended {
             Some(Ended::Lost(text)) => Outcome::Failed { text, healthy },
             Some(Ended::SinkClosed) | None => {
@@ -172,6 +172,23 @@ impl Supervisor<'_> {
             kind @ (FeedKind::Binance | FeedKind::Simulated) => {
                 format!("{kind} answered with HTTP 401, though it needs no key: check the feed's URL")
             }
+        }
+    }
+}
+
+/// Whether a connection was worth having, so that its loss is no reason to wait longer than the first time.
+fn was_healthy(lived: Duration, ticks: u64) -> bool {
+    lived >= HEALTHY_AFTER || ticks >= HEALTHY_TICKS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_was_healthy_if_it_lived_or_worked() {
+        for (lived_s, ticks, healthy) in [(0, 0, false), (29, 999, false), (30, 0, true), (0, 1_000, true)] {
+            assert_eq!(was_healthy(Duration::from_secs(lived_s), ticks), healthy, "{lived_s} s, {ticks} ticks");
         }
     }
 }
