@@ -4,6 +4,7 @@
 
 pub mod bus;
 pub mod control;
+pub mod evaluator;
 pub mod feed;
 pub mod ingest;
 pub mod library;

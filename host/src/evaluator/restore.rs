@@ -1,0 +1,105 @@
+//! What a worker begins with: claims on its partitions, where to read on, and the bindings as they were at the
+//! checkpoint.
+
+use std::collections::HashMap;
+
+use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::{Arming, Rule, SavedBinding};
+use tracing::warn;
+
+use super::{EvaluatorConfig, EvaluatorError};
+use crate::bus::Bus;
+use crate::library::Library;
+use crate::store::{BindingRow, Claim, Store};
+
+/// Rows read at once.
+const MAX_ROWS: u32 = 10_000;
+
+/// The beginning of a worker.
+pub(super) struct Restored {
+    pub(super) claims: Vec<Claim>,
+    /// Where reading goes on, one for each partition.
+    pub(super) from: Vec<Position>,
+    /// Bindings that were armed at the checkpoint.
+    pub(super) armed: Vec<Arming>,
+    /// Bindings that were not, and from where they count.
+    pub(super) new: Vec<(Arming, Position)>,
+}
+
+/// Claims partitions and loads what was remembered of them, with the bindings up to `revision`.
+pub(super) async fn restore(
+    store: &Store,
+    bus: &Bus,
+    library: &Library,
+    partitions: &[u32],
+    revision: u64,
+    config: &EvaluatorConfig,
+) -> Result<Restored, EvaluatorError> {
+    let mut restored = Restored { claims: Vec::new(), from: Vec::new(), armed: Vec::new(), new: Vec::new() };
+    for partition in partitions {
+        let claim = store.claim(*partition).await?;
+        let from = start_of(bus, &claim, config).await?;
+        load(store, library, &claim, from, revision, &mut restored).await?;
+        restored.claims.push(claim);
+        restored.from.push(from);
+    }
+    Ok(restored)
+}
+
+/// Where evaluation of a partition goes on: its checkpoint, or the oldest tick where there is none yet.
+async fn start_of(bus: &Bus, claim: &Claim, config: &EvaluatorConfig) -> Result<Position, EvaluatorError> {
+    let partition = claim.partition;
+    let earliest = bus.earliest(partition).await?;
+    let next = claim.next_offset.unwrap_or(earliest);
+    // After a power cut the log may end before what is checkpointed: its offsets are never used twice.
+    bus.ensure_end(Position { partition, offset: next }).await?;
+    let lost = next < earliest && bus.end(partition).await? > next;
+    if lost && !config.skip_lost_ticks {
+        return Err(EvaluatorError::LostTicks { partition, next, earliest });
+    }
+    if lost {
+        warn!(partition, next, earliest, "ticks that were never judged are gone; going on without them");
+    }
+    Ok(Position { partition, offset: next.max(earliest) })
+}
+
+async fn load(
+    store: &Store,
+    library: &Library,
+    claim: &Claim,
+    from: Position,
+    revision: u64,
+    restored: &mut Restored,
+) -> Result<(), EvaluatorError> {
+    let saved = store.saved_states(claim.partition).await?;
+    let mut saved: HashMap<BindingId, SavedBinding> = saved.into_iter().map(|saved| (saved.binding, saved)).collect();
+    let mut after = BindingId(0);
+    loop {
+        let rows = store.active_bindings(claim.partition, revision, after, MAX_ROWS).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.id;
+        for row in rows {
+            let rule = library.get(row.rule).await?;
+            let counts_from = row.counts_from;
+            // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
+            let armed = row.revision <= claim.revision && counts_from.offset <= from.offset;
+            let state = if armed { saved.remove(&row.id) } else { None };
+            let arming = arming(row, rule, state);
+            if armed { restored.armed.push(arming) } else { restored.new.push((arming, counts_from)) }
+        }
+    }
+}
+
+/// A stored binding as a shard takes it.
+pub(super) fn arming(row: BindingRow, rule: Rule, saved: Option<SavedBinding>) -> Arming {
+    Arming {
+        binding: row.id,
+        alert: row.alert,
+        tenant: row.tenant,
+        symbol: row.symbol,
+        rule,
+        params: row.packed_params,
+        lifecycle: row.lifecycle,
+        saved,
+    }
+}

@@ -1,0 +1,291 @@
+//! The thread that owns a shard: reads ticks, judges them, hands over what happened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::limits::THREAD_STACK_BYTES;
+use tocsin_engine::{Arming, Event, Shard};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::restore::Restored;
+use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats};
+use crate::bus::{Bus, BusError, Reader, Record, Waker};
+use crate::store::{Checkpoint, Commit};
+
+/// Ticks read at once.
+const MAX_BATCH: usize = 1024;
+
+/// Events after which a commit is handed over though its batch is not done.
+const MAX_EVENTS: usize = 8192;
+
+/// How long to wait for ticks where nothing else is due.
+const POLL_TIMEOUT: Duration = Duration::from_millis(250);
+
+pub(super) struct Worker {
+    bus: Bus,
+    reader: Reader,
+    shard: Shard,
+    lanes: BTreeMap<u32, Lane>,
+    /// Changes up to this revision are applied.
+    revision: u64,
+    commits: mpsc::Sender<Commit>,
+    changes: mpsc::Receiver<Changes>,
+    stats: Arc<EvaluatorStats>,
+    checkpoint_interval: Duration,
+    counted: Counted,
+}
+
+/// One partition.
+#[derive(Default)]
+struct Lane {
+    /// Bindings that wait for the offset from which they count.
+    waiting: Waiting,
+    /// Position and revision at the last checkpoint.
+    checkpointed: Option<(u64, u64)>,
+}
+
+type Waiting = BTreeMap<u64, Vec<Arming>>;
+
+/// What this worker has added to the shared counters.
+#[derive(Default)]
+struct Counted {
+    evaluations: u64,
+    bindings: u64,
+}
+
+impl Worker {
+    pub(super) fn new(
+        bus: Bus,
+        restored: Restored,
+        revision: u64,
+        commits: mpsc::Sender<Commit>,
+        changes: mpsc::Receiver<Changes>,
+        stats: Arc<EvaluatorStats>,
+        config: &EvaluatorConfig,
+    ) -> Result<Self, EvaluatorError> {
+        let reader = bus.reader(restored.from.clone())?;
+        let lanes = restored.from.iter().map(|from| (from.partition, Lane::default())).collect();
+        let mut worker = Self {
+            bus,
+            reader,
+            shard: Shard::new(),
+            lanes,
+            revision,
+            commits,
+            changes,
+            stats,
+            checkpoint_interval: config.checkpoint_interval,
+            counted: Counted::default(),
+        };
+        for arming in restored.armed {
+            arm(&mut worker.shard, arming)?;
+        }
+        worker.arm_new(restored.new)?;
+        Ok(worker)
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        self.reader.waker()
+    }
+
+    /// Runs on a thread of its own, whose stack rules may use up; the receiver hears how it ended.
+    pub(super) fn spawn(
+        mut self,
+        stop: CancellationToken,
+    ) -> Result<oneshot::Receiver<Result<(), EvaluatorError>>, EvaluatorError> {
+        let (done, receiver) = oneshot::channel();
+        std::thread::Builder::new().name("tocsin-shard".into()).stack_size(THREAD_STACK_BYTES).spawn(move || {
+            let ended = self.run(&stop);
+            drop(self);
+            // Nobody listens only where the whole evaluator is gone.
+            let _ = done.send(ended);
+        })?;
+        Ok(receiver)
+    }
+
+    fn run(&mut self, stop: &CancellationToken) -> Result<(), EvaluatorError> {
+        let mut batch = Vec::new();
+        let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
+        while !stop.is_cancelled() {
+            self.apply_changes()?;
+            let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
+            self.reader.poll(&mut batch, MAX_BATCH, wait)?;
+            self.judge(&batch)?;
+            if Instant::now() >= checkpoint_due {
+                self.checkpoint()?;
+                checkpoint_due = Instant::now() + self.checkpoint_interval;
+            }
+        }
+        self.checkpoint()
+    }
+
+    fn apply_changes(&mut self) -> Result<(), EvaluatorError> {
+        let mut new = Vec::new();
+        while let Ok(changes) = self.changes.try_recv() {
+            for change in changes.list {
+                match change {
+                    Change::Arm(arming, counts_from) => new.push((*arming, counts_from)),
+                    Change::Disarm(binding) => {
+                        new.retain(|(arming, _)| arming.binding != binding);
+                        self.disarm(binding);
+                    }
+                }
+            }
+            self.revision = changes.revision;
+        }
+        self.arm_new(new)
+    }
+
+    fn disarm(&mut self, binding: BindingId) {
+        self.shard.disarm(binding);
+        for lane in self.lanes.values_mut() {
+            lane.waiting.retain(|_, armings| {
+                armings.retain(|arming| arming.binding != binding);
+                !armings.is_empty()
+            });
+        }
+        self.count_bindings();
+    }
+
+    /// Arms bindings that no checkpoint knows: each waits for its offset, or catches up from it.
+    fn arm_new(&mut self, new: Vec<(Arming, Position)>) -> Result<(), EvaluatorError> {
+        let mut behind: BTreeMap<u32, Waiting> = BTreeMap::new();
+        for (arming, counts_from) in new {
+            let partition = counts_from.partition;
+            if self.shard.holds(arming.binding) {
+                continue;
+            }
+            let waiting = if counts_from.offset < self.reader.position(partition) {
+                behind.entry(partition).or_default()
+            } else {
+                &mut self.lanes.entry(partition).or_default().waiting
+            };
+            waiting.entry(counts_from.offset).or_default().push(arming);
+        }
+        for (partition, waiting) in behind {
+            self.catch_up(partition, waiting)?;
+        }
+        self.count_bindings();
+        Ok(())
+    }
+
+    /// Judges, for some bindings alone, the ticks that the shard has already passed, then adds them to the shard.
+    fn catch_up(&mut self, partition: u32, mut waiting: Waiting) -> Result<(), EvaluatorError> {
+        let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
+        let until = self.reader.position(partition);
+        let mut alone = Shard::new();
+        let mut reader = match self.bus.reader(vec![Position { partition, offset: first }]) {
+            Err(BusError::OffsetOutOfRange { earliest, .. }) => {
+                warn!(partition, first, earliest, "a new alert missed ticks that retention removed");
+                self.bus.reader(vec![Position { partition, offset: earliest.min(until) }])?
+            }
+            other => other?,
+        };
+        let mut batch = Vec::new();
+        while reader.position(partition) < until {
+            reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
+            batch.retain(|record| record.position.offset < until);
+            let mut events = Vec::new();
+            for record in &batch {
+                begin(&mut alone, &mut waiting, record.position.offset)?;
+                alone.judge(&record.tick, record.position, &mut events)?;
+            }
+            self.hand_over(&mut events)?;
+        }
+        begin(&mut alone, &mut waiting, until)?;
+        let absorbed = self.shard.absorb(&alone);
+        absorbed.map_err(|error| EvaluatorError::Arm(0, error.to_string()))
+    }
+
+    fn judge(&mut self, batch: &[Record]) -> Result<(), EvaluatorError> {
+        let mut events = Vec::new();
+        for record in batch {
+            let position = record.position;
+            if let Some(lane) = self.lanes.get_mut(&position.partition) {
+                begin(&mut self.shard, &mut lane.waiting, position.offset)?;
+            }
+            self.shard.judge(&record.tick, position, &mut events)?;
+            if events.len() >= MAX_EVENTS {
+                self.hand_over(&mut events)?;
+            }
+        }
+        self.hand_over(&mut events)?;
+        self.stats.ticks.fetch_add(batch.len() as u64, Relaxed);
+        let evaluations = self.shard.evaluations();
+        self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
+        self.counted.evaluations = evaluations;
+        Ok(())
+    }
+
+    /// Hands events to the committer, waiting while its queue is full.
+    fn hand_over(&mut self, events: &mut Vec<Event>) -> Result<(), EvaluatorError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut commit = Commit::default();
+        for event in events.drain(..) {
+            match event {
+                Event::Fired { firing, last } => commit.firings.push((firing, last)),
+                Event::Faulted { alert, binding, fault, quarantined } => {
+                    self.stats.faults.fetch_add(1, Relaxed);
+                    if quarantined {
+                        warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
+                        commit.quarantined.push((binding, fault.to_string()));
+                    }
+                }
+            }
+        }
+        self.count_bindings();
+        if commit.firings.is_empty() && commit.quarantined.is_empty() { Ok(()) } else { self.send(commit) }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), EvaluatorError> {
+        let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for group in self.shard.take_changed() {
+            groups.entry(self.bus.partition_of(&group.symbol)).or_default().push(group);
+        }
+        let mut checkpoints = Vec::new();
+        for (partition, lane) in &mut self.lanes {
+            let next_offset = self.reader.position(*partition);
+            let groups = groups.remove(partition).unwrap_or_default();
+            let now = (next_offset, self.revision);
+            if groups.is_empty() && lane.checkpointed == Some(now) {
+                continue;
+            }
+            lane.checkpointed = Some(now);
+            checkpoints.push(Checkpoint { partition: *partition, next_offset, revision: self.revision, groups });
+        }
+        if checkpoints.is_empty() { Ok(()) } else { self.send(Commit { checkpoints, ..Commit::default() }) }
+    }
+
+    fn send(&self, commit: Commit) -> Result<(), EvaluatorError> {
+        let gone = |_| EvaluatorError::Ended("the committer is gone".into());
+        self.commits.blocking_send(commit).map_err(gone)
+    }
+
+    fn count_bindings(&mut self) {
+        let bindings = self.shard.len() as u64;
+        self.stats.bindings.fetch_add(bindings.wrapping_sub(self.counted.bindings), Relaxed);
+        self.counted.bindings = bindings;
+    }
+}
+
+/// Arms the bindings whose offset has come.
+fn begin(shard: &mut Shard, waiting: &mut Waiting, offset: u64) -> Result<(), EvaluatorError> {
+    while let Some(entry) = waiting.first_entry().filter(|entry| *entry.key() <= offset) {
+        for arming in entry.remove() {
+            arm(shard, arming)?;
+        }
+    }
+    Ok(())
+}
+
+fn arm(shard: &mut Shard, arming: Arming) -> Result<(), EvaluatorError> {
+    let binding = arming.binding.0;
+    shard.arm(arming).map_err(|error| EvaluatorError::Arm(binding, error.to_string()))
+}
