@@ -2,11 +2,18 @@
 //!
 //! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
 
+pub mod api;
 pub mod bus;
+pub mod cli;
+pub mod config;
 pub mod control;
 pub mod evaluator;
 pub mod feed;
+pub mod health;
 pub mod ingest;
 pub mod library;
 pub mod prices;
+pub mod roles;
+pub mod signals;
 pub mod store;
+pub mod telemetry;

@@ -1,2 +1,32 @@
-//! The binary.
-fn main() {}
+//! The binary: parses, matches, runs.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tocsin::cli::{self, Cli, Command};
+use tocsin::{config, roles, telemetry};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    // A missing .env is no error; a broken one is told when a setting from it is missed.
+    let _ = dotenvy::dotenv();
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve(*args).await,
+            other => cli::run(other, cli.global).await,
+        }
+    })
+}
+
+async fn serve(args: config::ServeArgs) -> ExitCode {
+    let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
+    let stop = CancellationToken::new();
+    tokio::spawn(tocsin::signals::cancel_on_signal(stop.clone()));
+    let ended = match started.and_then(|()| Ok(args.settle()?)) {
+        Ok(settings) => roles::serve(settings, stop).await,
+        Err(error) => Err(error),
+    };
+    cli::exit_code(ended)
+}

@@ -192,13 +192,20 @@ impl FeedSnapshot {
     }
 }
 
-impl fmt::Display for FeedKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FeedKind {
+    /// The kind's name in logs, health and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
             Self::Finnhub => "finnhub",
             Self::Binance => "binance",
             Self::Simulated => "simulated",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FeedKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
     }
 }
 

@@ -1,0 +1,277 @@
+//! The configuration of `tocsin serve`, in two stages: [`ServeArgs`] is what was typed or set in the environment,
+//! [`Settings`] is what is needed, checked.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tocsin_engine::domain::Symbol;
+
+use crate::bus::{LogConfig, Retention};
+use crate::evaluator::EvaluatorConfig;
+use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, Secret};
+use crate::telemetry::LogFormat;
+
+/// What is subscribed and served without `TICKERS`.
+const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
+
+/// The most tickers: Finnhub's free plan takes 50, and each connection of Binance 1,024.
+const MAX_TICKERS: usize = 1024;
+
+/// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
+const FUTURE_BACKENDS: [&str; 3] = ["KAFKA_BROKERS", "REDIS_ADDR", "DATABASE_URL"];
+
+/// Run the server
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Where the embedded log and database live
+    #[arg(long, env = "TOCSIN_DATA_DIR", default_value = "./tocsin-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Address to listen on. Without authentication only a loopback address is accepted
+    #[arg(long, env = "TOCSIN_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDR")]
+    pub bind: IpAddr,
+
+    /// Port of REST, WebSocket and SSE; 0 for any
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub port: u16,
+
+    /// Port of gRPC; 0 for any
+    #[arg(long, env = "GRPC_PORT", default_value_t = 50051)]
+    pub grpc_port: u16,
+
+    /// Comma-separated instruments to subscribe and serve
+    #[arg(long, env = "TICKERS", default_value = DEFAULT_TICKERS, value_name = "LIST")]
+    pub tickers: String,
+
+    /// Where ticks come from
+    #[arg(long, env = "TOCSIN_FEED", value_enum, default_value_t)]
+    pub feed: FeedChoice,
+
+    /// Finnhub's API key. Without a key and a URL, prices are simulated
+    #[arg(long, env = "FINNHUB_API_KEY", hide_env_values = true, default_value = "", value_name = "KEY")]
+    pub finnhub_api_key: String,
+
+    /// Another server that speaks Finnhub's protocol, such as `tocsin feed` [default: Finnhub's]
+    #[arg(long, env = "FINNHUB_URL", default_value = "", value_name = "URL")]
+    pub finnhub_url: String,
+
+    /// Another server that speaks Binance's protocol [default: Binance's]
+    #[arg(long, env = "BINANCE_URL", default_value = "", value_name = "URL")]
+    pub binance_url: String,
+
+    /// Seed of the simulated prices: the same seed invents the same ones
+    #[arg(long, env = "TOCSIN_SIMULATED_SEED", default_value_t = 1)]
+    pub simulated_seed: u64,
+
+    /// Simulated ticks per second, over all symbols, on average
+    #[arg(long, env = "TOCSIN_SIMULATED_RATE", default_value = "25", value_name = "N")]
+    pub simulated_rate: NonZeroU32,
+
+    /// Partitions of the embedded log; fixed once it is created
+    #[arg(long, env = "TOCSIN_PARTITIONS", default_value_t = 8)]
+    pub partitions: u32,
+
+    /// Ticks kept in the embedded log, in MiB; the oldest go first
+    #[arg(long, env = "TOCSIN_RETENTION_MIB", default_value_t = 1024, value_name = "MIB")]
+    pub retention_mib: u64,
+
+    /// Hours that ticks are kept in the embedded log
+    #[arg(long, env = "TOCSIN_RETENTION_HOURS", default_value_t = 168, value_name = "HOURS")]
+    pub retention_hours: u64,
+
+    /// Threads that evaluate rules [default: one for each core, at most one for each partition]
+    #[arg(long, env = "TOCSIN_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Milliseconds between checkpoints: what is evaluated again after a crash
+    #[arg(long, env = "TOCSIN_CHECKPOINT_INTERVAL_MS", default_value_t = 1000, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub checkpoint_interval_ms: u64,
+
+    /// Start although retention has removed ticks that were never evaluated
+    #[arg(long, env = "TOCSIN_SKIP_LOST_TICKS")]
+    pub skip_lost_ticks: bool,
+
+    /// Log level, or a list of target=level
+    #[arg(long, env = "TOCSIN_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// How log lines look
+    #[arg(long, env = "TOCSIN_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Where ticks come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FeedChoice {
+    /// Finnhub where there is a key or a URL for it, otherwise simulated.
+    #[default]
+    Auto,
+    /// Finnhub's WebSocket.
+    Finnhub,
+    /// Binance's public trade streams; no key is needed.
+    Binance,
+    /// Invented prices.
+    Simulated,
+    /// No ticks.
+    None,
+}
+
+/// A configuration that cannot work. The message names the setting, its value and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// What the server needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the embedded log and database live.
+    pub data_dir: PathBuf,
+    /// Address to listen on; loopback.
+    pub bind: IpAddr,
+    /// Port of REST.
+    pub port: u16,
+    /// Port of gRPC.
+    pub grpc_port: u16,
+    /// What is subscribed and served; at least one.
+    pub tickers: Vec<Symbol>,
+    /// Where ticks come from, if anywhere.
+    pub feed: Option<Feed>,
+    /// The embedded log.
+    pub log: LogConfig,
+    /// The evaluate role.
+    pub evaluator: EvaluatorConfig,
+    /// Settings that were given and have no effect.
+    pub ignored: Vec<&'static str>,
+}
+
+impl ServeArgs {
+    /// Checks everything and fills in what depends on something else.
+    pub fn settle(self) -> Result<Settings, ConfigError> {
+        if !self.bind.is_loopback() {
+            return Err(ConfigError(format!(
+                "--bind {}: there is no authentication yet, so only a loopback address is served; \
+                 use 127.0.0.1 and let a proxy that authenticates stand before it",
+                self.bind
+            )));
+        }
+        let tickers = parse_tickers(&self.tickers)?;
+        let feed = self.feed(&tickers);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let retention = Retention {
+            retention_bytes: Some(self.retention_mib.max(1) << 20),
+            retention_ms: Some(self.retention_hours.max(1) * 3_600_000),
+        };
+        Ok(Settings {
+            data_dir: self.data_dir,
+            bind: self.bind,
+            port: self.port,
+            grpc_port: self.grpc_port,
+            tickers,
+            feed,
+            log: LogConfig { partitions: self.partitions, retention },
+            evaluator: EvaluatorConfig {
+                workers: self.workers.unwrap_or(cores),
+                checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
+                skip_lost_ticks: self.skip_lost_ticks,
+            },
+            ignored: FUTURE_BACKENDS.into_iter().filter(|name| std::env::var_os(name).is_some()).collect(),
+        })
+    }
+
+    fn feed(&self, symbols: &[Symbol]) -> Option<Feed> {
+        let symbols = symbols.to_vec();
+        let or = |url: &str, default: &str| if url.is_empty() { default.to_owned() } else { url.to_owned() };
+        let finnhub = || Feed::Finnhub {
+            url: or(&self.finnhub_url, FINNHUB_URL),
+            key: Secret::new(self.finnhub_api_key.clone()),
+            symbols: symbols.clone(),
+        };
+        let simulated = || Feed::Simulated {
+            seed: self.simulated_seed,
+            symbols: symbols.clone(),
+            ticks_per_second: self.simulated_rate,
+        };
+        match self.feed {
+            FeedChoice::Auto if self.finnhub_api_key.is_empty() && self.finnhub_url.is_empty() => Some(simulated()),
+            FeedChoice::Auto | FeedChoice::Finnhub => Some(finnhub()),
+            FeedChoice::Binance => {
+                Some(Feed::Binance { url: or(&self.binance_url, BINANCE_URL), symbols: symbols.clone() })
+            }
+            FeedChoice::Simulated => Some(simulated()),
+            FeedChoice::None => None,
+        }
+    }
+}
+
+/// Reads a comma-separated list; quotes and backslashes around a ticker are what some `.env` files leave.
+fn parse_tickers(list: &str) -> Result<Vec<Symbol>, ConfigError> {
+    let mut tickers = Vec::new();
+    for text in list.split(',') {
+        let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
+        if text.is_empty() {
+            continue;
+        }
+        let symbol = Symbol::parse(text).map_err(|error| ConfigError(format!("TICKERS: {text:?} {error}")))?;
+        if !tickers.contains(&symbol) {
+            tickers.push(symbol);
+        }
+    }
+    match tickers.len() {
+        0 => Err(ConfigError(format!("TICKERS: {list:?} names no instrument; give for example AAPL,MSFT"))),
+        1..=MAX_TICKERS => Ok(tickers),
+        many => Err(ConfigError(format!("TICKERS: {many} instruments, more than the {MAX_TICKERS} allowed"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    fn settle(args: &[&str]) -> Result<Settings, ConfigError> {
+        Typed::parse_from(["tocsin"].iter().chain(args)).args.settle()
+    }
+
+    #[track_caller]
+    fn tickers(list: &str, expect: &[&str]) {
+        let parsed = parse_tickers(list).unwrap();
+        assert_eq!(parsed.iter().map(Symbol::as_str).collect::<Vec<_>>(), expect);
+    }
+
+    #[test]
+    fn tickers_are_trimmed_of_what_env_files_leave() {
+        tickers(DEFAULT_TICKERS, &["AAPL", "BINANCE:BTCUSDT", "IC MARKETS:1"]);
+        tickers(r#""btcusdt,ethusdt""#, &["BTCUSDT", "ETHUSDT"]);
+        tickers(r#"\"btcusdt\", 'IC Markets:1' ,,aapl,AAPL"#, &["BTCUSDT", "IC MARKETS:1", "AAPL"]);
+        assert!(parse_tickers(" , ").unwrap_err().to_string().contains("names no instrument"));
+        assert!(parse_tickers("A,🚀").unwrap_err().to_string().contains("🚀"));
+    }
+
+    #[test]
+    fn the_feed_follows_key_and_url() {
+        let kind = |args: &[&str]| settle(args).unwrap().feed.map(|feed| feed.kind().to_string());
+        assert_eq!(kind(&[]).as_deref(), Some("simulated"));
+        assert_eq!(kind(&["--finnhub-api-key", "k"]).as_deref(), Some("finnhub"));
+        assert_eq!(kind(&["--finnhub-url", "ws://127.0.0.1:1"]).as_deref(), Some("finnhub"));
+        assert_eq!(kind(&["--feed", "binance"]).as_deref(), Some("binance"));
+        assert_eq!(kind(&["--feed", "none"]), None);
+    }
+
+    #[test]
+    fn an_open_door_is_refused() {
+        let error = settle(&["--bind", "0.0.0.0"]).unwrap_err().to_string();
+        assert!(error.contains("0.0.0.0") && error.contains("authentication"), "{error}");
+        assert!(settle(&["--bind", "::1"]).is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! What this process says of itself when asked whether it is well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::ingest::FeedStatus;
+use crate::store::Store;
+
+/// How long the store may take to answer before it counts as away.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers for the health of a process. Cloning is cheap.
+#[derive(Clone)]
+pub struct Health(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    feed: Option<Arc<FeedStatus>>,
+    evaluating: AtomicBool,
+}
+
+/// How a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthReport {
+    /// Whether it can do its work.
+    pub ready: bool,
+    /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
+    pub feed: &'static str,
+    /// Whether the feed is connected. A feed that is not makes a process no less ready: it reconnects.
+    pub feed_connected: bool,
+    /// What is wrong, for people.
+    pub problems: Vec<String>,
+}
+
+impl Health {
+    /// The health of a process with this store and feed.
+    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>) -> Self {
+        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true) }))
+    }
+
+    /// Says that evaluation has stopped.
+    pub fn evaluation_stopped(&self) {
+        self.0.evaluating.store(false, Relaxed);
+    }
+
+    /// Looks after everything.
+    pub async fn report(&self) -> HealthReport {
+        let mut problems = Vec::new();
+        match tokio::time::timeout(STORE_TIMEOUT, self.0.store.ping()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => problems.push(error.to_string()),
+            Err(_) => problems.push(format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs())),
+        }
+        if !self.0.evaluating.load(Relaxed) {
+            problems.push("evaluation has stopped".into());
+        }
+        let ready = problems.is_empty();
+        let Some(status) = &self.0.feed else {
+            return HealthReport { ready, feed: "none", feed_connected: false, problems };
+        };
+        let feed = status.snapshot();
+        if let Some(problem) = feed.last_error.filter(|_| !feed.connected) {
+            problems.push(format!("the feed is not connected: {}", problem.text));
+        }
+        HealthReport { ready, feed: feed.kind.label(), feed_connected: feed.connected, problems }
+    }
+}

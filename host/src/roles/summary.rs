@@ -1,0 +1,34 @@
+//! One line in the log every ten seconds: what flowed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::bus::Bus;
+use crate::evaluator::EvaluatorStats;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(stats: Arc<EvaluatorStats>, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut timer = interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = stats.snapshot();
+    while stop.run_until_cancelled(timer.tick()).await.is_some() {
+        let now = stats.snapshot();
+        let rate = |now: u64, before: u64| (now - before) as f64 / INTERVAL.as_secs_f64();
+        info!(
+            ticks_per_s = rate(now.ticks, before.ticks),
+            evaluations_per_s = rate(now.evaluations, before.evaluations),
+            bindings = now.bindings,
+            firings = now.firings,
+            faults = now.faults,
+            log_mib = bus.stats().map_or(0, |stats| stats.retained_bytes >> 20),
+            "summary"
+        );
+        before = now;
+    }
+    Ok(())
+}
