@@ -1,0 +1,100 @@
+//! REST: the routes of GoStocks and of the trading app as their clients know them, and `/api/v1`.
+//!
+//! One file a resource; `extract` reads requests, `problem` is the one table of errors, `openapi` describes it all.
+
+mod alerts;
+mod connections;
+mod extract;
+mod firings;
+mod gostocks;
+mod host_check;
+mod openapi;
+mod problem;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod trades;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, header};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{Any, CorsLayer};
+
+use self::problem::{Kind, Problem};
+use self::trades::TradeFeed;
+use super::Api;
+
+/// The largest JSON body, bytes. An alert with the most symbols and params that there can be is below 16 KiB.
+const MAX_JSON_BYTES: usize = 64 * 1024;
+
+/// What handlers share. Cloning is cheap.
+#[derive(Clone)]
+struct Served {
+    api: Api,
+    trades: TradeFeed,
+    /// Ends streams and sockets.
+    stop: CancellationToken,
+    /// Counts connections and sockets, so that the server ends after them.
+    tasks: TaskTracker,
+}
+
+impl Served {
+    fn new(api: Api, stop: CancellationToken) -> Self {
+        let trades = TradeFeed::new(api.bus.clone(), api.tickers.clone(), stop.clone());
+        Self { api, trades, stop, tasks: TaskTracker::new() }
+    }
+}
+
+/// Serves until `stop` is cancelled; then streams and sockets are closed, and requests under way have
+/// 5 s to finish.
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+    let served = Served::new(api, stop.clone());
+    let tasks = served.tasks.clone();
+    connections::serve(listener, router(served), tasks, stop).await;
+    Ok(())
+}
+
+fn router(served: Served) -> Router {
+    let (router, openapi) = openapi::described()
+        .merge(gostocks::routes())
+        .merge(trades::routes())
+        .merge(rules::routes())
+        .merge(alerts::routes())
+        .merge(firings::routes())
+        .split_for_parts();
+    router
+        .merge(openapi::route(&openapi))
+        .fallback(async || Problem::new(Kind::NotFound, "there is no such route; GET /api/v1/openapi.json lists them"))
+        .method_not_allowed_fallback(async |method: Method| {
+            Problem::new(
+                Kind::MethodNotAllowed,
+                format!("{method} is not possible here; the Allow header says what is"),
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(CatchPanicLayer::custom(problem::from_panic))
+        .layer(cors())
+        .layer(axum::middleware::from_fn(host_check::check))
+        .with_state(served)
+}
+
+/// Any page may call: the trading app's clients do. That is why nobody but this machine is served, see `host_check`.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::HEAD,
+            Method::OPTIONS,
+        ])
+        .allow_headers(Any)
+        .expose_headers([header::LOCATION, header::ETAG])
+}

@@ -1,0 +1,269 @@
+//! `/api/v1/alerts`: creating, reading and deleting alerts.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use tocsin_engine::domain::{Alert, Binding, BindingStatus, Lifecycle, Repeat};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Served;
+use super::extract::{self, Body, Query, UrlPath, required, rfc3339};
+use super::problem::{Problem, ProblemBody, internal};
+use crate::control::{AlertQuery, ControlError, CreateAlert};
+use crate::store::Idempotency;
+
+/// The header by which a client may repeat a request without creating a second alert.
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+pub(super) fn routes() -> OpenApiRouter<Served> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(read, delete))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateAlert)]
+struct CreateAlertBody {
+    /// From 1.
+    #[schema(required)]
+    user_id: Option<i64>,
+    /// 1 to 100, each once; each is a binding of its own.
+    #[schema(required)]
+    symbols: Option<Vec<String>>,
+    /// The rule's name.
+    #[schema(required)]
+    rule: Option<String>,
+    /// A semantic version; the newest if absent, fixed at creation.
+    version: Option<String>,
+    /// What the rule's manifest asks for.
+    #[schema(value_type = Option<Object>)]
+    params: Option<Value>,
+    lifecycle: Option<LifecycleBody>,
+}
+
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Lifecycle)]
+struct LifecycleBody {
+    repeat: Option<RepeatBody>,
+}
+
+/// How often an alert may fire: once a symbol, or at every tick that its rule says fire to.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = Repeat)]
+enum RepeatBody {
+    Once,
+    Every,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Alert)]
+struct AlertBody {
+    id: i64,
+    user_id: i32,
+    /// The rule's name.
+    rule: String,
+    /// The rule's version.
+    version: String,
+    /// The rule module's digest.
+    digest: String,
+    /// Defaults filled in.
+    #[schema(value_type = Object)]
+    params: Box<RawValue>,
+    lifecycle: LifecycleBody,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// One for each symbol.
+    bindings: Vec<BindingBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Binding)]
+struct BindingBody {
+    symbol: String,
+    /// `active`, `triggered` or `quarantined`.
+    status: &'static str,
+    /// Why it is quarantined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AlertsPage)]
+struct AlertsBody {
+    alerts: Vec<AlertBody>,
+    /// What to give as `after` for the next page; null on the last.
+    next: Option<String>,
+}
+
+impl LifecycleBody {
+    fn into_lifecycle(self) -> Lifecycle {
+        let repeat = match self.repeat {
+            None => Repeat::default(),
+            Some(RepeatBody::Once) => Repeat::Once,
+            Some(RepeatBody::Every) => Repeat::Every,
+        };
+        Lifecycle { repeat }
+    }
+
+    fn from_lifecycle(lifecycle: Lifecycle) -> Self {
+        let repeat = match lifecycle.repeat {
+            Repeat::Once => RepeatBody::Once,
+            Repeat::Every => RepeatBody::Every,
+        };
+        Self { repeat: Some(repeat) }
+    }
+}
+
+impl AlertBody {
+    fn from_alert(alert: Alert) -> Result<Self, Problem> {
+        Ok(Self {
+            id: alert.id.0,
+            user_id: alert.user.0,
+            rule: alert.rule.name.to_string(),
+            version: alert.rule.version.to_string(),
+            digest: alert.rule.digest.to_string(),
+            params: RawValue::from_string(alert.params.json).map_err(|error| internal(&error))?,
+            lifecycle: LifecycleBody::from_lifecycle(alert.lifecycle),
+            created_at: rfc3339(alert.created_at_ms)?,
+            bindings: alert.bindings.into_iter().map(BindingBody::from_binding).collect(),
+        })
+    }
+}
+
+impl BindingBody {
+    fn from_binding(binding: Binding) -> Self {
+        let (status, reason) = match binding.status {
+            BindingStatus::Active => ("active", None),
+            BindingStatus::Triggered => ("triggered", None),
+            BindingStatus::Quarantined(reason) => ("quarantined", Some(reason)),
+        };
+        Self { symbol: binding.symbol.as_str().to_owned(), status, reason }
+    }
+}
+
+/// Creates an alert. It takes effect within milliseconds and counts the ticks that are published from then on.
+#[utoipa::path(post, path = "/api/v1/alerts", tag = "alerts", request_body = CreateAlertBody,
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "A repeat of the request with the same key answers 200 with the alert that it created before")),
+    responses(
+        (status = 201, body = AlertBody, headers(("Location" = String, description = "The alert"))),
+        (status = 200, body = AlertBody, description = "An earlier request with this Idempotency-Key created it"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "`violations` lists all that is wrong, params by their path (`params.percent`)"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such rule, or it has no such version"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "The Idempotency-Key was used for another request"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn create(
+    State(served): State<Served>,
+    headers: HeaderMap,
+    body: Result<Body, Problem>,
+) -> Result<Response, Problem> {
+    extract::content_type(&headers, &["application/json"])?;
+    let Body(bytes) = body?;
+    let body: CreateAlertBody = extract::json(&bytes)?;
+    let key = extract::header_text(&headers, IDEMPOTENCY_KEY)?;
+    let idempotency = key.map(|key| Idempotency { key, fingerprint: Sha256::digest(&bytes).into() });
+    let request = body.into_request(idempotency)?;
+    let (alert, created) = served.api.control.create_alert(&served.api.tenant, request).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let location = format!("/api/v1/alerts/{}", alert.id.0);
+    Ok((status, [(header::LOCATION, location)], Json(AlertBody::from_alert(alert)?)).into_response())
+}
+
+impl CreateAlertBody {
+    fn into_request(self, idempotency: Option<Idempotency>) -> Result<CreateAlert, Problem> {
+        let mut violations = Vec::new();
+        let user_id = required("user_id", self.user_id, &mut violations);
+        let symbols = required("symbols", self.symbols, &mut violations);
+        let rule = required("rule", self.rule, &mut violations);
+        let (Some(user_id), Some(symbols), Some(rule)) = (user_id, symbols, rule) else {
+            return Err(ControlError::Invalid(violations).into());
+        };
+        Ok(CreateAlert {
+            user_id,
+            symbols,
+            rule,
+            version: self.version,
+            params: self.params.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
+            lifecycle: self.lifecycle.map(LifecycleBody::into_lifecycle).unwrap_or_default(),
+            idempotency,
+        })
+    }
+}
+
+/// Alerts in the order of their creation.
+#[utoipa::path(get, path = "/api/v1/alerts", tag = "alerts",
+    params(
+        ("user_id" = Option<i32>, Query, description = "Only those of one user"),
+        ("active_only" = Option<bool>, Query, description = "Only those with an active binding"),
+        ("after" = Option<String>, Query, description = "The cursor of a page"),
+        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+    ),
+    responses(
+        (status = 200, body = AlertsBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<AlertsBody>, Problem> {
+    let asked = AlertQuery {
+        user_id: query.parsed("user_id", "a whole number"),
+        active_only: query.flag("active_only"),
+        after: query.text("after"),
+        limit: query.limit(),
+    };
+    query.finish()?;
+    let page = served.api.control.alerts(&served.api.tenant, asked).await?;
+    let alerts = page.items.into_iter().map(AlertBody::from_alert).collect::<Result<_, _>>()?;
+    Ok(Json(AlertsBody { alerts, next: page.next }))
+}
+
+/// An alert.
+#[utoipa::path(get, path = "/api/v1/alerts/{id}", tag = "alerts",
+    params(("id" = i64, Path, description = "The alert's number")),
+    responses(
+        (status = 200, body = AlertBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn read(
+    State(served): State<Served>,
+    UrlPath(id): UrlPath<String>,
+    query: Query,
+) -> Result<Json<AlertBody>, Problem> {
+    query.finish()?;
+    let alert = served.api.control.alert(&served.api.tenant, extract::id("id", &id)?).await?;
+    Ok(Json(AlertBody::from_alert(alert)?))
+}
+
+/// Ends an alert; its firings stay.
+#[utoipa::path(delete, path = "/api/v1/alerts/{id}", tag = "alerts",
+    params(("id" = i64, Path, description = "The alert's number")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn delete(
+    State(served): State<Served>,
+    UrlPath(id): UrlPath<String>,
+    query: Query,
+) -> Result<StatusCode, Problem> {
+    query.finish()?;
+    served.api.control.delete_alert(&served.api.tenant, extract::id("id", &id)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,191 @@
+//! Reads requests, so that every fault in one is named by its member, parameter or header.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Kind, Problem};
+use crate::control::{ControlError, FieldViolation};
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The field that a fault of the body as a whole is reported on.
+const BODY: &str = "body";
+
+/// A request's body, of bounded size: the route's `DefaultBodyLimit`.
+pub(super) struct Body(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Problem::invalid_as(Kind::TooLarge, BODY, "is larger than this route takes"))
+            }
+            Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
+            Err(_) => {
+                let message = format!("did not arrive within {} s", BODY_TIMEOUT.as_secs());
+                Err(Problem::invalid_as(Kind::Timeout, BODY, message))
+            }
+        }
+    }
+}
+
+/// The parameters in a path, decoded.
+pub(super) struct UrlPath<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for UrlPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(values) = Path::from_request_parts(parts, state).await.map_err(|rejection| match &rejection {
+            PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+                ErrorKind::InvalidUtf8InPathParam { key } => Problem::invalid(key, "is not UTF-8"),
+                _ => Problem::invalid("path", rejection.body_text()),
+            },
+            _ => Problem::invalid("path", rejection.body_text()),
+        })?;
+        Ok(Self(values))
+    }
+}
+
+/// A number of the path, from 1.
+pub(super) fn id(field: &str, text: &str) -> Result<i64, Problem> {
+    let id = text.parse().ok().filter(|id| *id > 0);
+    id.ok_or_else(|| Problem::invalid(field, format!("{text:?} is not a number between 1 and {}", i64::MAX)))
+}
+
+/// The parameters of a query string. Each is taken by its name; what is wrong is kept until [`Self::finish`].
+pub(super) struct Query {
+    given: Vec<(String, String)>,
+    violations: Vec<FieldViolation>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let given = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        Ok(Self { given, violations: Vec::new() })
+    }
+}
+
+impl Query {
+    /// The text of a parameter. Given twice, the last one counts, and it is a violation.
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        let mut values = self.given.extract_if(.., |(key, _)| key == name).map(|(_, value)| value);
+        let first = values.next()?;
+        let Some(last) = values.last() else { return Some(first) };
+        self.violations.push(FieldViolation::new(name, "is given more than once"));
+        Some(last)
+    }
+
+    /// A parameter that is not any text. `expected` completes "is not".
+    pub(super) fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
+        let text = self.text(name)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.violations.push(FieldViolation::new(name, format!("{text:?} is not {expected}")));
+        }
+        value
+    }
+
+    /// `true` or `1`, `false` or `0`; false if absent.
+    pub(super) fn flag(&mut self, name: &str) -> bool {
+        match self.text(name).as_deref() {
+            None | Some("false" | "0") => false,
+            Some("true" | "1") => true,
+            Some(other) => {
+                self.violations.push(FieldViolation::new(name, format!("{other:?} is not true or false")));
+                false
+            }
+        }
+    }
+
+    /// The size of a page.
+    pub(super) fn limit(&mut self) -> Option<i64> {
+        self.parsed("limit", "a whole number")
+    }
+
+    /// To be called when all parameters have been taken: whatever is left is unknown.
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        let unknown = |(name, _): (String, String)| FieldViolation::new(name, "is not a parameter of this route");
+        self.violations.extend(self.given.into_iter().map(unknown));
+        if self.violations.is_empty() { Ok(()) } else { Err(ControlError::Invalid(self.violations).into()) }
+    }
+}
+
+/// A member that must be there; null counts as absent.
+pub(super) fn required<T>(field: &str, value: Option<T>, violations: &mut Vec<FieldViolation>) -> Option<T> {
+    if value.is_none() {
+        violations.push(FieldViolation::new(field, "is missing"));
+    }
+    value
+}
+
+/// Reads the members of a JSON object. Whether unknown ones are refused is up to `T`.
+pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde reads an array as the members of a struct in their order, which no client should rely on.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::invalid(BODY, "is not a JSON object"));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        wrong_json(&path, error.inner())
+    })?;
+    reader.end().map_err(|error| wrong_json(".", &error))?;
+    Ok(value)
+}
+
+/// Names the member that a JSON error is about. The path leads to the object whose member could not be read where serde
+/// gives up at the name: the name is then in serde's text, or not known (`?`).
+fn wrong_json(path: &str, reason: &dyn Display) -> Problem {
+    let message = reason.to_string();
+    let object = path.trim_end_matches('?').trim_matches('.');
+    let twice = message.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+    let field = match (object, twice) {
+        ("", None) => BODY.to_owned(),
+        ("", Some(name)) => name.to_owned(),
+        (object, None) => object.to_owned(),
+        (object, Some(name)) => format!("{object}.{name}"),
+    };
+    Problem::invalid(&field, message)
+}
+
+/// Refuses a body whose Content-Type is none of `accepted`.
+pub(super) fn content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if accepted.iter().any(|accepted| essence.eq_ignore_ascii_case(accepted)) {
+        return Ok(());
+    }
+    let message = format!("is {essence:?}: send {}", accepted.join(" or "));
+    Err(Problem::invalid_as(Kind::UnsupportedMediaType, "Content-Type", message))
+}
+
+/// A header's text, if it is there.
+pub(super) fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
+    let text = |value: &axum::http::HeaderValue| {
+        value.to_str().map(str::to_owned).map_err(|_| Problem::invalid(name, "is not visible ASCII text"))
+    };
+    headers.get(name).map(text).transpose()
+}
+
+/// A time as clients read it.
+pub(super) fn rfc3339(time_ms: i64) -> Result<String, Problem> {
+    let time = jiff::Timestamp::from_millisecond(time_ms).map_err(|error| super::problem::internal(&error))?;
+    Ok(time.to_string())
+}

@@ -1,0 +1,209 @@
+//! `/api/v1/rules`: uploading and reading rules.
+
+use axum::Json;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tocsin_engine::domain::RuleVersion;
+use tocsin_engine::limits::MAX_MODULE_BYTES;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Served;
+use super::extract::{self, Body, Query, UrlPath, rfc3339};
+use super::problem::{Problem, ProblemBody, internal};
+
+/// What a module may be sent as.
+const MODULE_TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
+
+pub(super) fn routes() -> OpenApiRouter<Served> {
+    // The limit goes by route: GET has no body that it could matter for.
+    let upload_and_list =
+        OpenApiRouter::new().routes(routes!(upload, list)).layer(DefaultBodyLimit::max(MAX_MODULE_BYTES));
+    upload_and_list.routes(routes!(newest)).routes(routes!(version)).routes(routes!(module))
+}
+
+/// A version of a rule.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleVersion)]
+struct RuleBody {
+    name: String,
+    #[schema(example = "1.0.0")]
+    version: String,
+    /// SHA-256 of the module: `sha256:` and 64 hexadecimal digits.
+    digest: String,
+    /// What the module says of itself.
+    #[schema(value_type = Object)]
+    manifest: Box<RawValue>,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// The newest version of a rule, and what other versions there are.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rule)]
+struct RuleWithVersionsBody {
+    name: String,
+    version: String,
+    digest: String,
+    #[schema(value_type = Object)]
+    manifest: Box<RawValue>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// All versions, oldest first.
+    versions: Vec<VersionBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleVersionName)]
+struct VersionBody {
+    version: String,
+    digest: String,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RulesPage)]
+struct RulesBody {
+    rules: Vec<RuleBody>,
+    /// What to give as `after` for the next page; null on the last.
+    next: Option<String>,
+}
+
+impl RuleBody {
+    fn from_rule(rule: RuleVersion) -> Result<Self, Problem> {
+        Ok(Self {
+            name: rule.reference.name.to_string(),
+            version: rule.reference.version.to_string(),
+            digest: rule.reference.digest.to_string(),
+            manifest: RawValue::from_string(rule.manifest).map_err(|error| internal(&error))?,
+            created_at: rfc3339(rule.created_at_ms)?,
+        })
+    }
+}
+
+/// Uploads a rule: the body is the module, at most 1 MiB.
+#[utoipa::path(post, path = "/api/v1/rules", tag = "rules",
+    request_body(content((Vec<u8> = "application/wasm"), (Vec<u8> = "application/octet-stream"))),
+    responses(
+        (status = 201, body = RuleBody, headers(("Location" = String, description = "The stored version"))),
+        (status = 200, body = RuleBody, description = "These very bytes were stored before"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "Name and version are taken by other bytes"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json",
+            description = "The module is no rule: `violations` lists all that is wrong with it"),
+    ),
+)]
+async fn upload(
+    State(served): State<Served>,
+    headers: HeaderMap,
+    body: Result<Body, Problem>,
+) -> Result<Response, Problem> {
+    extract::content_type(&headers, &MODULE_TYPES)?;
+    let upload = served.api.control.upload_rule(&served.api.tenant, body?.0.into()).await?;
+    let status = if upload.created { StatusCode::CREATED } else { StatusCode::OK };
+    // Versions may hold a plus sign, which is itself in a path.
+    let reference = &upload.rule.reference;
+    let location = format!("/api/v1/rules/{}/versions/{}", reference.name, reference.version);
+    Ok((status, [(header::LOCATION, location)], Json(RuleBody::from_rule(upload.rule)?)).into_response())
+}
+
+/// The newest version of every rule, by name.
+#[utoipa::path(get, path = "/api/v1/rules", tag = "rules",
+    params(
+        ("after" = Option<String>, Query, description = "The cursor of a page"),
+        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+    ),
+    responses(
+        (status = 200, body = RulesBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<RulesBody>, Problem> {
+    let (after, limit) = (query.text("after"), query.limit());
+    query.finish()?;
+    let page = served.api.control.rules(&served.api.tenant, after.as_deref(), limit).await?;
+    let rules = page.items.into_iter().map(RuleBody::from_rule).collect::<Result<_, _>>()?;
+    Ok(Json(RulesBody { rules, next: page.next }))
+}
+
+/// The newest version of a rule.
+#[utoipa::path(get, path = "/api/v1/rules/{name}", tag = "rules",
+    params(("name" = String, Path, description = "The rule's name")),
+    responses(
+        (status = 200, body = RuleWithVersionsBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn newest(
+    State(served): State<Served>,
+    UrlPath(name): UrlPath<String>,
+    query: Query,
+) -> Result<Json<RuleWithVersionsBody>, Problem> {
+    query.finish()?;
+    let rules = served.api.control.rule_versions(&served.api.tenant, &name).await?;
+    let versions = rules.iter().map(|rule| {
+        Ok(VersionBody {
+            version: rule.reference.version.to_string(),
+            digest: rule.reference.digest.to_string(),
+            created_at: rfc3339(rule.created_at_ms)?,
+        })
+    });
+    let versions = versions.collect::<Result<_, Problem>>()?;
+    let newest = rules.into_iter().next_back().ok_or_else(|| internal(&"a rule without versions"))?;
+    let RuleBody { name, version, digest, manifest, created_at } = RuleBody::from_rule(newest)?;
+    Ok(Json(RuleWithVersionsBody { name, version, digest, manifest, created_at, versions }))
+}
+
+/// One version of a rule.
+#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}", tag = "rules",
+    params(
+        ("name" = String, Path, description = "The rule's name"),
+        ("version" = String, Path, description = "A semantic version"),
+    ),
+    responses(
+        (status = 200, body = RuleBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn version(
+    State(served): State<Served>,
+    UrlPath((name, version)): UrlPath<(String, String)>,
+    query: Query,
+) -> Result<Json<RuleBody>, Problem> {
+    query.finish()?;
+    let rule = served.api.control.rule(&served.api.tenant, &name, Some(&version)).await?;
+    Ok(Json(RuleBody::from_rule(rule)?))
+}
+
+/// The module of a rule version. It never changes: its ETag is its digest.
+#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}/module", tag = "rules",
+    params(
+        ("name" = String, Path, description = "The rule's name"),
+        ("version" = String, Path, description = "A semantic version"),
+    ),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/wasm",
+            headers(("ETag" = String, description = "The module's digest"))),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn module(
+    State(served): State<Served>,
+    UrlPath((name, version)): UrlPath<(String, String)>,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let module = served.api.control.rule_module(&served.api.tenant, &name, &version).await?;
+    let etag = format!("\"{}\"", tocsin_engine::domain::Digest::of(&module));
+    Ok(([(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::ETAG, etag)], module).into_response())
+}
