@@ -1,0 +1,76 @@
+//! gRPC: the services of `proto/` over the use cases, with reflection and health.
+//!
+//! `from_proto` and `to_proto` convert, `status` is the one table of errors; a service's file only calls.
+
+mod alerts;
+mod from_proto;
+mod health;
+mod price_alerts;
+mod rules;
+mod status;
+mod structs;
+#[cfg(test)]
+mod tests;
+mod to_proto;
+
+use std::time::Duration;
+
+use tocsin_engine::limits::MAX_MODULE_BYTES;
+use tocsin_proto::FILE_DESCRIPTOR_SET;
+use tocsin_proto::alert::alert_service_server::AlertServiceServer as PriceAlertServiceServer;
+use tocsin_proto::tocsin::v1::alert_service_server::AlertServiceServer;
+use tocsin_proto::tocsin::v1::rule_service_server::RuleServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Error, Server};
+use tonic_reflection::server::Builder as Reflection;
+
+use super::Api;
+
+/// The largest request, in bytes: a module, its envelope, and room for one that is too large to be told so.
+const MAX_REQUEST_BYTES: usize = MAX_MODULE_BYTES + 64 * 1024;
+
+/// How often an idle connection is asked whether its client is still there: a watch that nothing fires on would
+/// otherwise outlive a client that lost its power.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long calls may take to end after the stop. Streams of ours end at once; a client may hold a health or
+/// reflection stream open for ever.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until stopped. Watches then end, other calls may finish within [`GRACE`].
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> Result<(), Error> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    // Known to the health service from the first call on; ready once the first look says so.
+    health::publish(&reporter, false).await;
+    let reflection = || Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    let valid = "the descriptors were written by the compiler of the .proto files";
+    let services = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(reflection().build_v1().expect(valid))
+        .add_service(reflection().build_v1alpha().expect(valid))
+        .add_service(health_service)
+        .add_service(
+            PriceAlertServiceServer::new(price_alerts::Service(api.clone()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            AlertServiceServer::new(alerts::Service { api: api.clone(), stop: stop.clone() })
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_REQUEST_BYTES));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = services.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let overdue = async {
+        health::watch(&api.health, &reporter, &stop).await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => {
+            tracing::warn!("some gRPC calls did not end within {GRACE:?} and are cut");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! `tocsin.v1.RuleService`.
+
+use tocsin_proto::tocsin::v1::rule_service_server::RuleService;
+use tocsin_proto::tocsin::v1::{
+    GetRuleRequest, ListRulesRequest, ListRulesResponse, Rule, UploadRuleRequest, UploadRuleResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::status::{list_status, status};
+use super::{from_proto, to_proto};
+use crate::api::Api;
+
+pub(super) struct Service(pub(super) Api);
+
+#[tonic::async_trait]
+impl RuleService for Service {
+    async fn upload_rule(&self, request: Request<UploadRuleRequest>) -> Result<Response<UploadRuleResponse>, Status> {
+        let module = request.into_inner().module;
+        let upload = self.0.control.upload_rule(&self.0.tenant, module).await.map_err(status)?;
+        let rule = to_proto::rule(&upload.rule).map_err(status)?;
+        Ok(Response::new(UploadRuleResponse { rule: Some(rule), created: upload.created }))
+    }
+
+    async fn get_rule(&self, request: Request<GetRuleRequest>) -> Result<Response<Rule>, Status> {
+        let request = request.into_inner();
+        let version = from_proto::given(request.version);
+        let rule = self.0.control.rule(&self.0.tenant, &request.name, version.as_deref()).await.map_err(status)?;
+        Ok(Response::new(to_proto::rule(&rule).map_err(status)?))
+    }
+
+    async fn list_rules(&self, request: Request<ListRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+        let request = request.into_inner();
+        let limit = from_proto::page_size(request.page_size);
+        let page = self.0.control.rules(&self.0.tenant, Some(&request.page_token), limit).await.map_err(list_status)?;
+        let rules = page.items.iter().map(to_proto::rule).collect::<Result<_, _>>().map_err(status)?;
+        Ok(Response::new(ListRulesResponse { rules, next_page_token: page.next.unwrap_or_default() }))
+    }
+}

@@ -1,0 +1,174 @@
+//! The command line: what `tocsin` can be told, and all of it but `serve`. Everything that concerns a server's rules
+//! and alerts goes over its public REST API, so the CLI can do what any client can.
+//!
+//! Results go to standard output, failures to standard error; [`output`] is the only place that writes to either.
+
+mod alert;
+mod alert_view;
+mod client;
+mod failure;
+mod feed;
+mod output;
+mod rule;
+mod rule_check;
+mod rule_view;
+mod table;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use reqwest::Url;
+
+use self::failure::Failure;
+use self::output::Output;
+use crate::config::ServeArgs;
+
+/// Where `tocsin serve` listens unless told otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
+
+/// Options of every command are shown behind its own.
+const GLOBAL_ORDER: usize = 900;
+
+/// A command line. Without a command it says `serve`.
+pub struct Cli {
+    /// What to do.
+    pub command: Command,
+    /// What holds for every command but `serve`.
+    pub global: Global,
+}
+
+/// What was typed.
+#[derive(Parser)]
+#[command(
+    name = "tocsin",
+    version,
+    about = "Watches a stream of trades and rings when your rules say so",
+    long_about = "Tocsin watches a stream of market trades and judges every tick against standing alerts.\n\
+                  What an alert means is decided by a rule: a sandboxed WebAssembly module, built in or your own.\n\n\
+                  Without a command it runs the server, as `tocsin serve` does.",
+    after_help = "\
+Examples:
+  tocsin                                     run the server, on simulated prices
+  tocsin rule list                           what rules it has
+  tocsin alert create --user 1 --symbol AAPL --rule above --param target=150
+  tocsin alert watch                         see alerts fire
+
+Exit status: 0 done, 1 refused or failed, 2 the command line is wrong."
+)]
+struct Typed {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What holds for every command but `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The server to talk to
+    #[arg(long, global = true, env = "TOCSIN_SERVER", default_value = DEFAULT_SERVER, value_name = "URL",
+          value_parser = parse_server, display_order = GLOBAL_ORDER)]
+    server: Url,
+
+    /// Write JSON, for programs; failures too, on standard error
+    #[arg(long, global = true, display_order = GLOBAL_ORDER)]
+    json: bool,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the server (the default)
+    #[command(after_help = "\
+Examples:
+  tocsin serve                               everything in ./tocsin-data, simulated prices
+  TICKERS=AAPL,MSFT FINNHUB_API_KEY=… tocsin serve
+  tocsin serve --feed binance --tickers BTCUSDT,ETHUSDT
+
+Every option can also be set in the environment or in a file `.env`.")]
+    Serve(Box<ServeArgs>),
+    /// Replay recorded trades to whoever subscribes, in Finnhub's protocol
+    #[command(long_about = feed::LONG_ABOUT)]
+    Feed(feed::FeedArgs),
+    /// Check, upload and list rules
+    #[command(subcommand, long_about = rule::LONG_ABOUT)]
+    Rule(rule::RuleCommand),
+    /// Create, list and delete alerts, and see them fire
+    #[command(subcommand, long_about = alert::LONG_ABOUT)]
+    Alert(alert::AlertCommand),
+    /// Write a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  tocsin completions bash > ~/.local/share/bash-completion/completions/tocsin
+  tocsin completions zsh > ~/.zfunc/_tocsin")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Parser for Cli {}
+
+impl CommandFactory for Cli {
+    fn command() -> clap::Command {
+        Typed::command()
+    }
+
+    fn command_for_update() -> clap::Command {
+        Typed::command_for_update()
+    }
+}
+
+impl FromArgMatches for Cli {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let typed = Typed::from_arg_matches(matches)?;
+        let command = match typed.command {
+            Some(command) => command,
+            // The settings of `serve` come from the environment and its defaults then.
+            None => Command::from_arg_matches(&Typed::command().try_get_matches_from(["tocsin", "serve"])?)?,
+        };
+        Ok(Self { command, global: typed.global })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Runs any command but `serve`, which is the caller's.
+pub async fn run(command: Command, global: Global) -> ExitCode {
+    let output = Output { json: global.json };
+    let done = match command {
+        Command::Serve(_) => Err(Failure::Local("serve is not a command of the client".into())),
+        Command::Feed(args) => feed::run(args, output).await,
+        Command::Rule(command) => rule::run(command, &global.server, output).await,
+        Command::Alert(command) => alert::run(command, &global.server, output).await,
+        Command::Completions { shell } => completions(shell, output),
+    };
+    output.finish(done)
+}
+
+/// What a server that ended tells whoever started it. Its errors have been written then.
+pub fn exit_code(ended: anyhow::Result<()>) -> ExitCode {
+    Output { json: false }.finish(ended.map_err(|error| Failure::Local(format!("{error:#}"))))
+}
+
+fn completions(shell: Shell, output: Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Typed::command(), "tocsin", &mut script);
+    output.text(&String::from_utf8_lossy(&script))
+}
+
+fn parse_server(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("{error}; give a URL such as {DEFAULT_SERVER}"))?;
+    match url.scheme() {
+        "http" if url.has_host() => Ok(url),
+        "https" => Err("https is not spoken here; let a proxy on this machine do so, and give its http URL".into()),
+        _ => Err(format!("give a URL such as {DEFAULT_SERVER}")),
+    }
+}

@@ -1,0 +1,97 @@
+//! `tocsin rule`: check a module offline, upload it, list and show what the server has.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use reqwest::Url;
+use serde_json::json;
+use tocsin_engine::limits::MAX_MODULE_BYTES;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::output::Output;
+use super::{rule_check, rule_view};
+
+pub(super) const LONG_ABOUT: &str = "A rule decides when an alert fires. It is a WebAssembly module with a name, a \
+    version and params; `above` and `below` are built in.\n\n\
+    docs/write-a-rule.md leads from an empty folder to a rule that fires.";
+
+/// Check, upload and list rules
+#[derive(Subcommand, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  tocsin rule check my_rule.wasm
+  tocsin rule upload my_rule.wasm
+  tocsin rule show percent-move              its params, with defaults and bounds")]
+pub enum RuleCommand {
+    /// Validate a module without a server, and tell all about it
+    #[command(after_help = "\
+Examples:
+  tocsin rule check my_rule.wasm
+  tocsin rule check --json my_rule.wasm | jq .metering
+
+Certified: the rule has no loops and no recursion, so its worst cost is known and it runs without a meter.
+Metered: each evaluation has a budget of fuel, and an evaluation that burns more is a fault of its alert.
+A module that is no rule: every violation is listed, and the exit status is 1.")]
+    Check {
+        /// The module, a .wasm file
+        file: PathBuf,
+    },
+    /// Give a module to the server
+    #[command(after_help = "\
+Examples:
+  tocsin rule upload my_rule.wasm
+
+The same bytes again change nothing. A version never changes: to change a rule, raise the version in its manifest.")]
+    Upload {
+        /// The module, a .wasm file
+        file: PathBuf,
+    },
+    /// List the server's rules, each in its newest version
+    #[command(after_help = "Examples:\n  tocsin rule list\n  tocsin rule list --json | jq -r '.rules[].name'")]
+    List,
+    /// Show a rule and its params
+    #[command(after_help = "Examples:\n  tocsin rule show above\n  tocsin rule show above --version 1.0.0")]
+    Show {
+        /// The rule's name
+        name: String,
+        /// One of its versions [default: the newest]
+        #[arg(long)]
+        version: Option<String>,
+    },
+}
+
+pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> Result<(), Failure> {
+    match command {
+        RuleCommand::Check { file } => {
+            let report = rule_check::check(&read_module(&file)?)?;
+            output.result(&report.json(), || report.text())
+        }
+        RuleCommand::Upload { file } => {
+            let (rule, created) = Client::new(server)?.upload(read_module(&file)?).await?;
+            output.result(&rule, || rule_view::uploaded(&rule, created))
+        }
+        RuleCommand::List => {
+            let rules = Client::new(server)?.list(&["rules"], &[], "rules").await?;
+            output.result(&json!({ "rules": rules }), || rule_view::list(&rules))
+        }
+        RuleCommand::Show { name, version } => {
+            let client = Client::new(server)?;
+            let rule = match &version {
+                Some(version) => client.get(&["rules", &name, "versions", version]).await?,
+                None => client.get(&["rules", &name]).await?,
+            };
+            output.result(&rule, || rule_view::show(&rule))
+        }
+    }
+}
+
+/// Reads a module; of a file that is too large no more than shows that it is.
+pub(super) fn read_module(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut module = Vec::new();
+    let read = File::open(file).and_then(|open| open.take(MAX_MODULE_BYTES as u64 + 1).read_to_end(&mut module));
+    read.map_err(|error| Failure::Local(format!("cannot read {}: {error}", file.display())))?;
+    Ok(module)
+}

@@ -1,0 +1,80 @@
+//! `tocsin alert watch`: firings as they happen, over server-sent events. A lost connection is made again, and goes on
+//! behind the last firing that was written.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use eventsource_stream::Eventsource as _;
+use futures_util::StreamExt as _;
+use serde_json::Value;
+
+use super::alert_view;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::Output;
+
+/// Pauses between attempts to connect again grow from the first to the second of these.
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Watches until the reader goes, or the server refuses.
+pub(super) async fn run(
+    client: &Client,
+    alert: Option<i64>,
+    after: Option<String>,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut query: Vec<_> = alert.map(|id| ("alert_id", id.to_string())).into_iter().collect();
+    query.extend(after.map(|after| ("after", after)));
+    let mut last_id = None;
+    // The first attempt tells at once that there is no server; later ones wait for it.
+    let mut response = client.stream(&query, None).await?;
+    loop {
+        let lost = follow(response, &mut last_id, output).await?;
+        if last_id.is_some() {
+            query.retain(|(name, _)| *name != "after");
+        }
+        output.remark(&format!("the connection is lost ({lost}); connecting again"));
+        response = connect_again(client, &query, last_id.as_deref()).await?;
+        output.remark("connected again");
+    }
+}
+
+/// Writes firings until the connection is lost; says why it was.
+async fn follow(response: reqwest::Response, last_id: &mut Option<String>, output: Output) -> Result<String, Failure> {
+    let mut events = response.bytes_stream().eventsource();
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => return Ok(error.to_string()),
+        };
+        if event.event != "firing" {
+            continue;
+        }
+        let firing: Value = serde_json::from_str(&event.data)
+            .map_err(|error| Failure::Local(format!("the server sent a firing that is not JSON: {error}")))?;
+        output.line(&firing, || alert_view::firing(&firing))?;
+        *last_id = Some(event.id).filter(|id| !id.is_empty()).or(last_id.take());
+    }
+    Ok("the server ended it".into())
+}
+
+/// Tries until there is a connection, unless the server refuses for good.
+async fn connect_again(
+    client: &Client,
+    query: &[(&str, String)],
+    last_id: Option<&str>,
+) -> Result<reqwest::Response, Failure> {
+    let pauses = ExponentialBuilder::default().with_min_delay(MIN_PAUSE).with_max_delay(MAX_PAUSE).with_jitter();
+    for pause in pauses.without_max_times().build() {
+        tokio::time::sleep(pause).await;
+        match client.stream(query, last_id).await {
+            Ok(response) => return Ok(response),
+            Err(Failure::Problem(problem)) if problem["status"].as_u64().is_none_or(|status| status < 500) => {
+                return Err(Failure::Problem(problem));
+            }
+            Err(_) => {}
+        }
+    }
+    Err(Failure::Local("the server did not come back".into()))
+}
