@@ -92,6 +92,40 @@ pub(crate) fn certify(functions: &[FunctionCost], root: u32, budget: u64) -> Met
 mod tests {
     use super::*;
 
+    /// The rows of the price table in docs/abi.md, each with operators that it speaks of.
+    #[test]
+    fn the_documented_prices_are_charged() {
+        use Operator as O;
+        let memory = wasmparser::MemArg { align: 0, max_align: 3, offset: 0, memory: 0 };
+        let rows: [(&str, Vec<Operator<'_>>); 9] = [
+            ("| `block`, `loop`, `else`, `end`, `nop`, `drop` | 0 |", vec![O::Else, O::End, O::Nop, O::Drop]),
+            ("| `call` | 8 |", vec![O::Call { function_index: 0 }]),
+            ("| `call_indirect` | 16 |", vec![O::CallIndirect { type_index: 0, table_index: 0 }]),
+            ("| integer division and remainder | 12 |", vec![O::I32DivS, O::I32RemU, O::I64DivU, O::I64RemS]),
+            (
+                "| float add, subtract, multiply, demote, promote | 12 |",
+                vec![O::F32Add, O::F64Sub, O::F64Mul, O::F32DemoteF64, O::F64PromoteF32],
+            ),
+            ("| float ceil, floor, trunc, nearest | 4 |", vec![O::F32Ceil, O::F64Floor, O::F64Trunc, O::F32Nearest]),
+            ("| float divide, square root | 24 |", vec![O::F32Div, O::F64Sqrt]),
+            (
+                "| `memory.copy`, `memory.fill` | 32, and 1 for each whole 16 bytes |",
+                vec![O::MemoryCopy { dst_mem: 0, src_mem: 0 }, O::MemoryFill { mem: 0 }],
+            ),
+            ("| all others | 1 |", vec![O::I32Add, O::F64Load { memarg: memory }, O::Select, O::Unreachable, O::F64Lt]),
+        ];
+        let doc = include_str!("../../docs/abi.md");
+        for (row, operators) in rows {
+            assert!(doc.contains(row), "docs/abi.md lacks: {row}");
+            let fuel: u64 = row.split('|').nth(2).and_then(|cell| cell.trim().split(',').next()?.parse().ok()).unwrap();
+            for operator in operators {
+                assert_eq!(price(&operator), fuel, "{operator:?}");
+            }
+        }
+        assert!(doc.contains("| `br_table` | 4 |"));
+        assert_eq!(1 << BULK_BYTES_SHIFT, 16);
+    }
+
     fn function(own: u64, calls: &[u32]) -> FunctionCost {
         FunctionCost { regions: vec![own], calls: calls.to_vec(), unbounded: false }
     }

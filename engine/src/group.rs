@@ -193,7 +193,7 @@ impl Group {
             let outcomes_before = outcomes.len();
             match instance.call(self.table.params(first), self.table.state(first), count as u32) {
                 CallEnd::Judged { bindings, answers } => {
-                    let good = self.take_answers(instance, first, answers, outcomes);
+                    let good = self.take_answers(instance, first, bindings, answers, outcomes);
                     if good {
                         self.forgive(first, bindings as usize);
                         first += bindings as usize;
@@ -212,16 +212,21 @@ impl Group {
         Ok(())
     }
 
-    /// Collects the answers of one call; false if one of them is no valid verdict.
+    /// Collects the answers of one call; false if one of them is no valid verdict, or names a binding that was not
+    /// judged: the mailbox is in the guest's reach until the call returns.
     fn take_answers(
         &self,
         instance: &Instance,
         first: usize,
+        bindings: u32,
         answers: u32,
         outcomes: &mut Vec<(usize, Outcome)>,
     ) -> bool {
         let rule = instance.rule();
         for answer in instance.answers(answers) {
+            if answer.slot >= bindings {
+                return false;
+            }
             match verdict(rule, &answer) {
                 Ok(Some(evidence)) => outcomes.push((first + answer.slot as usize, Outcome::Fired(evidence))),
                 Ok(None) => {}

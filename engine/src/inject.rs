@@ -13,8 +13,8 @@ use std::convert::Infallible;
 use tocsin_rules_sdk::abi::{TICK_BYTES, VERDICT_BYTES};
 use wasm_encoder::reencode::{Error, Reencode, utils};
 use wasm_encoder::{
-    BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection,
-    GlobalType, Instruction, MemArg, MemoryType, Module, SectionId, TypeSection, ValType,
+    BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
+    Instruction, MemArg, MemoryType, Module, SectionId, TypeSection, ValType,
 };
 use wasmparser::Operator;
 
@@ -45,7 +45,15 @@ const _: () = assert!(VERDICT_AT + VERDICT_BYTES == ANSWER_BYTES && TICK_BYTES <
 
 /// Re-encodes a module that [`crate::inspect::inspect`] accepted.
 pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
-    let mut injector = Injector { inspection, types: 0, globals: 0, functions: 0, arity: Vec::new(), next_body: 0 };
+    let mut injector = Injector {
+        inspection,
+        types: 0,
+        globals: 0,
+        functions: 0,
+        has_global_section: false,
+        arity: Vec::new(),
+        next_body: 0,
+    };
     injector.count(module);
     let mut out = Module::new();
     injector
@@ -60,6 +68,7 @@ struct Injector<'a> {
     types: u32,
     globals: u32,
     functions: u32,
+    has_global_section: bool,
     /// The number of parameters of each function.
     arity: Vec<u32>,
     next_body: usize,
@@ -79,7 +88,10 @@ impl Injector<'_> {
                 wasmparser::Payload::FunctionSection(section) => {
                     self.arity = section.into_iter().flatten().map(|ty| params_of_type[ty as usize]).collect();
                 }
-                wasmparser::Payload::GlobalSection(section) => self.globals = section.count(),
+                wasmparser::Payload::GlobalSection(section) => {
+                    self.has_global_section = true;
+                    self.globals = section.count();
+                }
                 _ => {}
             }
         }
@@ -154,8 +166,7 @@ impl Injector<'_> {
         body.instruction(&I::I32Const(answers)).instruction(&I::LocalSet(ANSWER));
         body.instruction(&I::Loop(BlockType::Empty));
         if self.metered() {
-            body.instruction(&I::I64Const(FUEL_PER_EVALUATION as i64))
-                .instruction(&I::GlobalSet(self.fuel_global()));
+            body.instruction(&I::I64Const(FUEL_PER_EVALUATION as i64)).instruction(&I::GlobalSet(self.fuel_global()));
         }
         for word in consumed_words(manifest.evidence.len(), manifest.sleeps) {
             body.instruction(&I::LocalGet(ANSWER))
@@ -277,7 +288,7 @@ impl Reencode for Injector<'_> {
         Ok(())
     }
 
-    /// A module without globals still gets its meter.
+    /// A module without a global section still gets its meter.
     fn intersperse_section_hook(
         &mut self,
         module: &mut Module,
@@ -285,7 +296,7 @@ impl Reencode for Injector<'_> {
         before: Option<SectionId>,
     ) -> Result<(), Error<Infallible>> {
         // Globals come before exports, and every rule has exports.
-        if self.globals == 0 && before == Some(SectionId::Export) {
+        if !self.has_global_section && before == Some(SectionId::Export) {
             let mut globals = GlobalSection::new();
             self.add_fuel_global(&mut globals);
             module.section(&globals);

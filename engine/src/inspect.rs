@@ -67,9 +67,10 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     let evaluate = parsed.check_interface(&mut violations);
     let manifest = match parsed.manifest {
         Some(bytes) => Manifest::parse(bytes, &mut violations),
-        None if !over_limit => {
+        None if parsed.complete => {
             let section = abi::MANIFEST_SECTION;
-            violations.add(Code::Manifest, format!("there is no custom section `{section}`: see docs/abi.md, Manifest"));
+            violations
+                .add(Code::Manifest, format!("there is no custom section `{section}`: see docs/abi.md, Manifest"));
             None
         }
         None => None,

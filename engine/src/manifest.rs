@@ -79,10 +79,16 @@ impl Manifest {
                 return None;
             }
         };
-        let raw = match RawManifest::deserialize(&json) {
+        if let Some(path) = array_for_object(&json) {
+            violations
+                .add(Code::Manifest, format!("{path}: an array, where an object belongs (docs/abi.md, Manifest)"));
+            return None;
+        }
+        let raw: RawManifest = match serde_path_to_error::deserialize(&json) {
             Ok(raw) => raw,
             Err(error) => {
-                violations.add(Code::Manifest, format!("the manifest does not have the members of ABI v1: {error}"));
+                let path = if error.path().iter().len() == 0 { String::new() } else { format!(".{}", error.path()) };
+                violations.add(Code::Manifest, format!("manifest{path}: {} (docs/abi.md, Manifest)", error.inner()));
                 return None;
             }
         };
@@ -126,11 +132,20 @@ impl RawManifest {
     }
 }
 
+/// Serde would read an array as the members of an object in their order; here nobody should. The path of such an array.
+fn array_for_object(json: &Value) -> Option<String> {
+    let objects = [("manifest", json), ("manifest.params", &json["params"]), ("manifest.state", &json["state"])];
+    let fields = json["params"]["layout"].as_array().into_iter().flatten().enumerate();
+    let fields = fields.map(|(i, field)| (format!("manifest.params.layout[{i}]"), field));
+    let mut all = objects.into_iter().map(|(path, value)| (path.to_owned(), value)).chain(fields);
+    all.find(|(_, value)| value.is_array()).map(|(path, _)| path)
+}
+
 /// Checks the size of a packed record: bounded, and a multiple of its alignment so that records can lie side by side.
 pub(crate) fn check_record_size(path: &str, bytes: usize, max_bytes: usize, wrong: &mut impl FnMut(String)) {
     if bytes > max_bytes {
         wrong(format!("{path}: {bytes} bytes, more than the {max_bytes} allowed"));
-    } else if bytes % abi::RECORD_ALIGN != 0 {
+    } else if !bytes.is_multiple_of(abi::RECORD_ALIGN) {
         wrong(format!("{path}: {bytes} is not a multiple of {}; round it up", abi::RECORD_ALIGN));
     }
 }

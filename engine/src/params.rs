@@ -125,7 +125,8 @@ impl ParamsSpec {
             }
         }
         let full = Value::Object(full);
-        let mut errors: Vec<ParamError> = self.validator.iter_errors(&full).flat_map(|e| from_schema_error(&e)).collect();
+        let mut errors: Vec<ParamError> =
+            self.validator.iter_errors(&full).flat_map(|e| from_schema_error(&e)).collect();
         let mut packed = vec![0; self.packed_bytes];
         if errors.is_empty() {
             for field in &self.layout {
@@ -155,8 +156,7 @@ impl ParamsSpec {
         let validator = jsonschema::draft202012::new(&schema)
             .map_err(|error| wrong(format!("manifest.params.schema: {error} (at {})", error.instance_path())))
             .ok()?;
-        let spec =
-            Self { schema: Arc::new(schema), validator: Arc::new(validator), layout, packed_bytes: raw.size };
+        let spec = Self { schema: Arc::new(schema), validator: Arc::new(validator), layout, packed_bytes: raw.size };
         spec.check_defaults(wrong);
         Some(spec)
     }
@@ -199,7 +199,9 @@ fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl FnMut(Strin
     let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     for (name, property) in &properties {
         if !is_member_name(name) {
-            wrong(format!("manifest.params.schema.properties: {name:?} is not a name of letters, digits and underscores"));
+            wrong(format!(
+                "manifest.params.schema.properties: {name:?} is not a name of letters, digits and underscores"
+            ));
         }
         let Some(property) = property.as_object() else {
             wrong(format!("manifest.params.schema.properties.{name}: not an object"));
@@ -250,7 +252,7 @@ fn check_layout(
             }
         };
         let (bytes, end) = (kind.bytes(), field.offset.saturating_add(kind.bytes()));
-        if field.offset % bytes != 0 || end > packed_bytes {
+        if !field.offset.is_multiple_of(bytes) || end > packed_bytes {
             wrong(format!(
                 "{path}.offset: {} does not place {bytes} aligned bytes inside the {packed_bytes} of manifest.params.size",
                 field.offset
@@ -315,7 +317,8 @@ impl Field {
         match &self.kind {
             Kind::F64 => put(&finite(value)?.to_le_bytes()),
             Kind::F32 => {
-                let number = finite(value)? as f32;
+                // A tiny number becomes zero here, and a zero has no sign.
+                let number = finite(value)? as f32 + 0.0;
                 if !number.is_finite() {
                     return Err(narrow("a 32-bit float"));
                 }

@@ -44,9 +44,24 @@ pub struct Violation {
     pub message: String,
 }
 
+/// The longest message, in characters: it may quote what a stranger wrote.
+const MAX_MESSAGE_CHARS: usize = 600;
+
 impl Violation {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+    /// What the message quotes of the module cannot steer a terminal nor turn the text around: control characters and
+    /// those that change the direction of writing are escaped.
+    pub(crate) fn new(code: Code, message: impl AsRef<str>) -> Self {
+        let mut plain = String::new();
+        for (i, c) in message.as_ref().chars().enumerate() {
+            if i == MAX_MESSAGE_CHARS {
+                plain.push('…');
+                break;
+            }
+            let steers = c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if steers { plain.extend(c.escape_default()) } else { plain.push(c) }
+        }
+        Self { code, message: plain }
     }
 }
 
@@ -75,7 +90,7 @@ impl fmt::Display for Rejection {
 pub(crate) struct Violations(Vec<Violation>);
 
 impl Violations {
-    pub(crate) fn add(&mut self, code: Code, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, code: Code, message: impl AsRef<str>) {
         self.push(Violation::new(code, message));
     }
 

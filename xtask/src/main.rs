@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod rules;
+mod wat;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tocsin's development tasks")]
@@ -17,11 +18,14 @@ struct Cli {
 enum Task {
     /// Build rules to WebAssembly: the examples, or a crate of yours.
     Rules(rules::Args),
+    /// Assemble WebAssembly text, manifest included; without arguments, the built-in rules.
+    Wat(wat::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Rules(args) => rules::run(&args),
+        Task::Wat(args) => wat::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

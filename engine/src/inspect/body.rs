@@ -42,7 +42,7 @@ pub(super) fn scan(
             break;
         }
         scan.operator(&operator);
-        if over(scan.open.len() as u64, MAX_NESTING as u64 + 1, "nested blocks")
+        if over(scan.open.len().saturating_sub(1) as u64, MAX_NESTING as u64, "nested blocks")
             || over(scan.blocks, MAX_BLOCKS as u64, "blocks")
         {
             break;

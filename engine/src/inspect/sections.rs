@@ -1,7 +1,9 @@
 //! One pass over a module's sections: counts against limits, and what the interface needs to know.
 
 use tocsin_rules_sdk::abi;
-use wasmparser::{DataKind, Encoding, ExternalKind, FuncType, Operator, Parser, Payload, ValType};
+use wasmparser::{
+    ConstExpr, DataKind, ElementItems, ElementKind, ExternalKind, FuncType, Operator, Parser, Payload, ValType,
+};
 
 use super::body;
 use crate::cost::FunctionCost;
@@ -24,25 +26,26 @@ pub(super) struct Parsed<'a> {
     types: Vec<Option<FuncType>>,
     /// The type of each function.
     function_types: Vec<u32>,
-    exports: Vec<(&'a str, ExternalKind, u32)>,
+    /// None as long as no export section was read: what is missing in it cannot be told then.
+    exports: Option<Vec<(&'a str, ExternalKind, u32)>>,
+    /// Elements of the table, where there is one within its limit.
+    table_elements: Option<u64>,
     custom_bytes: usize,
+    /// Every section was walked, or skipped because it breaks a limit.
+    pub(super) complete: bool,
 }
 
-/// Walks the sections. A parse error ends the walk and is a violation itself.
+/// Walks the sections. A parse error ends the walk and is a violation itself; a section over its limit is skipped, so
+/// that the others are still judged.
 pub(super) fn walk<'a>(module: &'a [u8], violations: &mut Violations) -> Parsed<'a> {
     let mut parsed = Parsed::default();
     for payload in Parser::new(0).parse_all(module) {
-        let done = payload.and_then(|payload| parsed.section(payload, violations));
-        match done {
-            Ok(true) => {}
-            // A section over its limit: what follows would only repeat it.
-            Ok(false) => break,
-            Err(error) => {
-                violations.add(Code::Format, format!("{} (at byte {})", error.message(), error.offset()));
-                break;
-            }
+        if let Err(error) = payload.and_then(|payload| parsed.section(payload, violations)) {
+            violations.add(Code::Format, format!("{} (at byte {})", error.message(), error.offset()));
+            return parsed;
         }
     }
+    parsed.complete = true;
     parsed
 }
 
@@ -55,82 +58,66 @@ fn within(count: u64, limit: u64, of: &str, violations: &mut Violations) -> bool
 }
 
 impl<'a> Parsed<'a> {
-    /// Takes one section; false if a limit is broken that makes the rest not worth reading.
-    fn section(&mut self, payload: Payload<'a>, violations: &mut Violations) -> wasmparser::Result<bool> {
+    /// Takes one section, or skips it if it has too much of something.
+    #[allow(clippy::collapsible_match)] // a guard that reports a violation would hide it
+    fn section(&mut self, payload: Payload<'a>, violations: &mut Violations) -> wasmparser::Result<()> {
         match payload {
-            Payload::Version { encoding: Encoding::Component, .. } => {
-                violations.add(Code::Format, "this is a component, and rules are core modules");
-                return Ok(false);
-            }
             Payload::TypeSection(section) => {
-                if !within(section.count().into(), MAX_TYPES as u64, "types", violations) {
-                    return Ok(false);
-                }
-                for group in section {
-                    for ty in group?.into_types() {
-                        self.add_type(&ty, violations);
+                if within(section.count().into(), MAX_TYPES as u64, "types", violations) {
+                    for group in section {
+                        for ty in group?.into_types() {
+                            self.add_type(&ty, violations);
+                        }
                     }
                 }
             }
-            Payload::ImportSection(section) => {
-                if section.count() > 0 {
-                    return imports(section, violations);
-                }
-            }
+            Payload::ImportSection(section) => imports(section, violations)?,
             Payload::FunctionSection(section) => {
-                if !within(section.count().into(), MAX_FUNCTIONS as u64, "functions", violations) {
-                    return Ok(false);
-                }
-                self.function_types = section.into_iter().collect::<Result<_, _>>()?;
-            }
-            Payload::TableSection(section) => {
-                within(section.count().into(), 1, "tables", violations);
-                for table in section.into_iter().take(1) {
-                    let ty = table?.ty;
-                    let elements = ty.initial.max(ty.maximum.unwrap_or(0));
-                    within(elements, MAX_TABLE_ELEMENTS, "table elements", violations);
+                if within(section.count().into(), MAX_FUNCTIONS as u64, "functions", violations) {
+                    self.function_types = section.into_iter().collect::<Result<_, _>>()?;
                 }
             }
-            Payload::MemorySection(section) => return self.memories(section, violations),
+            Payload::TableSection(section) => self.tables(section, violations)?,
+            Payload::MemorySection(section) => self.memories(section, violations)?,
             Payload::GlobalSection(section) => {
-                return Ok(within(section.count().into(), MAX_GLOBALS as u64, "globals", violations));
+                within(section.count().into(), MAX_GLOBALS as u64, "globals", violations);
             }
             Payload::ExportSection(section) => {
-                if !within(section.count().into(), MAX_EXPORTS as u64, "exports", violations) {
-                    return Ok(false);
-                }
-                for export in section {
-                    let export = export?;
-                    self.exports.push((export.name, export.kind, export.index));
+                if within(section.count().into(), MAX_EXPORTS as u64, "exports", violations) {
+                    let exports = section.into_iter().map(|export| export.map(|e| (e.name, e.kind, e.index)));
+                    self.exports = Some(exports.collect::<Result<_, _>>()?);
                 }
             }
             Payload::StartSection { .. } => {
                 violations.add(Code::Export, "there is a start function: rules have nothing to initialise; remove it");
             }
             Payload::ElementSection(section) => {
-                return Ok(within(section.count().into(), MAX_SEGMENTS as u64, "element segments", violations));
+                if within(section.count().into(), MAX_SEGMENTS as u64, "element segments", violations) {
+                    for element in section {
+                        self.element_segment(&element?, violations)?;
+                    }
+                }
             }
             Payload::DataSection(section) => {
-                if !within(section.count().into(), MAX_SEGMENTS as u64, "data segments", violations) {
-                    return Ok(false);
-                }
-                for datum in section {
-                    self.data_segment(&datum?, violations)?;
+                if within(section.count().into(), MAX_SEGMENTS as u64, "data segments", violations) {
+                    for datum in section {
+                        self.data_segment(&datum?, violations)?;
+                    }
                 }
             }
             Payload::TagSection(_) => violations.add(Code::Feature, "exceptions are off: there is a tag section"),
             Payload::CodeSectionStart { size, .. } => {
-                return Ok(within(size.into(), MAX_CODE_BYTES as u64, "bytes of code", violations));
+                within(size.into(), MAX_CODE_BYTES as u64, "bytes of code", violations);
             }
             Payload::CodeSectionEntry(function) => {
                 let index = self.functions.len();
                 let params = self.signature(index as u32).map_or(0, |ty| ty.params().len());
                 self.functions.push(body::scan(index, &function, params, violations)?);
             }
-            Payload::CustomSection(section) => return Ok(self.custom(&section, violations)),
+            Payload::CustomSection(section) => self.custom(&section, violations),
             _ => {}
         }
-        Ok(true)
+        Ok(())
     }
 
     fn add_type(&mut self, ty: &wasmparser::SubType, violations: &mut Violations) {
@@ -145,11 +132,27 @@ impl<'a> Parsed<'a> {
         self.types.push(function);
     }
 
+    fn tables(
+        &mut self,
+        section: wasmparser::TableSectionReader<'a>,
+        violations: &mut Violations,
+    ) -> wasmparser::Result<()> {
+        within(section.count().into(), 1, "tables", violations);
+        for table in section.into_iter().take(1) {
+            let ty = table?.ty;
+            let elements = ty.initial.max(ty.maximum.unwrap_or(0));
+            if within(elements, MAX_TABLE_ELEMENTS, "table elements", violations) {
+                self.table_elements = Some(ty.initial);
+            }
+        }
+        Ok(())
+    }
+
     fn memories(
         &mut self,
         section: wasmparser::MemorySectionReader<'a>,
         violations: &mut Violations,
-    ) -> wasmparser::Result<bool> {
+    ) -> wasmparser::Result<()> {
         if section.count() > 1 {
             violations.add(Code::Feature, format!("{} memories: a rule has one", section.count()));
         }
@@ -161,7 +164,7 @@ impl<'a> Parsed<'a> {
                 self.guest_pages = Some(memory.initial);
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Data must lie inside the memory that the module asked for: behind it are the host's tables.
@@ -170,35 +173,45 @@ impl<'a> Parsed<'a> {
             violations.add(Code::Feature, "a passive data segment: only active ones are allowed");
             return Ok(());
         };
-        let mut operators = offset_expr.get_operators_reader();
-        let offset = match operators.read()? {
-            Operator::I32Const { value } => u64::from(value as u32),
-            _ => {
-                violations.add(Code::Feature, "a data segment whose offset is not an i32.const");
-                return Ok(());
-            }
-        };
-        let end = offset + datum.data.len() as u64;
-        let memory_bytes = self.guest_pages.unwrap_or(0) * PAGE_BYTES;
-        if end > memory_bytes {
-            violations.add(
-                Code::Format,
-                format!("a data segment ends at byte {end}, behind the {memory_bytes} bytes of memory asked for"),
-            );
-        }
+        let end = constant(offset_expr)?.map(|offset| offset + datum.data.len() as u64);
+        let memory_bytes = self.guest_pages.map(|pages| pages * PAGE_BYTES);
+        check_segment("data", "byte", end, memory_bytes, "bytes of memory", violations);
         Ok(())
     }
 
-    fn custom(&mut self, section: &wasmparser::CustomSectionReader<'a>, violations: &mut Violations) -> bool {
+    /// Elements must lie inside the table, so that no instance can fail at its start.
+    fn element_segment(
+        &self,
+        element: &wasmparser::Element<'a>,
+        violations: &mut Violations,
+    ) -> wasmparser::Result<()> {
+        let ElementKind::Active { offset_expr, .. } = &element.kind else {
+            violations.add(Code::Feature, "a passive element segment: only active ones are allowed");
+            return Ok(());
+        };
+        let count = match &element.items {
+            ElementItems::Functions(items) => items.count(),
+            ElementItems::Expressions(_, items) => items.count(),
+        };
+        let end = constant(offset_expr)?.map(|offset| offset + u64::from(count));
+        check_segment("element", "element", end, self.table_elements, "elements of the table", violations);
+        Ok(())
+    }
+
+    fn custom(&mut self, section: &wasmparser::CustomSectionReader<'a>, violations: &mut Violations) {
         if section.name() == abi::MANIFEST_SECTION {
             if self.manifest.is_some() {
                 violations.add(Code::Manifest, format!("there are two custom sections `{}`", abi::MANIFEST_SECTION));
             }
             self.manifest = Some(section.data());
-            return true;
+            return;
         }
         self.custom_bytes += section.data().len();
-        within(self.custom_bytes as u64, MAX_CUSTOM_BYTES as u64, "bytes of custom sections; strip the module", violations)
+        if self.custom_bytes > MAX_CUSTOM_BYTES {
+            let text =
+                format!("more than {MAX_CUSTOM_BYTES} bytes of custom sections beside the manifest; strip the module");
+            violations.add(Code::Limit, text);
+        }
     }
 
     fn signature(&self, function: u32) -> Option<&FuncType> {
@@ -209,12 +222,20 @@ impl<'a> Parsed<'a> {
     /// Checks exports: `evaluate` and `memory` are there with the right types, and no other function is. Returns the
     /// index of `evaluate`.
     pub(super) fn check_interface(&self, violations: &mut Violations) -> Option<u32> {
-        let mut evaluate = None;
-        let mut memory = false;
-        for (name, kind, index) in &self.exports {
+        let exports = match &self.exports {
+            Some(exports) => exports.as_slice(),
+            // An export section that was skipped or not reached is unknown; one that is not there is empty.
+            None if !self.complete || violations.holds(Code::Limit) => return None,
+            None => &[],
+        };
+        let (mut evaluate, mut has_evaluate, mut has_memory) = (None, false, false);
+        for (name, kind, index) in exports {
             match (*name, kind) {
-                (abi::EVALUATE_EXPORT, ExternalKind::Func) => evaluate = self.check_evaluate(*index, violations),
-                (abi::MEMORY_EXPORT, ExternalKind::Memory) => memory = true,
+                (abi::EVALUATE_EXPORT, ExternalKind::Func) => {
+                    has_evaluate = true;
+                    evaluate = self.check_evaluate(*index, violations);
+                }
+                (abi::MEMORY_EXPORT, ExternalKind::Memory) => has_memory = true,
                 (_, ExternalKind::Global) if is_plain(name) => {}
                 _ => violations.add(
                     Code::Export,
@@ -227,17 +248,20 @@ impl<'a> Parsed<'a> {
                 ),
             }
         }
-        let has_evaluate = self.exports.iter().any(|(name, kind, _)| (*name, *kind) == (abi::EVALUATE_EXPORT, ExternalKind::Func));
         if !has_evaluate {
             violations.add(Code::Export, "the function `evaluate` is not exported");
         }
-        if !memory {
+        if !has_memory {
             violations.add(Code::Export, "the memory is not exported as `memory`");
         }
         evaluate
     }
 
+    /// Where the types were skipped for their number, that of `evaluate` is unknown, and not wrong.
     fn check_evaluate(&self, index: u32, violations: &mut Violations) -> Option<u32> {
+        if self.types.is_empty() || self.function_types.is_empty() {
+            return None;
+        }
         let expected = self
             .signature(index)
             .filter(|ty| ty.params() == [ValType::I32; 4].as_slice() && ty.results() == [ValType::I32].as_slice());
@@ -252,20 +276,38 @@ impl<'a> Parsed<'a> {
     }
 }
 
-fn imports(
-    section: wasmparser::ImportSectionReader<'_>,
-    violations: &mut Violations,
-) -> wasmparser::Result<bool> {
+/// The value of an offset that is one `i32.const`; None if it is another expression.
+fn constant(offset: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
+    Ok(match offset.get_operators_reader().read()? {
+        Operator::I32Const { value } => Some(u64::from(value as u32)),
+        _ => None,
+    })
+}
+
+/// Checks where a segment ends: `end` is None if its offset is no constant, `room` if that is unknown for another
+/// violation's sake.
+fn check_segment(kind: &str, unit: &str, end: Option<u64>, room: Option<u64>, of: &str, violations: &mut Violations) {
+    match (end, room) {
+        (None, _) => violations.add(Code::Feature, format!("the offset of a {kind} segment is not an i32.const")),
+        (Some(end), Some(room)) if end > room => {
+            violations.add(Code::Format, format!("a {kind} segment ends at {unit} {end}, behind the {room} {of}"));
+        }
+        _ => {}
+    }
+}
+
+fn imports(section: wasmparser::ImportSectionReader<'_>, violations: &mut Violations) -> wasmparser::Result<()> {
     for import in section.into_imports() {
         let import = import?;
         let clip = |text: &str| text.chars().take(64).collect::<String>();
-        let hint = if import.module.starts_with("wasi") { ": build without WASI, for wasm32-unknown-unknown" } else { "" };
+        let hint =
+            if import.module.starts_with("wasi") { ": build without WASI, for wasm32-unknown-unknown" } else { "" };
         violations.add(
             Code::Import,
             format!("{:?}.{:?} is imported, but a rule imports nothing{hint}", clip(import.module), clip(import.name)),
         );
     }
-    Ok(true)
+    Ok(())
 }
 
 fn is_plain(name: &str) -> bool {
