@@ -312,7 +312,11 @@ fn verdict(rule: &Rule, answer: &Answer) -> Result<Option<Evidence>, Fault> {
     }
     let numbers = manifest.evidence.iter().zip(answer.evidence).enumerate();
     numbers
-        .map(|(at, (name, number))| if number.is_finite() { Ok((name.clone(), number)) } else { Err(Fault::BadEvidence(at)) })
+        .map(
+            |(at, (name, number))| {
+                if number.is_finite() { Ok((name.clone(), number)) } else { Err(Fault::BadEvidence(at)) }
+            },
+        )
         .collect::<Result<Evidence, Fault>>()
         .map(Some)
 }

@@ -79,11 +79,8 @@ impl Engine {
         };
         let template = compile().map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let manifest = &inspection.manifest;
-        let reference = RuleRef {
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            digest: Digest::of(module),
-        };
+        let reference =
+            RuleRef { name: manifest.name.clone(), version: manifest.version.clone(), digest: Digest::of(module) };
         Ok(Rule(Arc::new(RuleInner { reference, inspection, template, _engine: self.clone() })))
     }
 }

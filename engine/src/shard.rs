@@ -7,9 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::domain::{
-    AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
-};
+use crate::domain::{AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
 use crate::fault::Fault;
 use crate::group::{Group, JudgeError, Member, Outcome};
 use crate::instance::{Instance, MemoryError};
@@ -140,8 +138,7 @@ impl Shard {
             Some(saved) => (saved.faults, Some(saved.state.as_slice())),
             None => (0, None),
         };
-        let member =
-            Member { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat, faults };
+        let member = Member { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat, faults };
         let pushed = group.push(&mut self.instances[group.instance], member, &arming.params, state);
         match pushed {
             Ok(slot) => {

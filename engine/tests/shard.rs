@@ -2,9 +2,7 @@
 
 use std::sync::OnceLock;
 
-use tocsin_engine::domain::{
-    AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
-};
+use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
 use tocsin_engine::{Arming, Engine, Event, Fault, Rule, SavedBinding, Shard, builtin};
 
 fn engine() -> &'static Engine {
@@ -157,7 +155,8 @@ fn a_fault_stops_only_its_own_binding_and_puts_its_state_back() {
 
 #[test]
 fn endless_loops_and_recursion_run_out_of_fuel() {
-    for body in ["(loop $l (br $l)) (i32.const 0)", "(call 0 (local.get 0) (local.get 1) (local.get 2) (local.get 3))"] {
+    for body in ["(loop $l (br $l)) (i32.const 0)", "(call 0 (local.get 0) (local.get 1) (local.get 2) (local.get 3))"]
+    {
         let mut shard = Shard::new();
         shard.arm(arming(1, "X", &rule(0, "", body), &[], Repeat::Every)).unwrap();
         let mut events = Vec::new();

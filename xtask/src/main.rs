@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod rules;
+mod test;
 mod wat;
 
 #[derive(Parser)]
@@ -18,6 +19,8 @@ struct Cli {
 enum Task {
     /// Build rules to WebAssembly: the examples, or a crate of yours.
     Rules(rules::Args),
+    /// Run every test, building what they need.
+    Test,
     /// Assemble WebAssembly text, manifest included; without arguments, the built-in rules.
     Wat(wat::Args),
 }
@@ -25,6 +28,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Rules(args) => rules::run(&args),
+        Task::Test => test::run(),
         Task::Wat(args) => wat::run(&args),
     };
     match result {

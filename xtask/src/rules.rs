@@ -35,7 +35,7 @@ const HOW_TO_INSTALL: &str = "this machine has no compiler for wasm32. Install o
     apt-get install rustc-web libstd-rust-web-dev rust-web-src          (Debian)";
 
 /// What `cargo xtask rules` takes.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Where the modules go, as NAME.wasm [default: target/rules]
     #[arg(long, value_name = "DIR")]
@@ -67,6 +67,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{bytes:>8} bytes  {}", copy.display());
     }
     Ok(())
+}
+
+/// Whether this machine has a compiler for rules.
+pub(crate) fn can_build() -> bool {
+    Toolchain::find().is_ok()
 }
 
 /// The Cargo.toml of each folder in `examples`, sorted.

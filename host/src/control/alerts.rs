@@ -105,11 +105,8 @@ impl Control {
         let (Ok(limit), Ok(after), true) = (limit, after, violations.is_empty()) else {
             return Err(ControlError::Invalid(violations));
         };
-        let filter = AlertFilter {
-            user: user.and_then(Result::ok),
-            active_only: query.active_only,
-            price_alerts_only: false,
-        };
+        let filter =
+            AlertFilter { user: user.and_then(Result::ok), active_only: query.active_only, price_alerts_only: false };
         let alerts = self.0.store.alerts(tenant, filter, AlertId(after), limit + 1).await?;
         Ok(Page::of(alerts, limit, |alert| alert.id.0.to_string()))
     }
@@ -161,9 +158,9 @@ impl Control {
         match self.0.store.create_alert(&new).await? {
             StoredAlert::Created(alert) => Ok((alert, true)),
             StoredAlert::Repeated(alert) => Ok((alert, false)),
-            StoredAlert::KeyReused => Err(ControlError::Conflict(
-                "this Idempotency-Key was used for another request: send a new key".into(),
-            )),
+            StoredAlert::KeyReused => {
+                Err(ControlError::Conflict("this Idempotency-Key was used for another request: send a new key".into()))
+            }
         }
     }
 }

@@ -60,11 +60,7 @@ impl Condition {
 
 impl Control {
     /// Creates a price alert.
-    pub async fn create_price_alert(
-        &self,
-        tenant: &Tenant,
-        request: CreatePriceAlert,
-    ) -> Result<Alert, ControlError> {
+    pub async fn create_price_alert(&self, tenant: &Tenant, request: CreatePriceAlert) -> Result<Alert, ControlError> {
         let mut violations = Vec::new();
         let user = check_user(request.user_id, "user_id").map_err(|violation| violations.push(violation));
         let symbol = Symbol::parse(&request.symbol)
@@ -77,8 +73,7 @@ impl Control {
         if request.condition.is_none() {
             violations.push(FieldViolation::new("condition", "is not ABOVE or BELOW"));
         }
-        let (Ok(user), Ok(symbol), Some(condition), true) =
-            (user, symbol, request.condition, violations.is_empty())
+        let (Ok(user), Ok(symbol), Some(condition), true) = (user, symbol, request.condition, violations.is_empty())
         else {
             return Err(ControlError::Invalid(violations));
         };

@@ -27,7 +27,8 @@ pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: Bus) -> anyho
                 seen.insert(tick.symbol.clone());
             }
         }
-        let backoff = ExponentialBuilder::new().with_jitter().with_max_delay(Duration::from_secs(5)).without_max_times();
+        let backoff =
+            ExponentialBuilder::new().with_jitter().with_max_delay(Duration::from_secs(5)).without_max_times();
         (|| bus.publish(batch.clone()))
             .retry(backoff)
             .when(|error| !matches!(error, BusError::Stopped))

@@ -53,8 +53,7 @@ impl SqliteStore {
         MIGRATIONS.run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let revision: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&writer).await?;
-        let firing: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM firings").fetch_one(&writer).await?;
+        let firing: i64 = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM firings").fetch_one(&writer).await?;
         Ok(Self(Arc::new(Inner {
             writer,
             readers,

@@ -70,15 +70,14 @@ impl SqliteStore {
         now_ms: i64,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.write().await?;
-        let deleted = sqlx::query(
-            "UPDATE alerts SET deleted_at_ms = ? WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL",
-        )
-        .bind(now_ms)
-        .bind(tenant.as_str())
-        .bind(id.0)
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
+        let deleted =
+            sqlx::query("UPDATE alerts SET deleted_at_ms = ? WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL")
+                .bind(now_ms)
+                .bind(tenant.as_str())
+                .bind(id.0)
+                .execute(&mut *transaction)
+                .await?
+                .rows_affected();
         if deleted == 0 {
             return Ok(false);
         }

@@ -34,7 +34,8 @@ impl SqliteStore {
         }
         let versions = self.rule_versions(tenant, &reference.name).await?;
         let existing = versions.into_iter().find(|other| other.reference.version == reference.version);
-        let existing = existing.ok_or_else(|| rows::damaged("rule version", "it vanished, though versions never do"))?;
+        let existing =
+            existing.ok_or_else(|| rows::damaged("rule version", "it vanished, though versions never do"))?;
         if existing.reference.digest == reference.digest {
             Ok(StoredRule::Existing(existing))
         } else {
