@@ -10,6 +10,8 @@
 //! - *single*: the same through as many symbols, each with one binding, so that each evaluation is a call of its own,
 //!   with the shard's own work for a tick.
 
+#![allow(clippy::unwrap_used)] // a failed test shows where
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

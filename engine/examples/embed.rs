@@ -1,5 +1,7 @@
 //! The engine in another program: two alerts on a few ticks. `cargo run -p tocsin-engine --example embed`
 
+#![allow(clippy::unwrap_used)] // a failed test shows where
+
 use std::error::Error;
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Symbol, Tenant, Tick};

@@ -1,0 +1,92 @@
+//! Every recorded file, through `tocsin feed` and the Finnhub client: each alert fires exactly once, at the first trade
+//! that qualifies, or never, as a naive scan of the file says.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tocsin_testdata::{Recording, Trade};
+
+use crate::server::{FeedServer, Server, wait_for};
+
+/// Alerts on each symbol.
+const ALERTS: usize = 1000;
+
+/// An alert, and the trade on which it must fire.
+struct Expected {
+    condition: &'static str,
+    target: f64,
+    /// Index among the symbol's trades.
+    first: Option<usize>,
+}
+
+#[test]
+fn price_alerts_fire_once_at_the_first_trade_that_qualifies() {
+    for path in tocsin_testdata::tick_files() {
+        let recording = tocsin_testdata::read(&path);
+        check_file(&path, &recording);
+    }
+}
+
+fn check_file(path: &std::path::Path, recording: &Recording) {
+    let by_symbol: BTreeMap<&str, Vec<&Trade>> = recording.by_symbol().into_iter().collect();
+    let names: Vec<&str> = by_symbol.keys().copied().collect();
+    let folder = tempfile::tempdir().unwrap();
+    let feed = FeedServer::start(path, names.len());
+    // Alerts first: the server takes no ticks until it is started again with the feed.
+    let quiet = Server::start(folder.path(), &["--feed", "none"]);
+    let mut expected = BTreeMap::new();
+    for (symbol, trades) in &by_symbol {
+        for alert in expectations(trades) {
+            let body = json!({
+                "user_id": 1, "symbol": symbol, "target_price": alert.target, "condition": alert.condition,
+            });
+            let (status, answer) = quiet.post("/alerts", &body);
+            assert_eq!(status, 201, "{answer}");
+            expected.insert(answer["alert_id"].as_i64().unwrap(), (symbol.to_string(), alert));
+        }
+    }
+    assert_eq!(quiet.stop(), Some(0));
+
+    let tickers = names.join(",");
+    let server = Server::start(folder.path(), &["--finnhub-url", &feed.url, "--tickers", &tickers]);
+    let due = expected.values().filter(|(_, alert)| alert.first.is_some()).count();
+    wait_for("all trades to be judged", || {
+        by_symbol.iter().all(|(symbol, trades)| {
+            let last = trades.iter().map(|trade| trade.time_ms).max();
+            server.get(&format!("/price/{symbol}"))["timestamp"].as_i64() == last
+        })
+    });
+    wait_for("all alerts to fire", || server.firings().len() >= due);
+    // What must not fire has had the time that it takes to stop cleanly.
+    assert_eq!(server.stop(), Some(0));
+    let server = Server::start(folder.path(), &["--feed", "none"]);
+    let firings = server.firings();
+    assert_eq!(firings.len(), due, "{}", path.display());
+    for firing in &firings {
+        let (symbol, alert) = expected.remove(&firing["alert_id"].as_i64().unwrap()).expect("no alert fires twice");
+        let trade = &by_symbol[symbol.as_str()][alert.first.expect("an alert fired that never qualifies")];
+        assert_eq!(firing["symbol"], symbol);
+        assert_eq!(firing["price"], trade.price);
+        assert_eq!(firing["volume"], trade.volume);
+        assert_eq!(firing["timestamp"], trade.time_ms);
+    }
+    assert!(expected.values().all(|(_, alert)| alert.first.is_none()));
+}
+
+/// Targets spread over the symbol's range and a little beyond it, and what a scan says of each.
+fn expectations(trades: &[&Trade]) -> Vec<Expected> {
+    let prices = trades.iter().map(|trade| trade.price);
+    let (low, high) = prices.fold((f64::MAX, f64::MIN), |(low, high), price| (low.min(price), high.max(price)));
+    let margin = (high - low) * 0.05;
+    let step = (high - low + 2.0 * margin) / ALERTS as f64;
+    let at = |i: usize| low - margin + step * i as f64;
+    (0..ALERTS)
+        .map(|i| {
+            let target = at(i);
+            let above = i % 2 == 0;
+            let qualifies = |trade: &&Trade| if above { trade.price >= target } else { trade.price <= target };
+            let first = trades.iter().position(qualifies);
+            Expected { condition: if above { "ABOVE" } else { "BELOW" }, target, first }
+        })
+        .collect()
+}

@@ -1,0 +1,135 @@
+//! A running `tocsin` and a feed, for tests. Both end with the value that holds them.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything that must happen may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A `tocsin serve` process.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    client: reqwest::blocking::Client,
+}
+
+impl Server {
+    /// Starts a server on free ports and waits until it says where it listens.
+    pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
+            .args(["serve", "--port", "0", "--grpc-port", "0", "--log-format", "json", "--data-dir"])
+            .arg(data_dir)
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        let url = loop {
+            let line = log.next().unwrap_or_else(|| panic!("the server ended: {said:#?}")).unwrap();
+            let json: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(url) = json["rest"].as_str() {
+                break url.to_owned();
+            }
+            said.push(line);
+        };
+        // The pipe must not fill up.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { child, url, client: reqwest::blocking::Client::new() }
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        self.client.get(format!("{}{path}", self.url)).send().unwrap().json().unwrap()
+    }
+
+    /// Posts JSON and returns the status and the answer.
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    /// Uploads a module.
+    pub fn upload(&self, module: Vec<u8>) -> (u16, Value) {
+        let request = self.client.post(format!("{}/api/v1/rules", self.url)).header("Content-Type", "application/wasm");
+        let answer = request.body(module).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    /// All firings so far.
+    pub fn firings(&self) -> Vec<Value> {
+        let mut firings = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page = self.get(&format!("/api/v1/firings?limit=500&after={after}"));
+            firings.extend(page["firings"].as_array().unwrap().iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => after = next.to_owned(),
+                None => return firings,
+            }
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A `tocsin feed` process.
+pub struct FeedServer {
+    child: Child,
+    pub url: String,
+}
+
+impl FeedServer {
+    pub fn start(file: &Path, symbols: usize) -> Self {
+        // A port that was free a moment ago.
+        let address: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
+            .args(["feed", "--speed", "max", "--start-after", &symbols.to_string(), "--listen", &address.to_string()])
+            .arg("--file")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the feed to listen", || std::net::TcpStream::connect(address).is_ok());
+        Self { child, url: format!("ws://{address}") }
+    }
+}
+
+impl Drop for FeedServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
