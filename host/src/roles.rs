@@ -107,7 +107,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Backends> {
     let folder = || format!("opening the data folder {}", settings.data_dir.display());
     std::fs::create_dir_all(&settings.data_dir).with_context(folder)?;
     let db = EmbeddedDb::open(&settings.data_dir).with_context(folder)?;
-    let bus = Bus::Embedded(EmbeddedBus::open(&db, settings.log.clone(), system_clock()).with_context(folder)?);
+    let bus = Bus::Embedded(EmbeddedBus::open(&db, settings.log, system_clock()).with_context(folder)?);
     let prices = Prices::Embedded(EmbeddedPrices::open(&db).with_context(folder)?);
     let store = Store::open_sqlite(&settings.data_dir).await.with_context(folder)?;
     Ok(Backends { bus, prices, store })

@@ -4,4 +4,5 @@
 
 mod files;
 mod kill;
+mod rules;
 mod server;

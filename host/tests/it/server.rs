@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything that must happen may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A `tocsin serve` process.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub url: String,
+    pub(crate) url: String,
     client: reqwest::blocking::Client,
 }
 
 impl Server {
     /// Starts a server on free ports and waits until it says where it listens.
-    pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
             .args(["serve", "--port", "0", "--grpc-port", "0", "--log-format", "json", "--data-dir"])
             .arg(data_dir)
@@ -43,25 +43,25 @@ impl Server {
         Self { child, url, client: reqwest::blocking::Client::new() }
     }
 
-    pub fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         self.client.get(format!("{}{path}", self.url)).send().unwrap().json().unwrap()
     }
 
     /// Posts JSON and returns the status and the answer.
-    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().unwrap();
         (answer.status().as_u16(), answer.json().unwrap())
     }
 
     /// Uploads a module.
-    pub fn upload(&self, module: Vec<u8>) -> (u16, Value) {
+    pub(crate) fn upload(&self, module: Vec<u8>) -> (u16, Value) {
         let request = self.client.post(format!("{}/api/v1/rules", self.url)).header("Content-Type", "application/wasm");
         let answer = request.body(module).send().unwrap();
         (answer.status().as_u16(), answer.json().unwrap())
     }
 
     /// All firings so far.
-    pub fn firings(&self) -> Vec<Value> {
+    pub(crate) fn firings(&self) -> Vec<Value> {
         let mut firings = Vec::new();
         let mut after = String::new();
         loop {
@@ -75,13 +75,13 @@ impl Server {
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// SIGTERM, and the exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(killed.success());
         self.child.wait().unwrap().code()
@@ -96,13 +96,13 @@ impl Drop for Server {
 }
 
 /// A `tocsin feed` process.
-pub struct FeedServer {
+pub(crate) struct FeedServer {
     child: Child,
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl FeedServer {
-    pub fn start(file: &Path, symbols: usize) -> Self {
+    pub(crate) fn start(file: &Path, symbols: usize) -> Self {
         // A port that was free a moment ago.
         let address: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
@@ -126,7 +126,7 @@ impl Drop for FeedServer {
 }
 
 /// Waits until something holds.
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
         assert!(begin.elapsed() < PATIENCE, "gave up waiting for {what}");
