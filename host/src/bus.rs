@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tocsin_engine::domain::{Position, Symbol, Tick};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use embedded::{EmbeddedBus, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS, Retention};
 pub use embedded_db::{EmbeddedDb, EmbeddedDbError};
@@ -231,5 +234,14 @@ impl Waker {
         match self {
             Self::Embedded(waker) => waker.wake(),
         }
+    }
+
+    /// Wakes the reader once `stop` is cancelled, for as long as what it returns is kept.
+    pub fn wake_when_cancelled(self, runtime: &Handle, stop: &CancellationToken) -> AbortOnDropHandle<()> {
+        let stop = stop.clone();
+        AbortOnDropHandle::new(runtime.spawn(async move {
+            stop.cancelled().await;
+            self.wake();
+        }))
     }
 }

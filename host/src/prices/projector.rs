@@ -43,8 +43,11 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
     std::thread::Builder::new()
         .name("projector".into())
         .spawn(move || {
+            let ended = run(&runtime, &bus, &prices, &stop);
+            // Whoever hears of the end may open the same folder at once.
+            drop((bus, prices));
             // Nobody listens any more if the role was dropped rather than stopped.
-            let _ = finished.send(run(&runtime, &bus, &prices, &stop));
+            let _ = finished.send(ended);
         })
         .map_err(|error| ProjectError::Thread(error.to_string()))?;
     result.await.map_err(|_| ProjectError::Thread("it has panicked".into()))?
@@ -52,15 +55,14 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
 
 fn run(runtime: &Handle, bus: &Bus, prices: &Prices, stop: &CancellationToken) -> Result<(), ProjectError> {
     let mut reader = open_reader(runtime, bus)?;
-    let mut wake_on_stop = wake_when_cancelled(runtime, &reader, stop);
+    let mut _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
     let mut batch = Vec::new();
     while !stop.is_cancelled() {
         match reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
             Ok(()) => {}
             Err(BusError::OffsetOutOfRange { .. }) => {
-                wake_on_stop.abort();
                 reader = open_reader(runtime, bus)?;
-                wake_on_stop = wake_when_cancelled(runtime, &reader, stop);
+                _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -70,16 +72,7 @@ fn run(runtime: &Handle, bus: &Bus, prices: &Prices, stop: &CancellationToken) -
             runtime.block_on(bus.commit(GROUP, &next_positions(&batch, &reader)))?;
         }
     }
-    wake_on_stop.abort();
     Ok(())
-}
-
-fn wake_when_cancelled(runtime: &Handle, reader: &Reader, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
-    let (waker, stop) = (reader.waker(), stop.clone());
-    runtime.spawn(async move {
-        stop.cancelled().await;
-        waker.wake();
-    })
 }
 
 /// A reader of all partitions where the group has got to. What retention has removed meanwhile is told and passed over.

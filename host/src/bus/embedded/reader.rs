@@ -1,7 +1,7 @@
 //! Reading the embedded log: some partitions, each from its own position on, by one thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tocsin_engine::domain::Position;
@@ -24,10 +24,10 @@ pub struct EmbeddedReader {
     skips: Skips,
 }
 
-/// Wakes a reader of the embedded log.
+/// Wakes a reader of the embedded log. It does not keep the log open.
 #[derive(Clone)]
 pub struct EmbeddedWaker {
-    log: Arc<Log>,
+    log: Weak<Log>,
     woken: Arc<AtomicBool>,
 }
 
@@ -79,7 +79,7 @@ impl EmbeddedReader {
     }
 
     pub(in crate::bus) fn waker(&self) -> EmbeddedWaker {
-        EmbeddedWaker { log: self.log.clone(), woken: self.woken.clone() }
+        EmbeddedWaker { log: Arc::downgrade(&self.log), woken: self.woken.clone() }
     }
 
     /// Takes what there is, the partitions in turn, each an equal part of the room that is left.
@@ -137,10 +137,11 @@ impl EmbeddedReader {
 
 impl EmbeddedWaker {
     pub(in crate::bus) fn wake(&self) {
+        let Some(log) = self.log.upgrade() else { return };
         // Under the lock that a reader holds between looking and waiting, so that it cannot miss this.
-        let _ends = self.log.ends.lock().expect(NO_PANIC);
+        let _ends = log.ends.lock().expect(NO_PANIC);
         self.woken.store(true, Relaxed);
-        self.log.changed.notify_all();
+        log.changed.notify_all();
     }
 }
 

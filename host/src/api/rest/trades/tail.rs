@@ -116,7 +116,7 @@ fn tail(
     channels: &Channels,
     stop: &CancellationToken,
 ) -> Result<(), BusError> {
-    let mut wake_on_stop = wake_when_cancelled(runtime, &reader, stop);
+    let mut _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
     let mut batch = Vec::new();
     while !stop.is_cancelled() {
         match reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
@@ -124,23 +124,13 @@ fn tail(
             // Retention overtook the reader: what is lost is lost, and live trades go on from the end.
             Err(error @ BusError::OffsetOutOfRange { .. }) => {
                 tracing::warn!(%error, "live trades fell behind retention and go on from the end");
-                wake_on_stop.abort();
                 reader = runtime.block_on(reader_at_the_end(bus))?;
-                wake_on_stop = wake_when_cancelled(runtime, &reader, stop);
+                _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
             }
             Err(error) => return Err(error),
         }
     }
-    wake_on_stop.abort();
     Ok(())
-}
-
-fn wake_when_cancelled(runtime: &Handle, reader: &Reader, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
-    let (waker, stop) = (reader.waker(), stop.clone());
-    runtime.spawn(async move {
-        stop.cancelled().await;
-        waker.wake();
-    })
 }
 
 fn send(record: &Record, channels: &Channels) {
