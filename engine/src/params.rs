@@ -32,6 +32,9 @@ const KEYWORDS: [&str; 11] = [
     "x-unit",
 ];
 
+/// Whole numbers below it are exact as doubles: 2^53.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// What a rule's params are and how they are packed.
 #[derive(Clone, Debug)]
 pub struct ParamsSpec {
@@ -311,8 +314,6 @@ impl Kind {
 impl Field {
     /// Writes a value, already checked against the schema, to its place in the record.
     fn pack(&self, value: &Value, record: &mut [u8]) -> Result<(), String> {
-        let integer = || as_integer(value).ok_or_else(|| format!("{value} is not a 64-bit integer"));
-        let narrow = |name: &str| format!("{value} does not fit {name}");
         let mut put = |bytes: &[u8]| record[self.offset..self.offset + bytes.len()].copy_from_slice(bytes);
         match &self.kind {
             Kind::F64 => put(&finite(value)?.to_le_bytes()),
@@ -320,15 +321,13 @@ impl Field {
                 // A tiny number becomes zero here, and a zero has no sign.
                 let number = finite(value)? as f32 + 0.0;
                 if !number.is_finite() {
-                    return Err(narrow("a 32-bit float"));
+                    return Err(format!("{value} does not fit a 32-bit float"));
                 }
                 put(&number.to_le_bytes());
             }
-            Kind::I64 => put(&integer()?.to_le_bytes()),
-            Kind::I32 => put(&i32::try_from(integer()?).map_err(|_| narrow("a 32-bit integer"))?.to_le_bytes()),
-            Kind::U32 => {
-                put(&u32::try_from(integer()?).map_err(|_| narrow("an unsigned 32-bit integer"))?.to_le_bytes());
-            }
+            Kind::I64 => put(&integer::<i64>(value, "a 64-bit integer")?.to_le_bytes()),
+            Kind::I32 => put(&integer::<i32>(value, "a 32-bit integer")?.to_le_bytes()),
+            Kind::U32 => put(&integer::<u32>(value, "an unsigned 32-bit integer")?.to_le_bytes()),
             Kind::Bool => put(&u32::from(value == true).to_le_bytes()),
             Kind::Enum(values) => {
                 let index = values.iter().position(|known| known == value).ok_or("not in the list")?;
@@ -344,10 +343,18 @@ fn finite(value: &Value) -> Result<f64, String> {
     value.as_f64().filter(|n| n.is_finite()).map(|n| n + 0.0).ok_or_else(|| format!("{value} is not a finite number"))
 }
 
-/// JSON Schema counts 3.0 among the integers.
-fn as_integer(value: &Value) -> Option<i64> {
-    let whole = |n: f64| (n.fract() == 0.0 && n.abs() < 9.0e15).then_some(n as i64);
-    value.as_i64().or_else(|| value.as_f64().and_then(whole))
+/// A value that the schema has found to be an integer; JSON Schema counts 3.0 among them. `kind` names `T` for people.
+fn integer<T: TryFrom<i64>>(value: &Value, kind: &str) -> Result<T, String> {
+    let whole = value.as_i64().map(i128::from).or_else(|| value.as_f64().map(|number| number as i128));
+    let fitting = whole.and_then(|whole| i64::try_from(whole).ok()).and_then(|whole| T::try_from(whole).ok());
+    let fitting = fitting.ok_or_else(|| format!("{value} does not fit {kind}"))?;
+    if value.as_f64().is_some_and(|number| value.is_f64() && number.abs() >= MAX_EXACT) {
+        let most = MAX_EXACT as i64;
+        return Err(format!(
+            "{value}: from {most} on a number with a point or an exponent is not exact: write all its digits"
+        ));
+    }
+    Ok(fitting)
 }
 
 /// The validator's errors in the words of this API: one for each member concerned.
@@ -376,4 +383,58 @@ fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> Vec<ParamError>
 fn clip(text: &str) -> String {
     const MAX_CHARS: usize = 80;
     if text.chars().count() <= MAX_CHARS { text.into() } else { text.chars().take(MAX_CHARS).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Packs one integer param, written as `text`.
+    fn pack(kind: &str, text: &str) -> Result<Vec<u8>, String> {
+        let raw = json!({
+            "schema": { "properties": { "n": { "type": "integer" } }, "required": ["n"] },
+            "layout": [{ "name": "n", "type": kind, "offset": 0 }], "size": 8,
+        });
+        let spec = ParamsSpec::check(serde_json::from_value(raw).unwrap(), &mut |text| panic!("{text}")).unwrap();
+        let value = serde_json::from_str(&format!("{{\"n\":{text}}}")).unwrap();
+        spec.pack(&value).map(|params| params.packed).map_err(|mut errors| errors.remove(0).message)
+    }
+
+    #[test]
+    fn an_integer_may_be_written_as_a_float_while_floats_are_exact() {
+        for (kind, text, expect) in [
+            ("i64", "3.0", 3),
+            ("i64", "-0.0", 0),
+            ("i64", "9007199254740991.0", 9_007_199_254_740_991),
+            ("i64", "-9.007199254740991e15", -9_007_199_254_740_991),
+            ("i64", "9223372036854775807", i64::MAX),
+            ("i64", "-9223372036854775808", i64::MIN),
+            ("i32", "2147483647.0", 2_147_483_647),
+            ("u32", "4.294967295e9", 4_294_967_295),
+        ] {
+            assert_eq!(pack(kind, text).unwrap(), i64::to_le_bytes(expect), "{kind} {text}");
+        }
+    }
+
+    #[test]
+    fn an_integer_that_cannot_be_packed_is_told_why() {
+        let inexact = "from 9007199254740992 on a number with a point or an exponent is not exact";
+        for (kind, text, expect) in [
+            ("i64", "9007199254740992.0", inexact),
+            ("i64", "-1e16", inexact),
+            ("i64", "9223372036854775808", "9223372036854775808 does not fit a 64-bit integer"),
+            ("i64", "1e19", "1e+19 does not fit a 64-bit integer"),
+            ("i64", "-1e300", "does not fit a 64-bit integer"),
+            ("i32", "1e16", "does not fit a 32-bit integer"),
+            ("i32", "2147483648", "2147483648 does not fit a 32-bit integer"),
+            ("u32", "-1", "-1 does not fit an unsigned 32-bit integer"),
+            ("u32", "1e300", "does not fit an unsigned 32-bit integer"),
+            ("i64", "2.5", "2.5 is not of type \"integer\""),
+        ] {
+            let message = pack(kind, text).unwrap_err();
+            assert!(message.contains(expect), "{kind} {text}: {message}");
+        }
+    }
 }
