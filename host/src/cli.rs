@@ -17,9 +17,10 @@ mod table;
 mod tests;
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use reqwest::Url;
 
@@ -37,7 +38,7 @@ const GLOBAL_ORDER: usize = 900;
 pub struct Cli {
     /// What to do.
     pub command: Command,
-    /// What holds for every command but `serve`.
+    /// What holds for every command.
     pub global: Global,
 }
 
@@ -47,9 +48,10 @@ pub struct Cli {
     name = "tocsin",
     version,
     about = "Watches a stream of trades and rings when your rules say so",
+    override_usage = "tocsin [OPTIONS] [COMMAND]",
     long_about = "Tocsin watches a stream of market trades and judges every tick against standing alerts.\n\
                   What an alert means is decided by a rule: a sandboxed WebAssembly module, built in or your own.\n\n\
-                  Without a command it runs the server, as `tocsin serve` does.",
+                  Without a command it runs the server, as `tocsin serve` does, and takes the same options.",
     after_help = "\
 Examples:
   tocsin                                     run the server, on simulated prices
@@ -62,11 +64,12 @@ Exit status: 0 done, 1 refused or failed, 2 the command line is wrong."
 struct Typed {
     #[command(flatten)]
     global: Global,
+    /// Never missing once [`with_command`] has seen the command line.
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
-/// What holds for every command but `serve`.
+/// What holds for every command; `serve` talks to no server.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// The server to talk to
@@ -111,33 +114,47 @@ Examples:
     },
 }
 
-impl Parser for Cli {}
-
-impl CommandFactory for Cli {
-    fn command() -> clap::Command {
-        Typed::command()
+impl Cli {
+    /// Reads the command line of this process; ends it on `--help`, and on what cannot be understood.
+    pub fn parse() -> Self {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        let json = args.iter().any(|arg| arg == "--json");
+        Self::try_parse_from(args).unwrap_or_else(|error| {
+            if json && error.use_stderr() {
+                let failure = Failure::Local(error.to_string().trim_end().to_owned());
+                Output { json }.remark(&failure.problem().to_string());
+                std::process::exit(error.exit_code());
+            }
+            error.exit()
+        })
     }
 
-    fn command_for_update() -> clap::Command {
-        Typed::command_for_update()
+    /// Reads a command line; its first word is the program's name.
+    fn try_parse_from(args: Vec<OsString>) -> Result<Self, clap::Error> {
+        let typed = Typed::try_parse_from(with_command(args))?;
+        Ok(Self { command: typed.command, global: typed.global })
     }
 }
 
-impl FromArgMatches for Cli {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let typed = Typed::from_arg_matches(matches)?;
-        let command = match typed.command {
-            Some(command) => command,
-            // The settings of `serve` come from the environment and its defaults then.
-            None => Command::from_arg_matches(&Typed::command().try_get_matches_from(["tocsin", "serve"])?)?,
-        };
-        Ok(Self { command, global: typed.global })
+/// Puts `serve` where the command is missing, so that its options are understood without it. Left alone are command
+/// lines that ask for help or the version, and those on which clap has something to say.
+fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    let typed = Typed::command();
+    let mut at = 1;
+    while let Some(option) = args.get(at).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--")) {
+        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let Some(global) = typed.get_arguments().find(|argument| argument.get_long() == Some(name)) else { break };
+        let value_follows = value.is_none() && global.get_action().takes_values();
+        at += if value_follows { 2 } else { 1 };
     }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
+    let is_serve = match args.get(at).map(|arg| arg.to_string_lossy()) {
+        None => at <= args.len(),
+        Some(arg) => arg.starts_with('-') && !matches!(&*arg, "-h" | "--help" | "-V" | "--version"),
+    };
+    if is_serve {
+        args.insert(at, "serve".into());
     }
+    args
 }
 
 /// Runs any command but `serve`, which is the caller's.
@@ -154,8 +171,8 @@ pub async fn run(command: Command, global: Global) -> ExitCode {
 }
 
 /// What a server that ended tells whoever started it. Its errors have been written then.
-pub fn exit_code(ended: anyhow::Result<()>) -> ExitCode {
-    Output { json: false }.finish(ended.map_err(|error| Failure::Local(format!("{error:#}"))))
+pub fn exit_code(ended: anyhow::Result<()>, global: &Global) -> ExitCode {
+    Output { json: global.json }.finish(ended.map_err(|error| Failure::Local(format!("{error:#}"))))
 }
 
 fn completions(shell: Shell, output: Output) -> Result<(), Failure> {

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tocsin::cli::{self, Cli, Command};
+use tocsin::cli::{self, Cli, Command, Global};
 use tocsin::{config, roles, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +13,13 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
     runtime.block_on(async {
         match cli.command {
-            Command::Serve(args) => serve(*args).await,
+            Command::Serve(args) => serve(*args, &cli.global).await,
             other => cli::run(other, cli.global).await,
         }
     })
 }
 
-async fn serve(args: config::ServeArgs) -> ExitCode {
+async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
     let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
     let stop = CancellationToken::new();
     tokio::spawn(tocsin::signals::cancel_on_signal(stop.clone()));
@@ -28,5 +27,5 @@ async fn serve(args: config::ServeArgs) -> ExitCode {
         Ok(settings) => roles::serve(settings, stop).await,
         Err(error) => Err(error),
     };
-    cli::exit_code(ended)
+    cli::exit_code(ended, global)
 }

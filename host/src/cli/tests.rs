@@ -4,7 +4,7 @@ mod server;
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tocsin_engine::builtin;
 
@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::{Cli, Command, Typed, alert_view, rule_check, rule_view};
 
 fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(["tocsin"].iter().chain(args))
+    Cli::try_parse_from(["tocsin"].iter().chain(args).map(Into::into).collect())
 }
 
 #[test]
@@ -27,6 +27,35 @@ fn without_a_command_it_serves() {
     let cli = parse(&["rule", "list", "--json", "--server", "http://10.0.0.1:1/tocsin"]).unwrap();
     assert!(cli.global.json);
     assert_eq!(cli.global.server.as_str(), "http://10.0.0.1:1/tocsin");
+}
+
+#[test]
+fn the_options_of_serve_need_no_word_before_them() {
+    for (args, port) in [
+        (&["--port", "0"][..], 0),
+        (&["--port=1", "--feed", "none"], 1),
+        (&["--json", "--port", "2"], 2),
+        (&["--server", "http://10.0.0.1:1", "--port", "3"], 3),
+        (&["--server=http://10.0.0.1:1", "--json", "--port", "4"], 4),
+        (&["--json", "serve", "--port", "5"], 5),
+    ] {
+        let Command::Serve(serve) = parse(args).unwrap().command else { panic!("{args:?}") };
+        assert_eq!(serve.port, port, "{args:?}");
+    }
+    // The word that is missing is told by the usage.
+    for bad in [&["--prot", "0"][..], &["--port", "0", "rule", "list"], &["-p", "0"]] {
+        let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
+        assert!(error.to_string().contains("Usage: tocsin serve"), "{error}");
+    }
+    let no_value = parse(&["--server"]).err().unwrap().to_string();
+    assert!(no_value.contains("a value is required for '--server <URL>'"), "{no_value}");
+    for help in ["--help", "-h"] {
+        assert!(parse(&[help]).err().unwrap().to_string().contains("Commands:"));
+        assert!(parse(&["--port", "0", help]).err().unwrap().to_string().contains("--grpc-port"));
+    }
+    for version in ["--version", "-V"] {
+        assert_eq!(parse(&[version]).err().unwrap().exit_code(), 0);
+    }
 }
 
 #[test]
