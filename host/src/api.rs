@@ -1,9 +1,12 @@
 //! The API: translates REST and gRPC to use cases and back. It decides nothing.
 
+#[cfg(test)]
+mod fixture;
 pub mod grpc;
 pub mod rest;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tocsin_engine::domain::{Symbol, Tenant};
 
@@ -11,6 +14,10 @@ use crate::bus::Bus;
 use crate::control::Control;
 use crate::health::Health;
 use crate::prices::Prices;
+
+/// How long a client may read nothing, once all buffers between it and the server are full, before its connection is
+/// cut. What a stream has not sent by then is behind its cursor.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What both protocols are served from. Cloning is cheap.
 #[derive(Clone)]

@@ -8,7 +8,6 @@ mod rules;
 
 use std::sync::Arc;
 
-use tocsin_engine::StartError;
 use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
 
@@ -17,6 +16,7 @@ use crate::library::{Library, LibraryError};
 use crate::store::{Store, StoreError};
 
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
+pub use self::firings::START;
 pub use self::price_alerts::{Condition, CreatePriceAlert};
 pub use self::rules::Upload;
 
@@ -158,11 +158,5 @@ impl Control {
 
     fn now_ms(&self) -> i64 {
         (self.0.clock)()
-    }
-}
-
-impl From<StartError> for ControlError {
-    fn from(error: StartError) -> Self {
-        Self::Internal(error.to_string())
     }
 }

@@ -259,6 +259,11 @@ impl Store {
         on_member!(self, firing_seq(tenant, id))
     }
 
+    /// A tenant's newest firing, with its sequence number.
+    pub async fn last_firing(&self, tenant: &Tenant) -> Result<Option<(u64, Firing)>, StoreError> {
+        on_member!(self, last_firing(tenant))
+    }
+
     /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
     pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
         on_member!(self, newest_firing())

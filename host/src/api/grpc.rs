@@ -3,6 +3,7 @@
 //! `from_proto` and `to_proto` convert, `status` is the one table of errors; a service's file only calls.
 
 mod alerts;
+mod connection;
 mod from_proto;
 mod health;
 mod price_alerts;
@@ -12,9 +13,11 @@ mod structs;
 #[cfg(test)]
 mod tests;
 mod to_proto;
+mod watch;
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tocsin_engine::limits::MAX_MODULE_BYTES;
 use tocsin_proto::FILE_DESCRIPTOR_SET;
 use tocsin_proto::alert::alert_service_server::AlertServiceServer as PriceAlertServiceServer;
@@ -26,6 +29,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Error, Server};
 use tonic_reflection::server::Builder as Reflection;
 
+use self::connection::Connection;
 use super::Api;
 
 /// The largest request, in bytes: a module, its envelope, and room for one that is too large to be told so.
@@ -61,6 +65,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
         )
         .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_REQUEST_BYTES));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(|accepted| accepted.map(Connection::new));
     let serving = services.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let overdue = async {
         health::watch(&api.health, &reporter, &stop).await;

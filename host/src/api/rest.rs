@@ -4,6 +4,7 @@
 
 mod alerts;
 mod connections;
+mod etag;
 mod extract;
 mod firings;
 mod gostocks;
@@ -11,6 +12,7 @@ mod host_check;
 mod openapi;
 mod problem;
 mod rules;
+mod strict_json;
 #[cfg(test)]
 mod tests;
 mod trades;

@@ -48,12 +48,16 @@ async fn follow(response: reqwest::Response, last_id: &mut Option<String>, outpu
             Ok(event) => event,
             Err(error) => return Ok(error.to_string()),
         };
-        if event.event != "firing" {
-            continue;
+        match event.event.as_str() {
+            "firing" => {
+                let firing: Value = serde_json::from_str(&event.data)
+                    .map_err(|error| Failure::Local(format!("the server sent a firing that is not JSON: {error}")))?;
+                output.line(&firing, || alert_view::firing(&firing))?;
+            }
+            // Its id is where the stream begins: a connection that is lost before a firing misses none either.
+            "cursor" => {}
+            _ => continue,
         }
-        let firing: Value = serde_json::from_str(&event.data)
-            .map_err(|error| Failure::Local(format!("the server sent a firing that is not JSON: {error}")))?;
-        output.line(&firing, || alert_view::firing(&firing))?;
         *last_id = Some(event.id).filter(|id| !id.is_empty()).or(last_id.take());
     }
     Ok("the server ended it".into())

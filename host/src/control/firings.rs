@@ -9,8 +9,11 @@ use tokio::sync::watch;
 
 use super::{Control, ControlError, MAX_PAGE, Page, page_size};
 
+/// The cursor before the first firing.
+pub const START: &str = "start";
+
 impl Control {
-    /// Firings in the order in which they were recorded. `after` is a page's cursor: the id of a firing.
+    /// Firings in the order in which they were recorded. `after` is a page's cursor: the id of a firing, or [`START`].
     pub async fn firings(
         &self,
         tenant: &Tenant,
@@ -26,30 +29,35 @@ impl Control {
         Ok(Page::of(firings, limit, |firing: &Firing| firing.id.to_string()))
     }
 
-    /// Firings as they are recorded, without end: behind `after`, the id of a firing, or new ones only. A slow reader
-    /// misses nothing: what it has not read waits in the store.
+    /// Firings as they are recorded, without end: behind `after`, the id of a firing or [`START`], or new ones only. A
+    /// slow reader misses nothing: what it has not read waits in the store. Before them the cursor that they begin
+    /// behind, so that a reader who loses them before the first one can go on without a gap.
     pub async fn watch_firings(
         &self,
         tenant: &Tenant,
         alert: Option<i64>,
         after: Option<&str>,
-    ) -> Result<impl Stream<Item = Result<Firing, ControlError>> + Send + use<>, ControlError> {
+    ) -> Result<(String, impl Stream<Item = Result<Firing, ControlError>> + Send + use<>), ControlError> {
         let newest = self.0.store.newest_firing().await?;
         let alert = self.existing_alert(tenant, alert).await?;
-        let after = match self.cursor(tenant, after).await? {
-            Some(after) => after,
-            None => *newest.borrow(),
+        let (cursor, after) = match (after, self.cursor(tenant, after).await?) {
+            (Some(cursor), Some(after)) => (cursor.to_owned(), after),
+            _ => match self.0.store.last_firing(tenant).await? {
+                Some((seq, firing)) => (firing.id.to_string(), seq),
+                None => (START.to_owned(), 0),
+            },
         };
         let watch =
             Watch { control: self.clone(), tenant: tenant.clone(), alert, after, newest, read: VecDeque::new() };
-        Ok(stream::unfold(Some(watch), async |watch| {
+        let firings = stream::unfold(Some(watch), async |watch| {
             let mut watch = watch?;
             match watch.next().await {
                 Ok(Some(firing)) => Some((Ok(firing), Some(watch))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
-        }))
+        });
+        Ok((cursor, firings))
     }
 
     /// An alert's firings are asked for by its number: it must be there.
@@ -62,6 +70,9 @@ impl Control {
 
     async fn cursor(&self, tenant: &Tenant, after: Option<&str>) -> Result<Option<u64>, ControlError> {
         let Some(after) = after.filter(|after| !after.is_empty()) else { return Ok(None) };
+        if after == START {
+            return Ok(Some(0));
+        }
         let wrong = || ControlError::invalid("after", "is not the id of a firing");
         let id: FiringId = after.parse().map_err(|_| wrong())?;
         self.0.store.firing_seq(tenant, id).await?.map(Some).ok_or_else(wrong)

@@ -1,6 +1,6 @@
 //! Uploading and reading rules.
 
-use tocsin_engine::domain::{RuleName, RuleVersion, Tenant, Version};
+use tocsin_engine::domain::{RuleName, RuleRef, RuleVersion, Tenant, Version};
 
 use super::{Control, ControlError, FieldViolation, Page, page_size};
 use crate::store::StoredRule;
@@ -50,9 +50,8 @@ impl Control {
         Ok(versions)
     }
 
-    /// The bytes of a rule version.
-    pub async fn rule_module(&self, tenant: &Tenant, name: &str, version: &str) -> Result<Vec<u8>, ControlError> {
-        let rule = self.rule(tenant, name, Some(version)).await?.reference;
+    /// The bytes of a stored rule version.
+    pub async fn rule_module(&self, tenant: &Tenant, rule: &RuleRef) -> Result<Vec<u8>, ControlError> {
         let module = self.0.store.module(tenant, &rule.name, &rule.version).await?;
         module.ok_or_else(|| ControlError::Internal(format!("the module of {} {} is missing", rule.name, rule.version)))
     }
@@ -100,5 +99,5 @@ pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlE
 }
 
 fn no_rule(name: &RuleName) -> ControlError {
-    ControlError::NotFound(format!("there is no rule {name}; GET /api/v1/rules lists those there are"))
+    ControlError::NotFound(format!("there is no rule {name}: the list of rules names those there are"))
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::status::{list_status, status};
-use super::{from_proto, to_proto};
+use super::{from_proto, to_proto, watch};
 use crate::api::Api;
 
 pub(super) struct Service {
@@ -68,8 +68,14 @@ impl AlertService for Service {
     ) -> Result<Response<Self::WatchFiringsStream>, Status> {
         let request = request.into_inner();
         let alert = from_proto::any_alert_id("alert_id", request.alert_id).map_err(status)?;
-        let watch = self.api.control.watch_firings(&self.api.tenant, alert, Some(&request.after));
-        let firings = watch.await.map_err(status)?.map(|firing| firing.map(to_proto::firing).map_err(status));
-        Ok(Response::new(firings.take_until(self.stop.clone().cancelled_owned()).boxed()))
+        let after = from_proto::given(request.after);
+        let watch = self.api.control.watch_firings(&self.api.tenant, alert, after.as_deref());
+        let (cursor, firings) = watch.await.map_err(status)?;
+        let firings = firings.map(|firing| firing.map(to_proto::firing).map_err(status));
+        let firings = watch::unless_stalled(firings.take_until(self.stop.clone().cancelled_owned()));
+        let mut response = Response::new(firings.boxed());
+        let cursor = cursor.parse().expect("cursors are ASCII");
+        response.metadata_mut().insert(watch::CURSOR_KEY, cursor);
+        Ok(response)
     }
 }

@@ -1,4 +1,4 @@
-//! A client of the real server, over the real store and bus, in a folder of its own.
+//! A client of the real server, over real backends.
 
 mod alerts;
 mod firings;
@@ -7,11 +7,7 @@ mod rules;
 mod server;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use tempfile::TempDir;
-use tocsin_engine::Engine;
-use tocsin_engine::domain::Tenant;
 use tocsin_proto::alert::alert_service_client::AlertServiceClient as PriceAlertServiceClient;
 use tocsin_proto::tocsin::v1::alert_service_client::AlertServiceClient;
 use tocsin_proto::tocsin::v1::rule_service_client::RuleServiceClient;
@@ -23,48 +19,25 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::serve;
-use crate::api::Api;
-use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::control::Control;
-use crate::health::Health;
-use crate::library::Library;
-use crate::prices::{EmbeddedPrices, Prices};
-use crate::store::Store;
-
-/// When everything in these tests happens: 2023-11-14T22:13:20.123Z.
-const NOW_MS: i64 = 1_700_000_000_123;
+use crate::api::fixture::{Backends, NOW_MS, backends};
 
 struct Server {
     address: SocketAddr,
     channel: Channel,
-    store: Store,
-    health: Health,
+    backends: Backends,
     stop: CancellationToken,
     served: JoinHandle<Result<(), Error>>,
-    _dir: TempDir,
 }
 
 impl Server {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let clock: Clock = Arc::new(|| NOW_MS);
-        let db = EmbeddedDb::open(dir.path()).unwrap();
-        let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
-        let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
-        let store = Store::open_sqlite(dir.path()).await.unwrap();
-        let library = Library::new(Engine::new().unwrap(), store.clone());
-        let control = Control::new(store.clone(), bus.clone(), library, clock);
-        let tenant = Tenant::standard();
-        control.install_builtins(&tenant).await.unwrap();
-        let health = Health::new(store.clone(), None);
-        let api = Api { control, prices, bus, health: health.clone(), tickers: Arc::from([]), tenant };
-
+        let backends = backends().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, api, stop.clone()));
+        let served = tokio::spawn(serve(listener, backends.api.clone(), stop.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { address, channel, store, health, stop, served, _dir: dir }
+        Self { address, channel, backends, stop, served }
     }
 
     fn price_alerts(&self) -> PriceAlertServiceClient<Channel> {

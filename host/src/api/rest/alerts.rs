@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath, required, rfc3339};
 use super::problem::{Problem, ProblemBody, internal};
+use super::strict_json;
 use crate::control::{AlertQuery, ControlError, CreateAlert};
 use crate::store::Idempotency;
 
@@ -44,6 +45,7 @@ struct CreateAlertBody {
     /// What the rule's manifest asks for.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
+    #[serde(default, deserialize_with = "strict_json::object")]
     lifecycle: Option<LifecycleBody>,
 }
 
@@ -51,6 +53,7 @@ struct CreateAlertBody {
 #[serde(deny_unknown_fields)]
 #[schema(as = Lifecycle)]
 struct LifecycleBody {
+    #[serde(default, deserialize_with = "strict_json::word")]
     repeat: Option<RepeatBody>,
 }
 

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Kind, Problem};
+use super::strict_json::UniqueMembers;
 use crate::control::{ControlError, FieldViolation};
 
 /// How long a body may take to arrive.
@@ -135,12 +136,17 @@ pub(super) fn required<T>(field: &str, value: Option<T>, violations: &mut Vec<Fi
     value
 }
 
-/// Reads the members of a JSON object. Whether unknown ones are refused is up to `T`.
+/// Reads the members of a JSON object, each given once. Whether unknown ones are refused is up to `T`.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // serde reads an array as the members of a struct in their order, which no client should rely on.
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::invalid(BODY, "is not a JSON object"));
     }
+    read_json::<UniqueMembers>(body)?;
+    read_json(body)
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -150,19 +156,10 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Names the member that a JSON error is about. The path leads to the object whose member could not be read where serde
-/// gives up at the name: the name is then in serde's text, or not known (`?`).
+/// Names the member that a JSON error is about. Where a name could not be read (`?`), that is the object around it.
 fn wrong_json(path: &str, reason: &dyn Display) -> Problem {
-    let message = reason.to_string();
-    let object = path.trim_end_matches('?').trim_matches('.');
-    let twice = message.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
-    let field = match (object, twice) {
-        ("", None) => BODY.to_owned(),
-        ("", Some(name)) => name.to_owned(),
-        (object, None) => object.to_owned(),
-        (object, Some(name)) => format!("{object}.{name}"),
-    };
-    Problem::invalid(&field, message)
+    let member = path.trim_end_matches('?').trim_matches('.');
+    Problem::invalid(if member.is_empty() { BODY } else { member }, reason.to_string())
 }
 
 /// Refuses a body whose Content-Type is none of `accepted`.

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use tocsin_engine::domain::Firing;
 use utoipa::ToSchema;
@@ -26,7 +26,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(of_alert)).routes(routes!(stream))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(of_alert)).routes(routes!(live))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -62,6 +62,13 @@ struct FiringsBody {
     next: Option<String>,
 }
 
+/// The data of a stream's first event.
+#[derive(Serialize)]
+struct CursorBody<'a> {
+    /// What to give as `after` for the firings of this stream.
+    after: &'a str,
+}
+
 impl FiringBody {
     fn from_firing(firing: Firing) -> Self {
         let Firing { id, alert, tick, position, rule, evidence, .. } = firing;
@@ -85,7 +92,7 @@ impl FiringBody {
 /// Firings in the order in which they were recorded.
 #[utoipa::path(get, path = "/api/v1/firings", tag = "firings",
     params(
-        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing"),
+        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
@@ -101,7 +108,7 @@ async fn list(State(served): State<Served>, query: Query) -> Result<Json<Firings
 #[utoipa::path(get, path = "/api/v1/alerts/{id}/firings", tag = "firings",
     params(
         ("id" = i64, Path, description = "The alert's number"),
-        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing"),
+        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
@@ -127,11 +134,12 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
 }
 
 /// Firings as they are recorded: events named `firing`, whose id is the firing's and whose data is its JSON. A client
-/// that reconnects with `Last-Event-ID`, or gives `after`, misses none. An event `problem` ends the stream.
+/// that reconnects with `Last-Event-ID`, or gives `after`, misses none: so that this holds before the first firing too,
+/// the first event, named `cursor`, has an id to reconnect with. An event `problem` ends the stream.
 #[utoipa::path(get, path = "/api/v1/firings/stream", tag = "firings",
     params(
         ("alert_id" = Option<i64>, Query, description = "Only those of one alert"),
-        ("after" = Option<String>, Query, description = "The id of a firing; new ones only if absent"),
+        ("after" = Option<String>, Query, description = "The id of a firing, or `start`; new ones only if absent"),
         ("Last-Event-ID" = Option<String>, Header, description = "As `after`, and before it"),
     ),
     responses(
@@ -140,7 +148,7 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-async fn stream(
+async fn live(
     State(served): State<Served>,
     headers: HeaderMap,
     mut query: Query,
@@ -153,17 +161,16 @@ async fn stream(
     let resumed = last_seen.is_some();
     let after = last_seen.or(after);
     let firings = served.api.control.watch_firings(&served.api.tenant, alert, after.as_deref()).await;
-    let firings = firings.map_err(|error| {
+    let (cursor, firings) = firings.map_err(|error| {
         let problem = Problem::from(error);
         if resumed { problem.renaming("after", LAST_EVENT_ID) } else { problem }
     })?;
-    let events = firings.map(|firing| {
-        Ok(match firing {
-            Ok(firing) => event("firing", Some(&firing.id.to_string()), &FiringBody::from_firing(firing)),
-            Err(error) => event("problem", None, &Problem::from(error).body()),
-        })
+    let first = event("cursor", Some(&cursor), &CursorBody { after: &cursor });
+    let events = firings.map(|firing| match firing {
+        Ok(firing) => event("firing", Some(&firing.id.to_string()), &FiringBody::from_firing(firing)),
+        Err(error) => event("problem", None, &Problem::from(error).body()),
     });
-    let events = events.take_until(served.stop.clone().cancelled_owned());
+    let events = stream::iter([first]).chain(events).map(Ok).take_until(served.stop.clone().cancelled_owned());
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::routing::get;
+use tocsin_engine::domain::Digest;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::Served;
+use super::{Served, etag};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -36,6 +37,10 @@ pub(super) fn described() -> OpenApiRouter<Served> {
 /// The route that serves the description.
 pub(super) fn route(openapi: &utoipa::openapi::OpenApi) -> Router<Served> {
     let text: Arc<str> = openapi.to_json().expect("the description is made of texts and maps of texts").into();
-    let answer = async move || ([(header::CONTENT_TYPE, "application/json")], text.to_string());
+    let digest = Digest::of(text.as_bytes());
+    let answer = async move |headers: HeaderMap| {
+        let body = async { Ok(([(header::CONTENT_TYPE, "application/json")], text.to_string())) };
+        etag::answer(&headers, digest, body).await
+    };
     Router::new().route("/api/v1/openapi.json", get(answer))
 }

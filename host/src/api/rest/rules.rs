@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Served;
 use super::extract::{self, Body, Query, UrlPath, rfc3339};
 use super::problem::{Problem, ProblemBody, internal};
+use super::{Served, etag};
 
 /// What a module may be sent as.
 const MODULE_TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
@@ -46,13 +46,8 @@ struct RuleBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Rule)]
 struct RuleWithVersionsBody {
-    name: String,
-    version: String,
-    digest: String,
-    #[schema(value_type = Object)]
-    manifest: Box<RawValue>,
-    #[schema(format = DateTime)]
-    created_at: String,
+    #[serde(flatten)]
+    newest: RuleBody,
     /// All versions, oldest first.
     versions: Vec<VersionBody>,
 }
@@ -158,8 +153,7 @@ async fn newest(
     });
     let versions = versions.collect::<Result<_, Problem>>()?;
     let newest = rules.into_iter().next_back().ok_or_else(|| internal(&"a rule without versions"))?;
-    let RuleBody { name, version, digest, manifest, created_at } = RuleBody::from_rule(newest)?;
-    Ok(Json(RuleWithVersionsBody { name, version, digest, manifest, created_at, versions }))
+    Ok(Json(RuleWithVersionsBody { newest: RuleBody::from_rule(newest)?, versions }))
 }
 
 /// One version of a rule.
@@ -189,10 +183,12 @@ async fn version(
     params(
         ("name" = String, Path, description = "The rule's name"),
         ("version" = String, Path, description = "A semantic version"),
+        ("If-None-Match" = Option<String>, Header, description = "ETags of modules that the client has"),
     ),
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/wasm",
             headers(("ETag" = String, description = "The module's digest"))),
+        (status = 304, description = "The client has it"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
     ),
@@ -200,10 +196,15 @@ async fn version(
 async fn module(
     State(served): State<Served>,
     UrlPath((name, version)): UrlPath<(String, String)>,
+    headers: HeaderMap,
     query: Query,
 ) -> Result<Response, Problem> {
     query.finish()?;
-    let module = served.api.control.rule_module(&served.api.tenant, &name, &version).await?;
-    let etag = format!("\"{}\"", tocsin_engine::domain::Digest::of(&module));
-    Ok(([(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::ETAG, etag)], module).into_response())
+    let (control, tenant) = (&served.api.control, &served.api.tenant);
+    let rule = control.rule(tenant, &name, Some(&version)).await?;
+    let module = async {
+        let bytes = control.rule_module(tenant, &rule.reference).await?;
+        Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes))
+    };
+    etag::answer(&headers, rule.reference.digest, module).await
 }

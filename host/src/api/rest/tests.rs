@@ -1,42 +1,28 @@
-//! The routes over real backends: SQLite, the embedded bus and prices, all in a folder of their own.
+//! The routes over real backends.
 
 mod bad_input;
 mod gostocks;
 mod live;
 mod v1;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
-use tempfile::TempDir;
-use tocsin_engine::Engine;
-use tocsin_engine::domain::{AlertId, Conditions, Firing, FiringId, Position, Symbol, Tenant, Tick};
+use tocsin_engine::domain::{AlertId, Conditions, Firing, FiringId, Position, Symbol, Tick};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{Served, router};
-use crate::api::Api;
-use crate::bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::control::Control;
-use crate::health::Health;
-use crate::library::Library;
-use crate::prices::{EmbeddedPrices, Prices};
-use crate::store::{Commit, Store};
-
-/// What the clock of every test says, Unix milliseconds.
-const NOW_MS: i64 = 1_700_000_000_123;
+use crate::api::fixture::{Backends, backends};
+use crate::store::Commit;
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 const WASM: &[(&str, &str)] = &[("content-type", "application/wasm")];
 
 struct Fixture {
-    api: Api,
-    store: Store,
+    backends: Backends,
     router: Router,
-    _dir: TempDir,
 }
 
 struct Reply {
@@ -60,21 +46,9 @@ impl Reply {
 }
 
 async fn fixture() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
-    let db = EmbeddedDb::open(dir.path()).unwrap();
-    let clock: crate::bus::Clock = Arc::new(|| NOW_MS);
-    let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
-    let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
-    let store = Store::open_sqlite(dir.path()).await.unwrap();
-    let library = Library::new(Engine::new().unwrap(), store.clone());
-    let control = Control::new(store.clone(), bus.clone(), library, clock);
-    let tenant = Tenant::standard();
-    control.install_builtins(&tenant).await.unwrap();
-    let health = Health::new(store.clone(), None);
-    let tickers = ["BTCUSDT", "IC MARKETS:1"].map(symbol).into();
-    let api = Api { control, prices, bus, health, tickers, tenant };
-    let router = router(Served::new(api.clone(), CancellationToken::new()));
-    Fixture { api, store, router, _dir: dir }
+    let backends = backends().await;
+    let router = router(Served::new(backends.api.clone(), CancellationToken::new()));
+    Fixture { backends, router }
 }
 
 impl Fixture {
@@ -97,7 +71,8 @@ impl Fixture {
 
     /// Records that the first binding of an alert fired on the tick at an offset, as an evaluator does.
     async fn fire(&self, alert: i64, offset: u64) -> Firing {
-        let alert = self.store.alert(&self.api.tenant, AlertId(alert)).await.unwrap().unwrap();
+        let Backends { api, store, .. } = &self.backends;
+        let alert = store.alert(&api.tenant, AlertId(alert)).await.unwrap().unwrap();
         let binding = &alert.bindings[0];
         let position = Position { partition: binding.counts_from.partition, offset };
         let firing = Firing {
@@ -110,10 +85,10 @@ impl Fixture {
             rule: alert.rule.clone(),
             evidence: vec![("target".into(), 150.0)],
         };
-        let claim = self.store.claim(position.partition).await.unwrap();
+        let claim = store.claim(position.partition).await.unwrap();
         let last = alert.lifecycle.repeat == tocsin_engine::domain::Repeat::Once;
         let commit = Commit { firings: vec![(firing.clone(), last)], ..Commit::default() };
-        assert_eq!(self.store.commit(&[claim], &commit).await.unwrap(), 1);
+        assert_eq!(store.commit(&[claim], &commit).await.unwrap(), 1);
         firing
     }
 }

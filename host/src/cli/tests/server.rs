@@ -83,7 +83,7 @@ async fn problems_are_the_servers_and_strangers_are_told_apart() {
 /// What a watch asked: its query, and the Last-Event-ID.
 type Asked = Arc<Mutex<Vec<(HashMap<String, String>, Option<String>)>>>;
 
-/// Sends a firing and ends, breaks, and refuses for good.
+/// Sends where it begins and ends; sends a firing and ends; breaks; refuses for good.
 async fn stream(
     State(asked): State<Asked>,
     Query(query): Query<HashMap<String, String>>,
@@ -94,9 +94,10 @@ async fn stream(
     let turn = asked.lock().unwrap().len();
     let events = |text: String| ([("content-type", "text/event-stream")], text).into_response();
     match turn {
-        1 => events(": hello\n\nevent: firing\nid: a\ndata: {\"id\":\"a\"}\n\nevent: other\ndata: x\n\n".into()),
-        2 => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        3 => events("event: firing\nid: b\ndata: {\"id\":\ndata: \"b\"}\n\n".into()),
+        1 => events("event: cursor\nid: start\ndata: {\"after\":\"start\"}\n\n".into()),
+        2 => events(": hello\n\nevent: firing\nid: a\ndata: {\"id\":\"a\"}\n\nevent: other\ndata: x\n\n".into()),
+        3 => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        4 => events("event: firing\nid: b\ndata: {\"id\":\ndata: \"b\"}\n\n".into()),
         _ => (StatusCode::NOT_FOUND, Json(json!({ "title": "gone", "status": 404 }))).into_response(),
     }
 }
@@ -106,7 +107,7 @@ async fn a_watch_goes_on_behind_the_last_firing() {
     let asked = Asked::default();
     let router = Router::new().route("/api/v1/firings/stream", get(stream)).with_state(asked.clone());
     let client = serve(router).await;
-    let ended = watch::run(&client, Some(7), Some("start".into()), Output { json: true }).await;
+    let ended = watch::run(&client, Some(7), Some("given".into()), Output { json: true }).await;
     let Err(Failure::Problem(problem)) = ended else { panic!("{ended:?}") };
     assert_eq!(problem["title"], Value::from("gone"));
     let query = |members: &[(&str, &str)]| -> HashMap<String, String> {
@@ -116,7 +117,8 @@ async fn a_watch_goes_on_behind_the_last_firing() {
     assert_eq!(
         *asked.lock().unwrap(),
         [
-            (query(&[("alert_id", "7"), ("after", "start")]), None),
+            (query(&[("alert_id", "7"), ("after", "given")]), None),
+            (again.clone(), Some("start".into())),
             (again.clone(), Some("a".into())),
             (again.clone(), Some("a".into())),
             (again, Some("b".into())),

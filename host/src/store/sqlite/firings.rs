@@ -33,6 +33,12 @@ impl SqliteStore {
         Ok(seq.map(|seq| seq as u64))
     }
 
+    pub(in crate::store) async fn last_firing(&self, tenant: &Tenant) -> Result<Option<(u64, Firing)>, StoreError> {
+        let query = sqlx::query("SELECT * FROM firings WHERE tenant = ? ORDER BY seq DESC LIMIT 1");
+        let row = query.bind(tenant.as_str()).fetch_optional(&self.0.readers).await?;
+        row.as_ref().map(rows::firing).transpose()
+    }
+
     pub(in crate::store) async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
         Ok(self.0.newest_firing.subscribe())
     }

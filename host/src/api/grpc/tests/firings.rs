@@ -36,14 +36,14 @@ impl Firings {
             };
             server.alerts().create_alert(request).await.unwrap();
         }
-        let claim = server.store.claim(PARTITION).await.unwrap();
+        let claim = server.backends.store.claim(PARTITION).await.unwrap();
         Self { server, claim }
     }
 
     /// Records a firing of an alert at an offset, as an evaluator does; returns its id.
     async fn fire(&self, alert: i64, offset: u64) -> String {
         let tenant = Tenant::standard();
-        let alert = self.server.store.alert(&tenant, AlertId(alert)).await.unwrap().unwrap();
+        let alert = self.server.backends.store.alert(&tenant, AlertId(alert)).await.unwrap().unwrap();
         assert_eq!(alert.lifecycle.repeat, RepeatTerms::Every);
         let binding: BindingId = alert.bindings[0].id;
         let position = Position { partition: PARTITION, offset };
@@ -60,7 +60,7 @@ impl Firings {
         };
         let id = firing.id.to_string();
         let commit = Commit { firings: vec![(firing, false)], ..Default::default() };
-        assert_eq!(self.server.store.commit(&[self.claim], &commit).await.unwrap(), 1);
+        assert_eq!(self.server.backends.store.commit(&[self.claim], &commit).await.unwrap(), 1);
         id
     }
 
@@ -122,6 +122,22 @@ async fn a_watch_goes_on_behind_the_last_firing_seen() {
     assert_eq!(next(&mut own).await, missed, "another alert's firing is none of its business");
     let mut all = firings.watch(1, &old).await;
     assert_eq!([next(&mut all).await, next(&mut all).await], [a, missed]);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_lost_before_its_first_firing_goes_on_without_a_gap() {
+    let firings = Firings::start().await;
+    for round in 1..3 {
+        let request = WatchFiringsRequest { alert_id: 0, after: String::new() };
+        let watch = firings.server.alerts().watch_firings(request).await.unwrap();
+        let cursor = watch.metadata().get("tocsin-after").unwrap().to_str().unwrap().to_owned();
+        drop(watch);
+        let missed = firings.fire(1, round).await;
+        assert_eq!(next(&mut firings.watch(0, &cursor).await).await, missed, "behind {cursor}");
+    }
+    let request = WatchFiringsRequest { alert_id: 0, after: "start".into() };
+    let watch = firings.server.alerts().watch_firings(request).await.unwrap();
+    assert_eq!(watch.metadata().get("tocsin-after").unwrap(), "start");
 }
 
 #[tokio::test]

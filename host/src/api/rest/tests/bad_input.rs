@@ -65,9 +65,41 @@ async fn every_member_of_a_price_alert() {
         check_named(&nothing, "{}", field);
     }
     assert_eq!(nothing.header("content-type"), "application/json");
-    let twice = r#"{"user_id":1,"user_id":1,"symbol":"X","target_price":1,"condition":"ABOVE"}"#;
-    check_named(&server.call("POST", "/alerts", JSON, twice).await, twice, "user_id");
     assert_eq!(server.get("/alerts").await.json()["count"], 0);
+}
+
+#[tokio::test]
+async fn a_member_that_is_given_twice_is_refused_wherever_it_is() {
+    let server = fixture().await;
+    for (uri, body, field) in [
+        ("/alerts", r#"{"user_id":1,"user_id":1,"symbol":"X","target_price":1,"condition":"ABOVE"}"#, "user_id"),
+        ("/alerts", r#"{"user_id":1,"symbol":"X","target_price":1,"condition":"ABOVE","x":1,"x":1}"#, "x"),
+        ("/alerts", r#"{"user_id":1,"symbol":"X","target_price":1,"condition":"ABOVE","x":[{"y":1,"y":1}]}"#, "x[0].y"),
+        ("/api/v1/alerts", r#"{"user_id":1,"user_id":2,"symbols":["X"],"rule":"above"}"#, "user_id"),
+        (
+            "/api/v1/alerts",
+            r#"{"user_id":1,"symbols":["X"],"rule":"above","params":{"target":1,"target":2}}"#,
+            "params.target",
+        ),
+        (
+            "/api/v1/alerts",
+            r#"{"user_id":1,"symbols":["X"],"rule":"above","params":{"target":1},"params":{"target":2}}"#,
+            "params",
+        ),
+        (
+            "/api/v1/alerts",
+            r#"{"user_id":1,"symbols":["X"],"rule":"above","params":{"a":[0,{"b":{"c`":1,"c`":1}}]}}"#,
+            "params.a[1].b.c`",
+        ),
+        (
+            "/api/v1/alerts",
+            r#"{"user_id":1,"symbols":["X"],"rule":"above","params":{"target":1},"lifecycle":{"repeat":"once","repeat":"every"}}"#,
+            "lifecycle.repeat",
+        ),
+    ] {
+        check_named(&server.call("POST", uri, JSON, body).await, body, field);
+    }
+    assert_eq!(server.get("/api/v1/alerts").await.json()["alerts"], json!([]));
 }
 
 #[tokio::test]
@@ -95,13 +127,14 @@ async fn every_member_of_an_alert() {
     let no_target = ["null", "\"1\"", "[]", "{}", "true", "NaN", "1e400", "-Infinity"];
     let template = with("params").replace(":{}", r#":{"target":{}}"#);
     check_member(&server, uri, &template, "params.target", &no_target).await;
-    check_member(&server, uri, &with("lifecycle"), "lifecycle", &["0", "\"once\"", "true", "NaN"]).await;
-    let no_repeat = [r#"{"repeat":"never"}"#, r#"{"repeat":1}"#, r#"{"repeat":"ONCE"}"#, r#"{"repeat":NaN}"#];
+    let no_lifecycle = ["0", "\"once\"", "true", "NaN", "[]", r#"["once"]"#];
+    check_member(&server, uri, &with("lifecycle"), "lifecycle", &no_lifecycle).await;
+    let no_repeat = ["\"never\"", "1", "\"ONCE\"", "NaN", "[]", "{}", r#"{"once":null}"#, r#"["once"]"#];
+    let no_repeat = no_repeat.map(|text| format!(r#"{{"repeat":{text}}}"#));
+    let no_repeat: Vec<&str> = no_repeat.iter().map(String::as_str).collect();
     check_member(&server, uri, &with("lifecycle"), "lifecycle.repeat", &no_repeat).await;
     check_member(&server, uri, &with("lifecycle"), "lifecycle.cooldown", &[r#"{"cooldown":1}"#]).await;
     check_member(&server, uri, &with("unknown"), "unknown", &["1", "null"]).await;
-    let twice = r#"{"user_id":1,"user_id":2,"symbols":["X"],"rule":"above"}"#;
-    check_named(&server.call("POST", uri, JSON, twice).await, twice, "user_id");
 
     let nothing = server.call("POST", uri, JSON, "{}").await;
     for field in ["user_id", "symbols", "rule"] {

@@ -13,7 +13,7 @@ async fn health_says_what_gostocks_says_and_more() {
     assert_eq!((reply.status, reply.json()), (StatusCode::OK, expect));
     assert_eq!(server.get("/ready").await.json(), json!({"ready": true, "problems": []}));
 
-    server.api.health.evaluation_stopped();
+    server.backends.api.health.evaluation_stopped();
     let reply = server.get("/health").await;
     assert_eq!((reply.status, reply.json()["status"].clone()), (StatusCode::SERVICE_UNAVAILABLE, json!("unavailable")));
     assert_eq!(reply.json()["problems"], json!(["evaluation has stopped"]));
@@ -24,7 +24,13 @@ async fn health_says_what_gostocks_says_and_more() {
 async fn a_price_is_found_by_any_spelling_of_its_symbol() {
     let server = fixture().await;
     for name in ["AAPL", "IC MARKETS:1"] {
-        server.api.prices.put(&[(symbol(name), Price { price: 150.25, time_ms: 1_700_000_000_000 })]).await.unwrap();
+        server
+            .backends
+            .api
+            .prices
+            .put(&[(symbol(name), Price { price: 150.25, time_ms: 1_700_000_000_000 })])
+            .await
+            .unwrap();
     }
     for (path, name) in
         [("aapl", "AAPL"), ("AAPL", "AAPL"), ("IC%20MARKETS:1", "IC MARKETS:1"), ("ic%20markets%3A1", "IC MARKETS:1")]

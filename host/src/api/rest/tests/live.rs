@@ -25,7 +25,7 @@ async fn live() -> Live {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(crate::api::rest::serve(listener, fixture.api.clone(), stop.clone()));
+    let running = tokio::spawn(crate::api::rest::serve(listener, fixture.backends.api.clone(), stop.clone()));
     Live { fixture, address, stop, running }
 }
 
@@ -36,7 +36,13 @@ impl Live {
     }
 
     async fn publish(&self, name: &str, prices: impl IntoIterator<Item = f64>) {
-        self.fixture.api.bus.publish(prices.into_iter().map(|price| tick(name, price)).collect()).await.unwrap();
+        self.fixture
+            .backends
+            .api
+            .bus
+            .publish(prices.into_iter().map(|price| tick(name, price)).collect())
+            .await
+            .unwrap();
     }
 
     /// Reads the event stream up to the end of the next event.
@@ -48,9 +54,16 @@ impl Live {
         text
     }
 
-    async fn stream(&self, query: &str, last_event_id: &str) -> reqwest::Response {
+    /// Opens the event stream and reads its first event; returns the cursor in that too.
+    async fn stream(&self, query: &str, last_event_id: &str) -> (String, reqwest::Response) {
         let url = format!("http://{}/api/v1/firings/stream{query}", self.address);
-        reqwest::Client::new().get(url).header("last-event-id", last_event_id).send().await.unwrap()
+        let request = reqwest::Client::new().get(url).header("last-event-id", last_event_id);
+        let mut response = request.send().await.unwrap();
+        let mut lines: Vec<_> = Self::next_event(&mut response).await.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        let cursor = lines.last().unwrap().strip_prefix("id: ").unwrap().to_owned();
+        assert_eq!(lines[..3], [String::new(), format!(r#"data: {{"after":"{cursor}"}}"#), "event: cursor".to_owned()]);
+        (cursor, response)
     }
 }
 
@@ -133,8 +146,8 @@ async fn a_stream_of_firings_is_resumed_where_it_was_left() {
         server.fixture.post_json("/api/v1/alerts", &alert).await;
     }
     let old = server.fixture.fire(1, 1).await;
-    let mut all = server.stream("", "").await;
-    let mut of_y = server.stream("?alert_id=2", "").await;
+    let (_, mut all) = server.stream("", "").await;
+    let (_, mut of_y) = server.stream("?alert_id=2", "").await;
     assert_eq!(all.headers()["content-type"], "text/event-stream");
     let x = server.fixture.fire(1, 2).await;
     let y = server.fixture.fire(2, 3).await;
@@ -150,9 +163,9 @@ async fn a_stream_of_firings_is_resumed_where_it_was_left() {
         );
     };
     check(&Live::next_event(&mut of_y).await, &y);
-    let mut resumed = server.stream("", &old.id.to_string()).await;
+    let (_, mut resumed) = server.stream("", &old.id.to_string()).await;
     check(&Live::next_event(&mut resumed).await, &x);
-    let mut after = server.stream(&format!("?after={}", x.id), "").await;
+    let (_, mut after) = server.stream(&format!("?after={}", x.id), "").await;
     check(&Live::next_event(&mut after).await, &y);
     // One chunk may hold both.
     let mut both = Live::next_event(&mut all).await;
@@ -165,10 +178,29 @@ async fn a_stream_of_firings_is_resumed_where_it_was_left() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_lost_before_its_first_firing_is_resumed_without_a_gap() {
+    let server = live().await;
+    let alert = json!({"user_id": 1, "symbols": ["X"], "rule": "above", "params": {"target": 1},
+                       "lifecycle": {"repeat": "every"}});
+    server.fixture.post_json("/api/v1/alerts", &alert).await;
+    for round in 1..3 {
+        let (cursor, lost) = server.stream("", "").await;
+        drop(lost);
+        let missed = server.fixture.fire(1, round).await;
+        for (query, last_event_id) in [(String::new(), &*cursor), (format!("?after={cursor}"), "")] {
+            let (again, mut resumed) = server.stream(&query, last_event_id).await;
+            assert_eq!(again, cursor);
+            let event = Live::next_event(&mut resumed).await;
+            assert!(event.contains(&format!("id: {}\n", missed.id)), "behind {cursor}: {event}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_stop_ends_streams_sockets_and_the_server() {
     let server = live().await;
     let mut socket = server.socket("btcusdt").await;
-    let mut stream = server.stream("", "").await;
+    let (_, mut stream) = server.stream("", "").await;
     let mut idle = TcpStream::connect(server.address).await.unwrap();
     idle.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
     server.stop.cancel();

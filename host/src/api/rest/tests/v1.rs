@@ -39,6 +39,25 @@ async fn a_rule_is_uploaded_once_and_read_back() {
 }
 
 #[tokio::test]
+async fn what_a_client_has_already_is_not_sent_again() {
+    let server = fixture().await;
+    for uri in ["/api/v1/rules/above/versions/1.0.0/module", "/api/v1/openapi.json"] {
+        let whole = server.get(uri).await;
+        let tag = whole.header("etag").to_owned();
+        assert!(tag.starts_with("\"sha256:") && tag.ends_with('"'), "{uri}: {tag}");
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
+            let reply = server.call("GET", uri, &[("if-none-match", &known)], "").await;
+            assert_eq!((reply.status, reply.header("etag")), (StatusCode::NOT_MODIFIED, &*tag), "{uri} {known}");
+            assert!(reply.body.is_empty());
+        }
+        for unknown in ["\"other\"", "", "nonsense", tag.trim_matches('"')] {
+            let reply = server.call("GET", uri, &[("if-none-match", unknown)], "").await;
+            assert_eq!((reply.status, &reply.body), (StatusCode::OK, &whole.body), "{uri} {unknown}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn rules_are_listed_in_pages() {
     let server = fixture().await;
     let names = |reply: &Reply| -> Vec<String> {

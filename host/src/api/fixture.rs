@@ -1,0 +1,44 @@
+//! What the API serves, for the tests of both protocols: real backends, in a folder of their own.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tocsin_engine::Engine;
+use tocsin_engine::domain::{Symbol, Tenant};
+
+use super::Api;
+use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
+use crate::control::Control;
+use crate::health::Health;
+use crate::library::Library;
+use crate::prices::{EmbeddedPrices, Prices};
+use crate::store::Store;
+
+/// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
+pub(super) const NOW_MS: i64 = 1_700_000_000_123;
+
+/// An API and what lies behind it.
+pub(super) struct Backends {
+    pub(super) api: Api,
+    pub(super) store: Store,
+    /// Removed with this.
+    _dir: TempDir,
+}
+
+/// SQLite, the embedded bus and prices, and the built-in rules. BTCUSDT and IC MARKETS:1 are served.
+pub(super) async fn backends() -> Backends {
+    let dir = tempfile::tempdir().unwrap();
+    let db = EmbeddedDb::open(dir.path()).unwrap();
+    let clock: Clock = Arc::new(|| NOW_MS);
+    let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
+    let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
+    let store = Store::open_sqlite(dir.path()).await.unwrap();
+    let library = Library::new(Engine::new().unwrap(), store.clone());
+    let control = Control::new(store.clone(), bus.clone(), library, clock);
+    let tenant = Tenant::standard();
+    control.install_builtins(&tenant).await.unwrap();
+    let health = Health::new(store.clone(), None);
+    let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
+    let api = Api { control, prices, bus, health, tickers, tenant };
+    Backends { api, store, _dir: dir }
+}
