@@ -121,8 +121,7 @@ impl Cli {
         let json = args.iter().any(|arg| arg == "--json");
         Self::try_parse_from(args).unwrap_or_else(|error| {
             if json && error.use_stderr() {
-                let failure = Failure::Local(error.to_string().trim_end().to_owned());
-                Output { json }.remark(&failure.problem().to_string());
+                Output { json }.remark(&usage_failure(&error).problem().to_string());
                 std::process::exit(error.exit_code());
             }
             error.exit()
@@ -134,6 +133,12 @@ impl Cli {
         let typed = Typed::try_parse_from(with_command(args))?;
         Ok(Self { command: typed.command, global: typed.global })
     }
+}
+
+/// A command line that cannot be understood, without the word that announces it on a terminal.
+fn usage_failure(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    Failure::Local(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned())
 }
 
 /// Puts `serve` where the command is missing, so that its options are understood without it. Left alone are command

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tocsin_engine::builtin;
 
 use super::failure::Failure;
-use super::{Cli, Command, Typed, alert_view, rule_check, rule_view};
+use super::{Cli, Command, Typed, alert_view, rule_check, rule_view, usage_failure};
 
 fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(["tocsin"].iter().chain(args).map(Into::into).collect())
@@ -78,6 +78,8 @@ fn a_wrong_command_line_exits_with_2() {
     ] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert_eq!(error.exit_code(), 2, "{bad:?}");
+        let Value::String(told) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
+        assert!(!told.is_empty() && !told.starts_with("error"), "{told}");
     }
 }
 
