@@ -60,7 +60,7 @@ pub enum ControlError {
     #[error("{}", summary(.0))]
     Invalid(Vec<FieldViolation>),
     /// The module is no rule.
-    #[error("the module is not a rule: {} violations", .0.len())]
+    #[error("the module is not a rule (violations: {})", .0.len())]
     Rejected(Vec<Violation>),
     /// What was asked for does not exist; says what.
     #[error("{0}")]
