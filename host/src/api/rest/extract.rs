@@ -186,3 +186,18 @@ pub(super) fn rfc3339(time_ms: i64) -> Result<String, Problem> {
     let time = jiff::Timestamp::from_millisecond(time_ms).map_err(|error| super::problem::internal(&error))?;
     Ok(time.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_waited_for_only_so_long() {
+        let body = axum::body::Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let problem = Body::from_request(Request::new(body), &()).await.err().expect("there is no body");
+        let answer = serde_json::to_value(problem.body()).unwrap();
+        assert_eq!((answer["status"].as_u64(), answer["violations"][0]["field"].as_str()), (Some(408), Some(BODY)));
+    }
+}
