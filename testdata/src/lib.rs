@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
+pub mod reference;
+
 /// The environment variable that names the folder of the recordings.
 pub const FOLDER_VARIABLE: &str = "TOCSIN_SHARED_DATA";
 

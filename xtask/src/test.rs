@@ -6,20 +6,52 @@ use anyhow::{Result, ensure};
 
 use crate::rules;
 
-/// Debian's packages that build rules where rustup has no wasm32 target, and those of the C example in docs/abi.md.
-const PACKAGES: [&str; 5] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src", "clang", "lld"];
+/// Debian's packages that build rules where rustup has no wasm32 target.
+const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
+
+/// Tools that tests start, each with its Debian package: the first two build the C example of docs/abi.md, the last
+/// runs the README's lines.
+const TOOLS: [(&str, &str); 3] = [("clang", "clang"), ("wasm-ld", "lld"), ("curl", "curl")];
 
 /// Builds the example rules, then runs the tests of the whole workspace.
 pub(crate) fn run() -> Result<()> {
-    if !rules::can_build() {
-        // Where this fails, building the rules says what to install.
-        for arguments in [vec!["update"], [vec!["install", "--yes", "--quiet"], PACKAGES.to_vec()].concat()] {
-            let _ = Command::new("apt-get").args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-        }
-    }
+    install(&missing(rules::can_build(), answers));
     rules::run(&rules::Args::default())?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo).args(["test", "--workspace", "--no-fail-fast"]).status()?;
     ensure!(status.success(), "a test failed: see above");
     Ok(())
+}
+
+/// The packages that this machine lacks.
+fn missing(can_build_rules: bool, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let for_rules = RULE_PACKAGES.into_iter().filter(|_| !can_build_rules);
+    let for_tests = TOOLS.into_iter().filter(|(tool, _)| !has(tool)).map(|(_, package)| package);
+    for_rules.chain(for_tests).collect()
+}
+
+fn answers(tool: &str) -> bool {
+    Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Installs packages where there is `apt-get`. Where this fails, what needs them says what to install.
+fn install(packages: &[&str]) {
+    if packages.is_empty() {
+        return;
+    }
+    for arguments in [&["update"][..], &[&["install", "--yes", "--quiet"], packages].concat()] {
+        let _ = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_installed() {
+        assert!(missing(true, |_| true).is_empty());
+        assert_eq!(missing(true, |tool| tool != "wasm-ld"), ["lld"]);
+        assert_eq!(missing(false, |tool| tool == "curl"), [&RULE_PACKAGES[..], &["clang", "lld"]].concat());
+    }
 }

@@ -1,37 +1,17 @@
-//! The rule against its definition, written again over whole lists, on recorded trades.
+//! The rule against its definition, written again over whole lists in [`reference`], on recorded trades.
 
 use ::ema_cross::{Direction, EmaCross, ema_cross};
 use tocsin_rules_sdk::Tick;
 use tocsin_rules_sdk::testing::Run;
+use tocsin_testdata::reference::{self, Fired};
 
-/// What fired: the tick's index and the evidence.
-type Fired = Vec<(usize, Vec<f64>)>;
-
-fn averages(prices: &[f64], period: u32) -> Vec<f64> {
-    let alpha = 2.0 / (f64::from(period) + 1.0);
-    let mut averages = Vec::with_capacity(prices.len());
-    for &price in prices {
-        let last = averages.last().copied().unwrap_or(price);
-        averages.push(last + alpha * (price - last));
-    }
-    averages
-}
-
-/// The definition: the averages as lists, their order at each tick, and the places where it turns.
 fn by_definition(prices: &[f64], fast: u32, slow: u32, direction: Direction) -> Fired {
-    let (fasts, slows) = (averages(prices, fast), averages(prices, slow));
-    let unequal = |n: &usize| fasts[*n] != slows[*n];
-    let sides: Vec<(usize, bool)> = (0..prices.len()).filter(unequal).map(|n| (n, fasts[n] > slows[n])).collect();
-    let turns = sides.windows(2).filter(|pair| pair[0].1 != pair[1].1).map(|pair| pair[1]);
-    turns
-        .filter(|(n, _)| *n >= slow as usize)
-        .filter(|(_, is_up)| match direction {
-            Direction::Up => *is_up,
-            Direction::Down => !*is_up,
-            Direction::Either => true,
-        })
-        .map(|(n, _)| (n, vec![fasts[n], slows[n]]))
-        .collect()
+    let direction = match direction {
+        Direction::Up => reference::Direction::Up,
+        Direction::Down => reference::Direction::Down,
+        Direction::Either => reference::Direction::Either,
+    };
+    reference::ema_cross(prices, fast, slow, direction)
 }
 
 fn by_rule(prices: &[f64], fast: u32, slow: u32, direction: Direction) -> Fired {

@@ -1,36 +1,22 @@
-//! The rule against its definition, written again the slow and obvious way, over recorded trades.
+//! The rule against its definition, written again the slow and obvious way in [`reference`], over recorded trades.
 
 use ::percent_move::{Direction, PercentMove, percent_move};
 use tocsin_rules_sdk::Tick;
 use tocsin_rules_sdk::testing::Run;
+use tocsin_testdata::reference::{self, Fired};
 
-/// What fired: the tick's index and the evidence.
-type Fired = Vec<(usize, Vec<f64>)>;
-
-/// The definition: every tick looks back at all ticks of its window.
-fn by_definition(ticks: &[Tick], percent: f64, window_ms: i64, direction: Direction) -> Fired {
-    let bucket_ms = (window_ms as f64 / 32.0).ceil() as i64;
-    let mut buckets: Vec<i64> = Vec::new();
-    let mut fired = Vec::new();
-    for (now, tick) in ticks.iter().enumerate() {
-        // A late tick is put into the newest bucket.
-        let bucket = tick.time_ms / bucket_ms;
-        buckets.push(buckets.last().map_or(bucket, |&newest| bucket.max(newest)));
-        let first = buckets.iter().rposition(|&b| b < buckets[now] - 31).map_or(0, |before| before + 1);
-        let prices = || ticks[first..=now].iter().map(|t| t.price);
-        let (lowest, highest) = (prices().fold(f64::INFINITY, f64::min), prices().fold(f64::NEG_INFINITY, f64::max));
-
-        let change = |reference: f64| (tick.price - reference) / reference * 100.0;
-        if direction != Direction::Down && lowest > 0.0 && change(lowest) >= percent {
-            fired.push((now, vec![change(lowest), lowest]));
-        } else if direction != Direction::Up && highest > 0.0 && change(highest) <= -percent {
-            fired.push((now, vec![change(highest), highest]));
-        }
-    }
-    fired
+/// What the definition fires on, for (price, event time) pairs.
+fn by_definition(feed: &[(f64, i64)], percent: f64, window_ms: i64, direction: Direction) -> Fired {
+    let direction = match direction {
+        Direction::Up => reference::Direction::Up,
+        Direction::Down => reference::Direction::Down,
+        Direction::Either => reference::Direction::Either,
+    };
+    reference::percent_move(feed, percent, window_ms, direction)
 }
 
-fn by_rule(ticks: &[Tick], percent: f64, window_ms: i64, direction: Direction) -> Fired {
+fn by_rule(feed: &[(f64, i64)], percent: f64, window_ms: i64, direction: Direction) -> Fired {
+    let ticks = feed.iter().map(|&(price, time_ms)| Tick { price, volume: 1.0, time_ms, conditions: 0 });
     let window_ms = window_ms.try_into().expect("a window of at most a day");
     Run::<percent_move>::new(PercentMove { percent, window_ms, direction }).fires(ticks)
 }
@@ -40,18 +26,15 @@ fn recorded_trades_fire_as_the_definition_says() {
     let (mut up, mut down) = (0, 0);
     for recording in tocsin_testdata::recordings() {
         for (symbol, trades) in recording.by_symbol() {
-            let ticks: Vec<Tick> = trades
-                .iter()
-                .map(|t| Tick { price: t.price, volume: t.volume, time_ms: t.time_ms, conditions: 0 })
-                .collect();
+            let feed: Vec<(f64, i64)> = trades.iter().map(|t| (t.price, t.time_ms)).collect();
             for (percent, window_ms, direction) in [
                 (0.01, 1_000, Direction::Up),
                 (0.01, 10_000, Direction::Down),
                 (0.03, 10_000, Direction::Either),
                 (0.05, 30_001, Direction::Either),
             ] {
-                let fired = by_rule(&ticks, percent, window_ms, direction);
-                let expect = by_definition(&ticks, percent, window_ms, direction);
+                let fired = by_rule(&feed, percent, window_ms, direction);
+                let expect = by_definition(&feed, percent, window_ms, direction);
                 let case = format!("{} {symbol}: {percent}% in {window_ms} ms, {direction:?}", recording.name);
                 assert!(fired == expect, "{case}: {} firings, not {}", fired.len(), expect.len());
                 up += fired.iter().filter(|(_, evidence)| evidence[0] > 0.0).count();
@@ -64,11 +47,9 @@ fn recorded_trades_fire_as_the_definition_says() {
 
 /// Feeds (price, event time) pairs to a rule of 10 % in 32 s, in buckets of 1 s.
 fn check(feed: &[(f64, i64)], direction: Direction, expect: &[(usize, f64, f64)]) {
-    let ticks: Vec<Tick> =
-        feed.iter().map(|&(price, time_ms)| Tick { price, volume: 1.0, time_ms, conditions: 0 }).collect();
     let expect: Fired = expect.iter().map(|&(index, change, reference)| (index, vec![change, reference])).collect();
-    assert_eq!(by_rule(&ticks, 10.0, 32_000, direction), expect, "{feed:?}");
-    assert_eq!(by_definition(&ticks, 10.0, 32_000, direction), expect, "the test's own definition: {feed:?}");
+    assert_eq!(by_rule(feed, 10.0, 32_000, direction), expect, "{feed:?}");
+    assert_eq!(by_definition(feed, 10.0, 32_000, direction), expect, "the definition's own words: {feed:?}");
 }
 
 #[test]

@@ -1,31 +1,9 @@
-//! The rule against its definition, written again over slices of one list, on recorded trades.
+//! The rule against its definition, written again over slices of one list in [`reference`], on recorded trades.
 
 use ::volume_spike::{VolumeSpike, volume_spike};
 use tocsin_rules_sdk::Tick;
 use tocsin_rules_sdk::testing::Run;
-
-/// What fired: the tick's index and the evidence.
-type Fired = Vec<(usize, Vec<f64>)>;
-
-/// The definition: every trade looks back at the volumes of the trades before it.
-fn by_definition(volumes: &[f64], trades: usize, z_score: f64) -> Fired {
-    let real: Vec<(usize, f64)> = volumes.iter().copied().enumerate().filter(|(_, volume)| *volume != 0.0).collect();
-    let mut fired = Vec::new();
-    for window in real.windows(trades + 1) {
-        let (before, (index, volume)) = (&window[..trades], window[trades]);
-        let mean = before.iter().map(|(_, v)| v).sum::<f64>() / trades as f64;
-        let variance = before.iter().map(|(_, v)| (v - mean).powi(2)).sum::<f64>() / trades as f64;
-        let deviation = variance.sqrt();
-        if deviation < 1e-9 * mean {
-            continue;
-        }
-        let score = (volume - mean) / deviation;
-        if score >= z_score {
-            fired.push((index, vec![score, mean]));
-        }
-    }
-    fired
-}
+use tocsin_testdata::reference::{self, Fired};
 
 fn by_rule(volumes: &[f64], trades: usize, z_score: f64) -> Fired {
     let ticks = volumes.iter().map(|&volume| Tick { price: 1.0, volume, time_ms: 0, conditions: 0 });
@@ -41,7 +19,7 @@ fn recorded_trades_fire_as_the_definition_says() {
             let volumes: Vec<f64> = trades.iter().map(|t| t.volume).collect();
             for (window, z_score) in [(8, 0.1), (8, 5.0), (100, 4.0), (256, 3.0)] {
                 let fired = by_rule(&volumes, window, z_score);
-                let expect = by_definition(&volumes, window, z_score);
+                let expect = reference::volume_spike(&volumes, window, z_score);
                 let case = format!("{} {symbol}: {window} trades, z {z_score}", recording.name);
                 assert!(fired == expect, "{case}: {} firings, not {}", fired.len(), expect.len());
                 firings += fired.len();
