@@ -1,0 +1,6 @@
+//! What holds for the repository as a whole.
+
+#![allow(clippy::unwrap_used)] // a failed test shows where
+
+mod rooms;
+mod sources;
