@@ -2,11 +2,12 @@
 //! that qualifies, or never, as a naive scan of the file says.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::json;
 use tocsin_testdata::{Recording, Trade};
 
-use crate::server::{FeedServer, Server, wait_for};
+use crate::replay::{Symbols, play};
 
 /// Alerts on each symbol.
 const ALERTS: usize = 1000;
@@ -27,50 +28,32 @@ fn price_alerts_fire_once_at_the_first_trade_that_qualifies() {
     }
 }
 
-fn check_file(path: &std::path::Path, recording: &Recording) {
-    let by_symbol: BTreeMap<&str, Vec<&Trade>> = recording.by_symbol().into_iter().collect();
-    let names: Vec<&str> = by_symbol.keys().copied().collect();
-    let folder = tempfile::tempdir().unwrap();
-    let feed = FeedServer::start(path, names.len());
-    // Alerts first: the server takes no ticks until it is started again with the feed.
-    let quiet = Server::start(folder.path(), &["--feed", "none"]);
+fn check_file(path: &Path, recording: &Recording) {
+    let symbols: Symbols<'_> = recording.by_symbol().into_iter().collect();
     let mut expected = BTreeMap::new();
-    for (symbol, trades) in &by_symbol {
-        for alert in expectations(trades) {
-            let body = json!({
-                "user_id": 1, "symbol": symbol, "target_price": alert.target, "condition": alert.condition,
-            });
-            let (status, answer) = quiet.post("/alerts", &body);
-            assert_eq!(status, 201, "{answer}");
-            expected.insert(answer["alert_id"].as_i64().unwrap(), (symbol.to_string(), alert));
+    let firings = play(path, &symbols, |server| {
+        for (symbol, trades) in &symbols {
+            for alert in expectations(trades) {
+                let body = json!({
+                    "user_id": 1, "symbol": symbol, "target_price": alert.target, "condition": alert.condition,
+                });
+                let (status, answer) = server.post("/alerts", &body);
+                assert_eq!(status, 201, "{answer}");
+                expected.insert(answer["alert_id"].as_i64().unwrap(), (symbol.to_string(), alert));
+            }
         }
-    }
-    assert_eq!(quiet.stop(), Some(0));
-
-    let tickers = names.join(",");
-    let server = Server::start(folder.path(), &["--finnhub-url", &feed.url, "--tickers", &tickers]);
-    let due = expected.values().filter(|(_, alert)| alert.first.is_some()).count();
-    wait_for("all trades to be judged", || {
-        by_symbol.iter().all(|(symbol, trades)| {
-            let last = trades.iter().map(|trade| trade.time_ms).max();
-            server.get(&format!("/price/{symbol}"))["timestamp"].as_i64() == last
-        })
+        expected.values().filter(|(_, alert)| alert.first.is_some()).count()
     });
-    wait_for("all alerts to fire", || server.firings().len() >= due);
-    // What must not fire has had the time that it takes to stop cleanly.
-    assert_eq!(server.stop(), Some(0));
-    let server = Server::start(folder.path(), &["--feed", "none"]);
-    let firings = server.firings();
-    assert_eq!(firings.len(), due, "{}", path.display());
     for firing in &firings {
         let (symbol, alert) = expected.remove(&firing["alert_id"].as_i64().unwrap()).expect("no alert fires twice");
-        let trade = &by_symbol[symbol.as_str()][alert.first.expect("an alert fired that never qualifies")];
+        let trade = &symbols[symbol.as_str()][alert.first.expect("an alert fired that never qualifies")];
         assert_eq!(firing["symbol"], symbol);
         assert_eq!(firing["price"], trade.price);
         assert_eq!(firing["volume"], trade.volume);
         assert_eq!(firing["timestamp"], trade.time_ms);
     }
-    assert!(expected.values().all(|(_, alert)| alert.first.is_none()));
+    let missing = expected.values().filter(|(_, alert)| alert.first.is_some()).count();
+    assert_eq!(missing, 0, "alerts of {} that did not fire", path.display());
 }
 
 /// Targets spread over the symbol's range and a little beyond it, and what a scan says of each.

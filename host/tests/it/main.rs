@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a failed test shows where
 
+mod docs;
+mod example_rules;
 mod files;
 mod kill;
+mod replay;
 mod rules;
 mod server;

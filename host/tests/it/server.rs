@@ -11,6 +11,9 @@ use serde_json::Value;
 /// How long anything that must happen may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tocsin");
+
 /// A `tocsin serve` process.
 pub(crate) struct Server {
     child: Child,
@@ -21,13 +24,26 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server on free ports and waits until it says where it listens.
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
-            .args(["serve", "--port", "0", "--grpc-port", "0", "--log-format", "json", "--data-dir"])
-            .arg(data_dir)
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["serve", "--log-format", "json", "--data-dir"]).arg(data_dir).args(arguments);
+        // Out of reach of a `.env` in the repository.
+        command.current_dir(data_dir);
+        Self::spawn(command)
+    }
+
+    /// Starts what who types `tocsin` in a folder gets, on free ports and without the settings of this environment.
+    pub(crate) fn start_bare(folder: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.current_dir(folder);
+        for setting in ["FINNHUB_API_KEY", "FINNHUB_URL", "TICKERS", "TOCSIN_DATA_DIR", "TOCSIN_FEED"] {
+            command.env_remove(setting);
+        }
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        command.env("PORT", "0").env("GRPC_PORT", "0").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         let url = loop {
@@ -63,13 +79,18 @@ impl Server {
     /// All firings so far.
     pub(crate) fn firings(&self) -> Vec<Value> {
         let mut firings = Vec::new();
-        let mut after = String::new();
+        self.read_firings(&mut firings);
+        firings
+    }
+
+    /// Reads on behind the last firing that was read.
+    pub(crate) fn read_firings(&self, firings: &mut Vec<Value>) {
         loop {
+            let after = firings.last().map_or("", |firing| firing["id"].as_str().unwrap());
             let page = self.get(&format!("/api/v1/firings?limit=500&after={after}"));
             firings.extend(page["firings"].as_array().unwrap().iter().cloned());
-            match page["next"].as_str() {
-                Some(next) => after = next.to_owned(),
-                None => return firings,
+            if page["next"].is_null() {
+                return;
             }
         }
     }
@@ -105,7 +126,7 @@ impl FeedServer {
     pub(crate) fn start(file: &Path, symbols: usize) -> Self {
         // A port that was free a moment ago.
         let address: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tocsin"))
+        let child = Command::new(BINARY)
             .args(["feed", "--speed", "max", "--start-after", &symbols.to_string(), "--listen", &address.to_string()])
             .arg("--file")
             .arg(file)
