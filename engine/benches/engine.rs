@@ -132,7 +132,7 @@ fn native(subject: &Subject, count: usize) -> Figure {
 
 /// A shard with one binding of the subject on each of the symbols that `symbol_of` names.
 fn sandboxed(subject: &Subject, count: usize, symbol_of: impl Fn(usize) -> String) -> Figure {
-    let mut shard = Shard::new();
+    let mut shard = Shard::default();
     let mut symbols = Vec::new();
     for i in 0..count {
         let symbol = Symbol::parse(&symbol_of(i)).expect("a letter and digits");

@@ -10,7 +10,7 @@ use tocsin_engine::{Arming, Engine, Event, Shard, builtin};
 fn main() -> Result<(), Box<dyn Error>> {
     let rule = Engine::new()?.load(builtin::ABOVE)?;
     let symbol = Symbol::parse("AAPL")?;
-    let mut shard = Shard::new();
+    let mut shard = Shard::default();
     for (id, target) in [(1, 190.0), (2, 191.5)] {
         let params = rule.manifest().params.pack(&serde_json::json!({ "target": target }));
         shard.arm(Arming {

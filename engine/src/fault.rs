@@ -2,7 +2,27 @@
 
 use std::fmt;
 
+use crate::domain::{Position, RuleRef, Tick};
 use crate::limits::FUEL_PER_EVALUATION;
+
+/// All that decided a fault: the same module, judged with these, faults alike on every machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultBundle {
+    /// The rule version.
+    pub rule: RuleRef,
+    /// What was judged.
+    pub tick: Tick,
+    /// Where it lay.
+    pub position: Position,
+    /// The packed params record.
+    pub params: Vec<u8>,
+    /// The state record before the evaluation.
+    pub state: Vec<u8>,
+    /// The fuel that the evaluation could burn.
+    pub fuel: u64,
+    /// What went wrong.
+    pub fault: Fault,
+}
 
 /// Why a binding got no verdict for one tick. Its state is as it was before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,10 +31,15 @@ pub enum Fault {
     OutOfFuel,
     /// It trapped; the text is Wasmtime's name of the trap.
     Trap(String),
+    /// It tried to write outside of its own pages, its state and its verdict. Nothing was written.
+    StrayWrite,
     /// It answered with a code that has no meaning, or with a wake band though its manifest says that it never sleeps.
     BadCode(i32),
     /// It fired with an evidence number that is not finite; the number's place.
     BadEvidence(usize),
+    /// It promised to sleep on, but was asked all the same and fired, changed its state or faulted. Only
+    /// [`Waking::Checked`](crate::Waking::Checked) asks.
+    Overslept,
 }
 
 impl fmt::Display for Fault {
@@ -22,7 +47,11 @@ impl fmt::Display for Fault {
         match self {
             Self::OutOfFuel => write!(f, "one evaluation burnt more than {FUEL_PER_EVALUATION} fuel"),
             Self::Trap(trap) => write!(f, "it trapped: {trap}"),
+            Self::StrayWrite => write!(f, "it tried to write outside of its own memory, its state and its verdict"),
             Self::BadCode(code) => write!(f, "it answered with code {code}, which means nothing"),
+            Self::Overslept => {
+                write!(f, "inside of its wake band, where it promised to hold and keep its state, it did not")
+            }
             Self::BadEvidence(at) => write!(f, "evidence number {at} is not finite"),
         }
     }

@@ -1,53 +1,37 @@
-//! A group: all bindings of one (rule version, tenant, symbol), as packed tables in guest memory, judged by one call.
+//! A group: all bindings of one (rule version, tenant, symbol). Their records are packed in a table in guest memory;
+//! who they are, who sleeps and who is quarantined is kept here. Judging them is [`crate::judging`]'s.
 
-use tocsin_rules_sdk::abi;
+use std::collections::BTreeMap;
 
-use crate::domain::{AlertId, BindingId, Evidence, Repeat, Symbol, Tenant};
-use crate::fault::Fault;
-use crate::instance::{Answer, CallEnd, Instance, MemoryError};
-use crate::limits::{MAX_BINDINGS_PER_CALL, QUARANTINE_AFTER_FAULTS};
+use crate::domain::{AlertId, BindingId, Repeat, Symbol, Tenant};
+use crate::health::Health;
+use crate::instance::{Instance, MemoryError};
 use crate::runtime::Rule;
+use crate::table::Table;
+use crate::wake::Sleepers;
 
-/// Slots of a new table.
-const FIRST_CAPACITY: usize = 4;
-
-/// The most state, in bytes, that is copied aside for one call: large states are judged in smaller calls.
-const MAX_CALL_STATE_BYTES: usize = 1024 * 1024;
-
-/// How often a call that the host was too slow for is tried again before the engine gives up.
-const DEADLINE_RETRIES: u32 = 10;
-
-/// A binding in its slot.
+/// A binding, wherever it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) binding: BindingId,
     pub(crate) alert: AlertId,
     pub(crate) repeat: Repeat,
-    /// Faults in a row.
-    pub(crate) faults: u32,
 }
 
-/// What became of one binding on one tick.
-pub(crate) enum Outcome {
-    Fired(Evidence),
-    Faulted { fault: Fault, quarantined: bool },
+/// A quarantined binding: outside of the table, so that what is judged stays packed.
+pub(crate) struct Parked {
+    pub(crate) member: Member,
+    pub(crate) params: Vec<u8>,
+    pub(crate) state: Vec<u8>,
+    pub(crate) health: Health,
 }
 
-/// The engine itself could not judge.
-#[derive(Debug, thiserror::Error)]
-pub enum JudgeError {
-    /// No instance of a rule could be made.
-    #[error("a rule's instance could not be replaced after a fault: {0}")]
-    Memory(String),
-    /// Calls that fuel bounds to milliseconds took seconds, again and again.
-    #[error("this machine is too slow to judge: {DEADLINE_RETRIES} calls in a row passed their deadline")]
-    Deadline,
-}
-
-impl From<MemoryError> for JudgeError {
-    fn from(error: MemoryError) -> Self {
-        Self::Memory(error.to_string())
-    }
+/// What is known of one binding.
+pub(crate) struct Record<'a> {
+    pub(crate) member: &'a Member,
+    pub(crate) params: &'a [u8],
+    pub(crate) state: &'a [u8],
+    pub(crate) health: Health,
 }
 
 pub(crate) struct Group {
@@ -55,268 +39,156 @@ pub(crate) struct Group {
     pub(crate) symbol: Symbol,
     /// The key of its instance.
     pub(crate) instance: usize,
+    /// By slot.
     pub(crate) members: Vec<Member>,
-    /// Whether states or fault counts changed since the last snapshot.
+    pub(crate) table: Table,
+    /// By slot, where it is not clean: few ever are.
+    pub(crate) suspects: BTreeMap<usize, Health>,
+    pub(crate) parked: Vec<Parked>,
+    /// Who sleeps, if the rule can.
+    pub(crate) sleepers: Option<Sleepers>,
+    /// Whether states or healths changed since the last snapshot.
     pub(crate) changed: bool,
-    table: Table,
-}
-
-/// Where the records of a group's slots lie.
-#[derive(Clone, Copy)]
-struct Table {
-    params_at: usize,
-    states_at: usize,
-    params_bytes: usize,
-    state_bytes: usize,
-    capacity: usize,
-}
-
-impl Table {
-    fn params(&self, slot: usize) -> usize {
-        self.params_at + slot * self.params_bytes
-    }
-
-    fn state(&self, slot: usize) -> usize {
-        self.states_at + slot * self.state_bytes
-    }
+    /// Whether the last snapshot holds something, which must be replaced when there is nothing left to remember.
+    pub(crate) recorded: bool,
 }
 
 impl Group {
     pub(crate) fn new(tenant: Tenant, symbol: Symbol, instance: usize, rule: &Rule) -> Self {
-        let manifest = rule.manifest();
-        let table = Table {
-            params_at: 0,
-            states_at: 0,
-            params_bytes: manifest.params.packed_bytes(),
-            state_bytes: manifest.state_bytes,
-            capacity: 0,
-        };
-        Self { tenant, symbol, instance, members: Vec::new(), changed: false, table }
+        Self {
+            tenant,
+            symbol,
+            instance,
+            members: Vec::new(),
+            table: Table::new(rule.manifest()),
+            suspects: BTreeMap::new(),
+            parked: Vec::new(),
+            sleepers: rule.manifest().sleeps.then(Sleepers::default),
+            changed: false,
+            recorded: false,
+        }
     }
 
-    /// Puts a binding into the next slot. `state` is None for a new one, whose state is all zero.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.parked.is_empty()
+    }
+
+    /// The bindings, wherever they are kept.
+    pub(crate) fn bindings(&self) -> impl Iterator<Item = BindingId> + '_ {
+        let parked = self.parked.iter().map(|parked| &parked.member);
+        self.members.iter().chain(parked).map(|member| member.binding)
+    }
+
+    /// What is known of each binding, those in the table first, by slot.
+    pub(crate) fn records<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = Record<'a>> + 'a {
+        let in_table = self.members.iter().enumerate().map(|(slot, member)| Record {
+            member,
+            params: self.table.params(instance, slot),
+            state: self.table.state(instance, slot),
+            health: self.health(slot),
+        });
+        let parked = self.parked.iter().map(|parked| Record {
+            member: &parked.member,
+            params: &parked.params,
+            state: &parked.state,
+            health: parked.health,
+        });
+        in_table.chain(parked)
+    }
+
+    /// Whether nobody ever faulted, as far as it is remembered.
+    pub(crate) fn all_clean(&self) -> bool {
+        self.suspects.is_empty() && self.parked.is_empty()
+    }
+
+    /// Puts a binding into the next slot, awake. `state` is None for a new one, whose state is all zero.
     pub(crate) fn push(
         &mut self,
         instance: &mut Instance,
         member: Member,
         params: &[u8],
         state: Option<&[u8]>,
+        health: Health,
     ) -> Result<usize, MemoryError> {
         let slot = self.members.len();
-        if slot == self.table.capacity {
-            self.grow(instance)?;
-        }
-        let table = self.table;
-        instance.bytes_mut(table.params(slot), table.params_bytes).copy_from_slice(params);
-        let place = instance.bytes_mut(table.state(slot), table.state_bytes);
-        match state {
-            Some(state) => place.copy_from_slice(state),
-            None => place.fill(0),
-        }
+        self.table.push(instance, slot, params, state)?;
         self.members.push(member);
+        if !health.is_clean() {
+            self.suspects.insert(slot, health);
+        }
+        if let Some(sleepers) = &mut self.sleepers {
+            sleepers.push();
+        }
         self.changed = true;
         Ok(slot)
-    }
-
-    fn grow(&mut self, instance: &mut Instance) -> Result<(), MemoryError> {
-        let old = self.table;
-        let capacity = (old.capacity * 2).max(FIRST_CAPACITY);
-        let params_at = instance.allocate(capacity * old.params_bytes)?;
-        let states_at = match instance.allocate(capacity * old.state_bytes) {
-            Ok(at) => at,
-            Err(error) => {
-                instance.release(params_at, capacity * old.params_bytes);
-                return Err(error);
-            }
-        };
-        let count = self.members.len();
-        instance.copy(old.params_at, params_at, count * old.params_bytes);
-        instance.copy(old.states_at, states_at, count * old.state_bytes);
-        self.release(instance);
-        self.table = Table { params_at, states_at, capacity, ..old };
-        Ok(())
-    }
-
-    /// Gives its tables back. The group must hold no members, or get new tables at once.
-    pub(crate) fn release(&mut self, instance: &mut Instance) {
-        let table = self.table;
-        instance.release(table.params_at, table.capacity * table.params_bytes);
-        instance.release(table.states_at, table.capacity * table.state_bytes);
-        self.table.capacity = 0;
     }
 
     /// Empties a slot: the last one moves into it. Returns the binding that moved.
     pub(crate) fn swap_remove(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
         let last = self.members.len() - 1;
-        let table = self.table;
+        self.table.swap_remove(instance, self.members.len(), slot);
+        if let Some(sleepers) = &mut self.sleepers {
+            sleepers.swap_remove(slot);
+        }
+        self.suspects.remove(&slot);
+        if let Some(health) = self.suspects.remove(&last) {
+            self.suspects.insert(slot, health);
+        }
         self.members.swap_remove(slot);
+        if self.members.capacity() > 8 && self.members.len() <= self.members.capacity() / 4 {
+            self.members.shrink_to(self.members.len() * 2);
+            if let Some(sleepers) = &mut self.sleepers {
+                sleepers.shrink();
+            }
+        }
         self.changed = true;
-        if slot == last {
-            return None;
-        }
-        instance.copy(table.params(last), table.params(slot), table.params_bytes);
-        instance.copy(table.state(last), table.state(slot), table.state_bytes);
-        Some(self.members[slot].binding)
+        (slot != last).then(|| self.members[slot].binding)
     }
 
-    /// The state of a slot.
-    pub(crate) fn state<'a>(&self, instance: &'a Instance, slot: usize) -> &'a [u8] {
-        instance.bytes(self.table.state(slot), self.table.state_bytes)
+    /// Takes a binding out of the table, since its health says so.
+    pub(crate) fn park(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
+        let (params, state) = (self.table.params(instance, slot).to_vec(), self.table.state(instance, slot).to_vec());
+        let (member, health) = (self.members[slot].clone(), self.health(slot));
+        self.parked.push(Parked { member, params, state, health });
+        self.swap_remove(instance, slot)
     }
 
-    /// The params of a slot.
-    pub(crate) fn params<'a>(&self, instance: &'a Instance, slot: usize) -> &'a [u8] {
-        instance.bytes(self.table.params(slot), self.table.params_bytes)
-    }
-
-    pub(crate) fn state_bytes(&self) -> usize {
-        self.table.state_bytes
-    }
-
-    /// Judges all members against the instance's tick. Outcomes come in the order of slots; a member
-    /// without one held.
-    pub(crate) fn judge(
-        &mut self,
-        instance: &mut Instance,
-        outcomes: &mut Vec<(usize, Outcome)>,
-    ) -> Result<(), JudgeError> {
-        let state_bytes = self.table.state_bytes;
-        self.changed |= state_bytes > 0;
-        let fitting = MAX_CALL_STATE_BYTES.checked_div(state_bytes).unwrap_or(usize::MAX).max(1);
-        let step = fitting.min(MAX_BINDINGS_PER_CALL as usize);
-        let mut before = Vec::new();
-        let mut first = 0;
-        while first < self.members.len() {
-            let count = step.min(self.members.len() - first);
-            before.clear();
-            before.extend_from_slice(instance.bytes(self.table.state(first), count * state_bytes));
-            let outcomes_before = outcomes.len();
-            match instance.call(self.table.params(first), self.table.state(first), count as u32) {
-                CallEnd::Judged { bindings, answers } => {
-                    let good = self.take_answers(instance, first, bindings, answers, outcomes);
-                    if good {
-                        self.forgive(first, bindings as usize);
-                        first += bindings as usize;
-                        continue;
-                    }
-                    outcomes.truncate(outcomes_before);
-                }
-                CallEnd::Fault(_) | CallEnd::Deadline => instance.replace()?,
-            }
-            // Somebody is at fault: put the states back and judge one by one, so that the others get the very answers
-            // that they would have had.
-            instance.bytes_mut(self.table.state(first), count * state_bytes).copy_from_slice(&before);
-            self.judge_singly(instance, first, count, &before, outcomes)?;
-            first += count;
-        }
-        Ok(())
-    }
-
-    /// Collects the answers of one call; false if one of them is no valid verdict, or names a binding that was not
-    /// judged: the mailbox is in the guest's reach until the call returns.
-    fn take_answers(
-        &self,
-        instance: &Instance,
-        first: usize,
-        bindings: u32,
-        answers: u32,
-        outcomes: &mut Vec<(usize, Outcome)>,
-    ) -> bool {
-        let rule = instance.rule();
-        for answer in instance.answers(answers) {
-            if answer.slot >= bindings {
-                return false;
-            }
-            match verdict(rule, &answer) {
-                Ok(Some(evidence)) => outcomes.push((first + answer.slot as usize, Outcome::Fired(evidence))),
-                Ok(None) => {}
-                Err(_) => return false,
+    /// A tick has come for the quarantined: those that have waited long enough go back to the table, on probe. Returns
+    /// them with their slots.
+    pub(crate) fn count_waiting(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, usize)>, MemoryError> {
+        self.changed |= !self.parked.is_empty();
+        let mut back = Vec::new();
+        for at in (0..self.parked.len()).rev() {
+            let health = &mut self.parked[at].health;
+            health.wait_ticks -= 1;
+            if health.wait_ticks == 0 {
+                back.push(self.release(instance, at)?);
             }
         }
-        true
+        Ok(back)
     }
 
-    /// Whoever answered is no longer on a run of faults.
-    fn forgive(&mut self, first: usize, count: usize) {
-        for member in &mut self.members[first..first + count] {
-            member.faults = 0;
+    /// Puts a quarantined binding back into the table, on probe.
+    pub(crate) fn release(&mut self, instance: &mut Instance, at: usize) -> Result<(BindingId, usize), MemoryError> {
+        let mut parked = self.parked.swap_remove(at);
+        parked.health.begin_probe();
+        let binding = parked.member.binding;
+        let slot = self.push(instance, parked.member, &parked.params, Some(&parked.state), parked.health)?;
+        Ok((binding, slot))
+    }
+
+    /// The health of a slot.
+    pub(crate) fn health(&self, slot: usize) -> Health {
+        self.suspects.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// Keeps the health of a slot.
+    pub(crate) fn set_health(&mut self, slot: usize, health: Health) {
+        if health.is_clean() {
+            self.suspects.remove(&slot);
+        } else {
+            self.suspects.insert(slot, health);
         }
+        self.changed = true;
     }
-
-    fn judge_singly(
-        &mut self,
-        instance: &mut Instance,
-        first: usize,
-        count: usize,
-        before: &[u8],
-        outcomes: &mut Vec<(usize, Outcome)>,
-    ) -> Result<(), JudgeError> {
-        for slot in first..first + count {
-            let state_bytes = self.table.state_bytes;
-            let state = &before[(slot - first) * state_bytes..][..state_bytes];
-            let judged = judge_one(instance, self.table, slot, state)?;
-            let member = &mut self.members[slot];
-            match judged {
-                Ok(evidence) => {
-                    member.faults = 0;
-                    outcomes.extend(evidence.map(|evidence| (slot, Outcome::Fired(evidence))));
-                }
-                Err(fault) => {
-                    instance.bytes_mut(self.table.state(slot), state_bytes).copy_from_slice(state);
-                    member.faults += 1;
-                    self.changed = true;
-                    let quarantined = member.faults >= QUARANTINE_AFTER_FAULTS;
-                    outcomes.push((slot, Outcome::Faulted { fault, quarantined }));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Judges one slot by a call of its own. The outer result is the engine's, the inner one the rule's.
-fn judge_one(
-    instance: &mut Instance,
-    table: Table,
-    slot: usize,
-    state: &[u8],
-) -> Result<Result<Option<Evidence>, Fault>, JudgeError> {
-    for _ in 0..DEADLINE_RETRIES {
-        match instance.call(table.params(slot), table.state(slot), 1) {
-            CallEnd::Judged { answers, .. } => {
-                let answer = instance.answers(answers).next();
-                return Ok(answer.map_or(Ok(None), |answer| verdict(instance.rule(), &answer)));
-            }
-            CallEnd::Fault(fault) => {
-                instance.replace()?;
-                return Ok(Err(fault));
-            }
-            CallEnd::Deadline => {
-                instance.replace()?;
-                instance.bytes_mut(table.state(slot), table.state_bytes).copy_from_slice(state);
-            }
-        }
-    }
-    Err(JudgeError::Deadline)
-}
-
-/// What an answer means: the evidence if it fires.
-fn verdict(rule: &Rule, answer: &Answer) -> Result<Option<Evidence>, Fault> {
-    let manifest = rule.manifest();
-    let known = if manifest.sleeps { abi::FIRE | abi::ASLEEP } else { abi::FIRE };
-    if answer.code & !known != 0 {
-        return Err(Fault::BadCode(answer.code));
-    }
-    if answer.code & abi::FIRE == 0 {
-        return Ok(None);
-    }
-    let numbers = manifest.evidence.iter().zip(answer.evidence).enumerate();
-    numbers
-        .map(
-            |(at, (name, number))| {
-                if number.is_finite() { Ok((name.clone(), number)) } else { Err(Fault::BadEvidence(at)) }
-            },
-        )
-        .collect::<Result<Evidence, Fault>>()
-        .map(Some)
 }

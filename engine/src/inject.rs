@@ -1,12 +1,13 @@
-//! Re-encodes a validated module for running: the driver loop is appended, the meter is built in, NaNs are made
-//! canonical where their bits could be seen, and the memory is opened for the host's tables.
+//! Re-encodes a validated module for running: the driver loop is appended, the meter is built in, stores are kept from
+//! other bindings' records, NaNs are made canonical where their bits could be seen, and the memory is opened for the
+//! host's tables.
 //!
 //! The author writes for one binding; the host adds the loop, so that the sandbox's border is crossed once for many
 //! bindings. What the guest can observe does not change: `memory.size` still answers the pages that it asked for,
 //! `memory.grow` always answers -1.
 //!
-//! Layout of the memory behind the guest's own pages: one *mailbox* page (the tick, then the answers), then the
-//! tables that the host allocates.
+//! Layout of the memory behind the guest's own pages: one *mailbox* page (the tick, the list of whom to judge, then the
+//! answers), then the tables that the host allocates.
 
 use std::convert::Infallible;
 
@@ -19,14 +20,19 @@ use wasm_encoder::{
 use wasmparser::Operator;
 
 use crate::cost::{BULK_BYTES_SHIFT, Metering};
-use crate::inspect::Inspection;
+use crate::inspect::{Inspection, store};
 use crate::limits::{FUEL_PER_EVALUATION, MAX_INSTANCE_PAGES};
 
 /// The export of the driver: `(params: i32, state: i32, count: i32) -> i64`, the number of bindings judged in the
 /// upper half and the number of answers in the lower.
 pub(crate) const DRIVER_EXPORT: &str = "drive";
+/// The export of the driver of rules that sleep: `(list: i32, 0, count: i32) -> i64` with the same result. The list has
+/// an entry for each binding to be judged, the addresses of its params and of its state.
+pub(crate) const LIST_DRIVER_EXPORT: &str = "drive_listed";
 /// The export of the meter, a mutable i64 global: fuel left, below 0 when it ran out.
 pub(crate) const FUEL_EXPORT: &str = "fuel";
+/// The meter's value after a store that was kept from happening.
+pub(crate) const STRAY_WRITE: i64 = i64::MIN;
 /// The export of the memory.
 pub(crate) const MEMORY_EXPORT: &str = "memory";
 
@@ -34,14 +40,20 @@ pub(crate) const MEMORY_EXPORT: &str = "memory";
 pub(crate) const PAGE_BYTES: usize = 65_536;
 /// Bytes of one answer: the slot (u32), the code (i32), the verdict.
 pub(crate) const ANSWER_BYTES: usize = 64;
-/// Where the answers begin in the mailbox page; the tick is at its start.
-pub(crate) const ANSWERS_AT: usize = 64;
+/// Bytes of a list entry: two addresses (i32).
+pub(crate) const LIST_ENTRY_BYTES: usize = 8;
+/// Where the list begins in the mailbox page; the tick is at its start.
+pub(crate) const LIST_AT: usize = 64;
+/// The most entries of a list.
+pub(crate) const MAX_LISTED: usize = (ANSWERS_AT - LIST_AT) / LIST_ENTRY_BYTES;
+/// Where the answers begin in the mailbox page.
+pub(crate) const ANSWERS_AT: usize = 4096;
 /// The most answers of one call: what fits into the mailbox page.
 pub(crate) const MAX_ANSWERS: usize = (PAGE_BYTES - ANSWERS_AT) / ANSWER_BYTES;
 /// Where the verdict begins in an answer.
 pub(crate) const VERDICT_AT: usize = 8;
 
-const _: () = assert!(VERDICT_AT + VERDICT_BYTES == ANSWER_BYTES && TICK_BYTES <= ANSWERS_AT);
+const _: () = assert!(VERDICT_AT + VERDICT_BYTES == ANSWER_BYTES && TICK_BYTES <= LIST_AT);
 
 /// Re-encodes a module that [`crate::inspect::inspect`] accepted.
 pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
@@ -51,6 +63,7 @@ pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
         globals: 0,
         functions: 0,
         has_global_section: false,
+        guarded: inspection.safe_stores.contains(&false),
         arity: Vec::new(),
         next_body: 0,
     };
@@ -69,6 +82,8 @@ struct Injector<'a> {
     globals: u32,
     functions: u32,
     has_global_section: bool,
+    /// Whether it has a store that must be guarded.
+    guarded: bool,
     /// The number of parameters of each function.
     arity: Vec<u32>,
     next_body: usize,
@@ -78,6 +93,7 @@ impl Injector<'_> {
     /// First pass: how many of everything there is.
     fn count(&mut self, module: &[u8]) {
         let mut params_of_type = Vec::new();
+        let mut bodies = 0;
         for payload in wasmparser::Parser::new(0).parse_all(module).flatten() {
             match payload {
                 wasmparser::Payload::TypeSection(section) => {
@@ -91,6 +107,13 @@ impl Injector<'_> {
                 wasmparser::Payload::GlobalSection(section) => {
                     self.has_global_section = true;
                     self.globals = section.count();
+                }
+                wasmparser::Payload::CodeSectionEntry(body) => {
+                    let mut operators = body.get_operators_reader().into_iter().flatten().flatten();
+                    let is_evaluate = bodies == self.inspection.evaluate;
+                    self.guarded |=
+                        operators.any(|operator| is_bulk(&operator) || !is_evaluate && store(&operator).is_some());
+                    bodies += 1;
                 }
                 _ => {}
             }
@@ -107,14 +130,32 @@ impl Injector<'_> {
         self.globals
     }
 
+    /// The globals that hold where the records of the binding are that is being judged.
+    fn state_global(&self) -> u32 {
+        self.globals + 1
+    }
+
+    fn verdict_global(&self) -> u32 {
+        self.globals + 2
+    }
+
+    /// The function that guards stores, behind the drivers.
+    fn guard_function(&self) -> u32 {
+        self.functions + if self.inspection.manifest.sleeps { 2 } else { 1 }
+    }
+
     /// Bytes of the guest's own pages: the mailbox is behind them.
     fn mailbox(&self) -> i32 {
         mailbox_at(self.inspection.guest_pages) as i32
     }
 
-    fn add_fuel_global(&self, globals: &mut GlobalSection) {
-        let ty = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
-        globals.global(ty, &ConstExpr::i64_const(0));
+    fn add_globals(&self, globals: &mut GlobalSection) {
+        let ty = |val_type| GlobalType { val_type, mutable: true, shared: false };
+        globals.global(ty(ValType::I64), &ConstExpr::i64_const(0));
+        if self.guarded {
+            globals.global(ty(ValType::I32), &ConstExpr::i32_const(0));
+            globals.global(ty(ValType::I32), &ConstExpr::i32_const(0));
+        }
     }
 
     /// Charges the meter and traps when it is empty.
@@ -148,23 +189,93 @@ impl Injector<'_> {
             .instruction(&Instruction::End);
     }
 
-    /// The driver: judges `count` bindings from the first one of a table on, and stops early when the answers fill
-    /// the mailbox. An answer is written for every code but hold; an unwritten answer's verdict is zero when
-    /// `evaluate` is called, as far as the host will read it.
-    fn driver(&self) -> Function {
+    /// Guards a store, whose address and value are on the stack.
+    fn guard_store(&self, body: &mut Function, scratch: &Scratch, value: u32, offset: u64, bytes: u64) {
+        body.instruction(&Instruction::LocalSet(value))
+            .instruction(&Instruction::LocalTee(scratch.address))
+            .instruction(&Instruction::I64Const(offset as i64))
+            .instruction(&Instruction::I64Const(bytes as i64))
+            .instruction(&Instruction::Call(self.guard_function()))
+            .instruction(&Instruction::LocalGet(scratch.address))
+            .instruction(&Instruction::LocalGet(value));
+    }
+
+    /// Guards a bulk operation, whose three operands are on the stack: where to, what, and how many bytes.
+    fn guard_bulk(&self, body: &mut Function, scratch: &Scratch) {
+        body.instruction(&Instruction::LocalSet(scratch.length))
+            .instruction(&Instruction::LocalSet(scratch.middle))
+            .instruction(&Instruction::LocalTee(scratch.address))
+            .instruction(&Instruction::I64Const(0))
+            .instruction(&Instruction::LocalGet(scratch.length))
+            .instruction(&Instruction::I64ExtendI32U)
+            .instruction(&Instruction::Call(self.guard_function()))
+            .instruction(&Instruction::LocalGet(scratch.address))
+            .instruction(&Instruction::LocalGet(scratch.middle))
+            .instruction(&Instruction::LocalGet(scratch.length));
+    }
+
+    /// `guard(address: i32, offset: i64, bytes: i64)`: traps unless so many bytes lie in the guest's own pages, or in
+    /// the state or the verdict of the binding that is being judged.
+    fn guard(&self) -> Function {
         use Instruction as I;
-        const PARAMS: u32 = 0;
-        const STATE: u32 = 1;
-        const COUNT: u32 = 2;
-        const SLOT: u32 = 3;
-        const ANSWER: u32 = 4;
-        const CODE: u32 = 5;
+        let (start, end) = (3, 4);
+        let mut body = Function::new([(2, ValType::I64)]);
+        body.instruction(&I::LocalGet(0))
+            .instruction(&I::I64ExtendI32U)
+            .instruction(&I::LocalGet(1))
+            .instruction(&I::I64Add)
+            .instruction(&I::LocalTee(start))
+            .instruction(&I::LocalGet(2))
+            .instruction(&I::I64Add)
+            .instruction(&I::LocalTee(end))
+            .instruction(&I::I64Const(self.mailbox().into()))
+            .instruction(&I::I64LeU)
+            .instruction(&I::LocalGet(2))
+            .instruction(&I::I64Eqz)
+            .instruction(&I::I32Or);
+        let records =
+            [(self.state_global(), self.inspection.manifest.state_bytes), (self.verdict_global(), VERDICT_BYTES)];
+        for (global, bytes) in records {
+            body.instruction(&I::LocalGet(start))
+                .instruction(&I::GlobalGet(global))
+                .instruction(&I::I64ExtendI32U)
+                .instruction(&I::I64GeU)
+                .instruction(&I::LocalGet(end))
+                .instruction(&I::GlobalGet(global))
+                .instruction(&I::I64ExtendI32U)
+                .instruction(&I::I64Const(bytes as i64))
+                .instruction(&I::I64Add)
+                .instruction(&I::I64LeU)
+                .instruction(&I::I32And)
+                .instruction(&I::I32Or);
+        }
+        body.instruction(&I::I32Eqz)
+            .instruction(&I::If(BlockType::Empty))
+            .instruction(&I::I64Const(STRAY_WRITE))
+            .instruction(&I::GlobalSet(self.fuel_global()))
+            .instruction(&I::Unreachable)
+            .instruction(&I::End)
+            .instruction(&I::End);
+        body
+    }
+
+    /// A driver: judges `count` bindings, those from the first one of a table on or those of a list, and stops early
+    /// when the answers fill the mailbox. An answer is written for every code but hold; an unwritten answer's verdict is
+    /// zero when `evaluate` is called, as far as the host will read it.
+    fn driver(&self, whom: Whom) -> Function {
+        use Instruction as I;
         let manifest = &self.inspection.manifest;
         let answers = self.mailbox() + ANSWERS_AT as i32;
-        let at = |offset: usize| MemArg { offset: offset as u64, align: 2, memory_index: 0 };
-        let mut body = Function::new([(3, ValType::I32)]);
+        let mut body = Function::new([(5, ValType::I32)]);
         body.instruction(&I::I32Const(answers)).instruction(&I::LocalSet(ANSWER));
         body.instruction(&I::Loop(BlockType::Empty));
+        if whom == Whom::Listed {
+            for (offset, local) in [(0, PARAMS), (4, STATE)] {
+                body.instruction(&I::LocalGet(LIST))
+                    .instruction(&I::I32Load(at(offset)))
+                    .instruction(&I::LocalSet(local));
+            }
+        }
         if self.metered() {
             body.instruction(&I::I64Const(FUEL_PER_EVALUATION as i64)).instruction(&I::GlobalSet(self.fuel_global()));
         }
@@ -173,21 +284,28 @@ impl Injector<'_> {
                 .instruction(&I::I64Const(0))
                 .instruction(&I::I64Store(MemArg { align: 3, ..at(VERDICT_AT + word * 8) }));
         }
+        let (params, state) = if whom == Whom::Listed { (PARAMS, STATE) } else { (0, 1) };
+        if self.guarded {
+            body.instruction(&I::LocalGet(state)).instruction(&I::GlobalSet(self.state_global()));
+            body.instruction(&I::LocalGet(ANSWER))
+                .instruction(&I::I32Const(VERDICT_AT as i32))
+                .instruction(&I::I32Add)
+                .instruction(&I::GlobalSet(self.verdict_global()));
+        }
         body.instruction(&I::I32Const(self.mailbox()))
-            .instruction(&I::LocalGet(PARAMS))
-            .instruction(&I::LocalGet(STATE))
+            .instruction(&I::LocalGet(params))
+            .instruction(&I::LocalGet(state))
             .instruction(&I::LocalGet(ANSWER))
             .instruction(&I::I32Const(VERDICT_AT as i32))
             .instruction(&I::I32Add)
             .instruction(&I::Call(self.inspection.evaluate))
             .instruction(&I::LocalTee(CODE))
-            .instruction(&I::If(BlockType::Empty))
-            .instruction(&I::LocalGet(ANSWER))
-            .instruction(&I::LocalGet(SLOT))
-            .instruction(&I::I32Store(at(0)))
-            .instruction(&I::LocalGet(ANSWER))
-            .instruction(&I::LocalGet(CODE))
-            .instruction(&I::I32Store(at(4)));
+            .instruction(&I::If(BlockType::Empty));
+        for (offset, local) in [(0, SLOT), (4, CODE)] {
+            body.instruction(&I::LocalGet(ANSWER))
+                .instruction(&I::LocalGet(local))
+                .instruction(&I::I32Store(at(offset)));
+        }
         add(&mut body, ANSWER, ANSWER_BYTES);
         body.instruction(&I::LocalGet(ANSWER))
             .instruction(&I::I32Const(answers + (MAX_ANSWERS * ANSWER_BYTES) as i32))
@@ -196,8 +314,13 @@ impl Injector<'_> {
         add(&mut body, SLOT, 1);
         push_result(&mut body, SLOT, ANSWER, answers);
         body.instruction(&I::Return).instruction(&I::End).instruction(&I::End);
-        add(&mut body, PARAMS, manifest.params.packed_bytes());
-        add(&mut body, STATE, manifest.state_bytes);
+        match whom {
+            Whom::Listed => add(&mut body, LIST, LIST_ENTRY_BYTES),
+            Whom::Range => {
+                add(&mut body, params, manifest.params.packed_bytes());
+                add(&mut body, state, manifest.state_bytes);
+            }
+        }
         add(&mut body, SLOT, 1);
         body.instruction(&I::LocalGet(SLOT))
             .instruction(&I::LocalGet(COUNT))
@@ -208,6 +331,29 @@ impl Injector<'_> {
         body.instruction(&I::End);
         body
     }
+}
+
+/// Whom a driver judges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    /// A table's slots from the first on. Parameters: params, state, count.
+    Range,
+    /// Those of a list. Parameters: list, nothing, count.
+    Listed,
+}
+
+/// The locals of a driver, its parameters first.
+const LIST: u32 = 0;
+const COUNT: u32 = 2;
+const SLOT: u32 = 3;
+const ANSWER: u32 = 4;
+const CODE: u32 = 5;
+const PARAMS: u32 = 6;
+const STATE: u32 = 7;
+
+/// An aligned 32-bit word at an offset.
+fn at(offset: usize) -> MemArg {
+    MemArg { offset: offset as u64, align: 2, memory_index: 0 }
 }
 
 /// The 8-byte words of a verdict that the host reads: the named evidence and, if the rule sleeps, the wake band.
@@ -255,6 +401,7 @@ impl Reencode for Injector<'_> {
     ) -> Result<(), Error<Infallible>> {
         utils::parse_type_section(self, types, section)?;
         types.ty().function([ValType::I32; 3], [ValType::I64]);
+        types.ty().function([ValType::I32, ValType::I64, ValType::I64], []);
         Ok(())
     }
 
@@ -265,6 +412,12 @@ impl Reencode for Injector<'_> {
     ) -> Result<(), Error<Infallible>> {
         utils::parse_function_section(self, functions, section)?;
         functions.function(self.types);
+        if self.inspection.manifest.sleeps {
+            functions.function(self.types);
+        }
+        if self.guarded {
+            functions.function(self.types + 1);
+        }
         Ok(())
     }
 
@@ -284,7 +437,7 @@ impl Reencode for Injector<'_> {
         section: wasmparser::GlobalSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         utils::parse_global_section(self, globals, section)?;
-        self.add_fuel_global(globals);
+        self.add_globals(globals);
         Ok(())
     }
 
@@ -298,7 +451,7 @@ impl Reencode for Injector<'_> {
         // Globals come before exports, and every rule has exports.
         if !self.has_global_section && before == Some(SectionId::Export) {
             let mut globals = GlobalSection::new();
-            self.add_fuel_global(&mut globals);
+            self.add_globals(&mut globals);
             module.section(&globals);
         }
         Ok(())
@@ -311,6 +464,9 @@ impl Reencode for Injector<'_> {
         _section: wasmparser::ExportSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         exports.export(DRIVER_EXPORT, ExportKind::Func, self.functions);
+        if self.inspection.manifest.sleeps {
+            exports.export(LIST_DRIVER_EXPORT, ExportKind::Func, self.functions + 1);
+        }
         exports.export(FUEL_EXPORT, ExportKind::Global, self.fuel_global());
         exports.export(MEMORY_EXPORT, ExportKind::Memory, 0);
         Ok(())
@@ -322,7 +478,13 @@ impl Reencode for Injector<'_> {
         section: wasmparser::CodeSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         utils::parse_code_section(self, code, section)?;
-        code.function(&self.driver());
+        code.function(&self.driver(Whom::Range));
+        if self.inspection.manifest.sleeps {
+            code.function(&self.driver(Whom::Listed));
+        }
+        if self.guarded {
+            code.function(&self.guard());
+        }
         Ok(())
     }
 
@@ -340,18 +502,22 @@ impl Reencode for Injector<'_> {
             count += n;
             locals.push((n, self.val_type(ty)?));
         }
-        let scratch = Scratch { length: count, f32: count + 1, f64: count + 2 };
-        locals.extend([(1, ValType::I32), (1, ValType::F32), (1, ValType::F64)]);
+        let scratch = Scratch::after(count);
+        locals.extend(Scratch::LOCALS);
         let mut body = Function::new(locals);
         let inspection = self.inspection;
-        let mut regions = inspection.functions[index].regions.iter();
+        let is_evaluate = index as u32 == inspection.evaluate;
+        let mut progress = Progress {
+            loops: inspection.functions[index].regions.iter(),
+            safe_stores: if is_evaluate { inspection.safe_stores.iter() } else { [].iter() },
+        };
         if self.metered() {
-            self.charge(&mut body, *regions.next().unwrap_or(&0));
+            self.charge(&mut body, *progress.loops.next().unwrap_or(&0));
         }
         let mut operators = function.get_operators_reader()?;
         while !operators.eof() {
             let operator = operators.read()?;
-            self.operator(&mut body, operator, &scratch, &mut regions)?;
+            self.operator(&mut body, operator, &scratch, &mut progress)?;
         }
         code.function(&body);
         Ok(())
@@ -369,9 +535,43 @@ impl Reencode for Injector<'_> {
 
 /// Locals that are added to each function.
 struct Scratch {
+    address: u32,
+    middle: u32,
     length: u32,
+    i64: u32,
     f32: u32,
     f64: u32,
+}
+
+impl Scratch {
+    const LOCALS: [(u32, ValType); 4] = [(3, ValType::I32), (1, ValType::I64), (1, ValType::F32), (1, ValType::F64)];
+
+    /// Behind so many locals.
+    fn after(count: u32) -> Self {
+        Self { address: count, middle: count + 1, length: count + 2, i64: count + 3, f32: count + 4, f64: count + 5 }
+    }
+
+    /// Where the value of a store can be put aside.
+    fn value(&self, store: &Operator<'_>) -> u32 {
+        match store {
+            Operator::F32Store { .. } => self.f32,
+            Operator::F64Store { .. } => self.f64,
+            Operator::I32Store { .. } | Operator::I32Store8 { .. } | Operator::I32Store16 { .. } => self.middle,
+            _ => self.i64,
+        }
+    }
+}
+
+fn is_bulk(operator: &Operator<'_>) -> bool {
+    matches!(operator, Operator::MemoryCopy { .. } | Operator::MemoryFill { .. })
+}
+
+/// Kept in the fold over a function's operators.
+struct Progress<'a> {
+    /// The prices of its loops that are still to come.
+    loops: std::slice::Iter<'a, u64>,
+    /// Whether its stores that are still to come are safe. All that are not told of are not.
+    safe_stores: std::slice::Iter<'a, bool>,
 }
 
 impl Injector<'_> {
@@ -380,7 +580,7 @@ impl Injector<'_> {
         body: &mut Function,
         operator: Operator<'a>,
         scratch: &Scratch,
-        loops: &mut std::slice::Iter<'_, u64>,
+        progress: &mut Progress<'_>,
     ) -> Result<(), Error<Infallible>> {
         match operator {
             Operator::MemorySize { .. } => {
@@ -398,15 +598,23 @@ impl Injector<'_> {
             Operator::F32Store { .. } | Operator::I32ReinterpretF32 | Operator::F32Copysign => {
                 canonical_f32(body, scratch.f32);
             }
-            Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } if self.metered() => {
+            _ => {}
+        }
+        if is_bulk(&operator) {
+            if self.metered() {
                 self.charge_length(body, scratch.length);
             }
-            _ => {}
+            self.guard_bulk(body, scratch);
+        }
+        if let Some((offset, bytes)) = store(&operator)
+            && !progress.safe_stores.next().copied().unwrap_or(false)
+        {
+            self.guard_store(body, scratch, scratch.value(&operator), offset, bytes);
         }
         let is_loop = matches!(operator, Operator::Loop { .. });
         body.instruction(&self.instruction(operator)?);
         if is_loop && self.metered() {
-            self.charge(body, *loops.next().unwrap_or(&0));
+            self.charge(body, *progress.loops.next().unwrap_or(&0));
         }
         Ok(())
     }

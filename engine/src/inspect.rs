@@ -6,14 +6,18 @@
 
 mod body;
 mod sections;
+mod stores;
 
 use tocsin_rules_sdk::abi;
-use wasmparser::{Validator, WasmFeatures};
+use wasmparser::WasmFeatures;
 
 use crate::cost::{self, FunctionCost, Metering};
 use crate::limits::{FUEL_PER_EVALUATION, MAX_MODULE_BYTES};
 use crate::manifest::Manifest;
 use crate::violation::{Code, Rejection, Violations};
+
+use self::stores::Known;
+pub(crate) use self::stores::store;
 
 /// The features of WebAssembly that a rule may use: what compilers emit for plain code, and nothing whose cost or
 /// result could surprise. SIMD, threads, references, GC, exceptions, tail calls, 64-bit and several memories are off.
@@ -37,6 +41,8 @@ pub struct Inspection {
     pub guest_pages: u64,
     /// The index of `evaluate`.
     pub(crate) evaluate: u32,
+    /// For each store of `evaluate`, in their order: whether it is known to stay inside of the binding's own records.
+    pub(crate) safe_stores: Vec<bool>,
     /// The price of each function.
     pub(crate) functions: Vec<FunctionCost>,
 }
@@ -56,7 +62,9 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     let parsed = sections::walk(module, &mut violations);
     // Whatever breaks a limit is kept from the validator; a wrong interface is not, so that both are reported.
     let over_limit = violations.holds(Code::Limit) || violations.holds(Code::Format);
-    if !over_limit && let Err(error) = Validator::new_with_features(FEATURES).validate_all(module) {
+    let evaluate = parsed.check_interface(&mut violations);
+    let validated = if over_limit { Ok(Vec::new()) } else { stores::validate(module, FEATURES, evaluate) };
+    if let Err(error) = &validated {
         let code = if error.message().contains("not enabled") || error.message().contains("not supported") {
             Code::Feature
         } else {
@@ -64,7 +72,6 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
         };
         violations.add(code, format!("{} (at byte {})", error.message(), error.offset()));
     }
-    let evaluate = parsed.check_interface(&mut violations);
     let manifest = match parsed.manifest {
         Some(bytes) => Manifest::parse(bytes, &mut violations),
         None if parsed.complete => {
@@ -78,7 +85,9 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     match (manifest, evaluate, parsed.guest_pages) {
         (Some(manifest), Some(evaluate), Some(guest_pages)) if violations.is_empty() => {
             let metering = cost::certify(&parsed.functions, evaluate, FUEL_PER_EVALUATION);
-            Ok(Inspection { manifest, metering, guest_pages, evaluate, functions: parsed.functions })
+            let fits = |store: Option<Known>| store.is_some_and(|known| known.fits(manifest.state_bytes));
+            let safe_stores = validated.unwrap_or_default().into_iter().map(fits).collect();
+            Ok(Inspection { manifest, metering, guest_pages, evaluate, functions: parsed.functions, safe_stores })
         }
         _ => Err(violations.into_rejection()),
     }

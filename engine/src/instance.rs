@@ -10,23 +10,29 @@ use crate::domain::Tick;
 use crate::fault::Fault;
 use crate::heap::Heap;
 use crate::inject::{
-    ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, FUEL_EXPORT, MAX_ANSWERS, MEMORY_EXPORT, PAGE_BYTES, VERDICT_AT,
-    mailbox_at,
+    ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES, MAX_ANSWERS,
+    MEMORY_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, mailbox_at,
 };
 use crate::limits::{EPOCH_DEADLINE_TICKS, MAX_INSTANCE_PAGES};
 use crate::runtime::Rule;
+use crate::wake::Band;
 
 /// A running rule.
 pub(crate) struct Instance {
     rule: Rule,
     store: Store<StoreLimits>,
     memory: Memory,
-    drive: TypedFunc<(i32, i32, i32), i64>,
+    drive: Driver,
+    /// Of rules that sleep.
+    drive_listed: Option<Driver>,
     fuel: Global,
     heap: Heap,
     /// The tick to be judged, as the guest sees it: written before each call, since the guest can overwrite it.
     tick: [u8; abi::TICK_BYTES],
 }
+
+/// A driver that [`crate::inject`] has appended.
+type Driver = TypedFunc<(i32, i32, i32), i64>;
 
 /// How one call into the sandbox ended.
 pub(crate) enum CallEnd {
@@ -45,6 +51,7 @@ pub(crate) struct Answer {
     pub(crate) slot: u32,
     pub(crate) code: i32,
     pub(crate) evidence: [f64; abi::MAX_EVIDENCE],
+    pub(crate) band: Band,
 }
 
 /// A rule could not be given the memory that its bindings need.
@@ -72,10 +79,11 @@ impl Instance {
         let instance = template.instantiate(&mut store).map_err(refused)?;
         let memory = instance.get_memory(&mut store, MEMORY_EXPORT).expect("injected");
         let drive = instance.get_typed_func(&mut store, DRIVER_EXPORT).expect("injected");
+        let drive_listed = instance.get_typed_func(&mut store, LIST_DRIVER_EXPORT).ok();
         let fuel = instance.get_global(&mut store, FUEL_EXPORT).expect("injected");
         let tables = mailbox_at(rule.guest_pages()) + PAGE_BYTES;
         let heap = Heap::new(tables, MAX_INSTANCE_PAGES as usize * PAGE_BYTES);
-        Ok(Self { rule: rule.clone(), store, memory, drive, fuel, heap, tick: [0; abi::TICK_BYTES] })
+        Ok(Self { rule: rule.clone(), store, memory, drive, drive_listed, fuel, heap, tick: [0; abi::TICK_BYTES] })
     }
 
     /// A fresh instance that takes over the tables of this one, which has trapped.
@@ -147,10 +155,28 @@ impl Instance {
 
     /// Judges `count` bindings whose params and states begin at the given addresses.
     pub(crate) fn call(&mut self, params_at: usize, states_at: usize, count: u32) -> CallEnd {
+        let drive = self.drive.clone();
+        self.drive(&drive, (params_at as i32, states_at as i32, count as i32))
+    }
+
+    /// Judges the bindings whose params and states are at the given addresses, at most
+    /// [`MAX_LISTED`](crate::inject::MAX_LISTED). Only for a rule that sleeps.
+    pub(crate) fn call_listed(&mut self, addresses: &[(u32, u32)]) -> CallEnd {
+        let drive = self.drive_listed.clone().expect("a rule that sleeps has this driver");
+        let list = mailbox_at(self.rule.guest_pages()) + LIST_AT;
+        let entries = self.bytes_mut(list, addresses.len() * LIST_ENTRY_BYTES).chunks_exact_mut(LIST_ENTRY_BYTES);
+        for (entry, (params_at, state_at)) in entries.zip(addresses) {
+            entry[..4].copy_from_slice(&params_at.to_le_bytes());
+            entry[4..].copy_from_slice(&state_at.to_le_bytes());
+        }
+        self.drive(&drive, (list as i32, 0, addresses.len() as i32))
+    }
+
+    fn drive(&mut self, driver: &Driver, arguments: (i32, i32, i32)) -> CallEnd {
         let (mailbox, tick) = (mailbox_at(self.rule.guest_pages()), self.tick);
         self.bytes_mut(mailbox, tick.len()).copy_from_slice(&tick);
         self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
-        match self.drive.call(&mut self.store, (params_at as i32, states_at as i32, count as i32)) {
+        match driver.call(&mut self.store, arguments) {
             Ok(packed) => CallEnd::Judged { bindings: (packed >> 32) as u32, answers: packed as u32 },
             Err(error) => match error.downcast_ref::<Trap>() {
                 Some(Trap::Interrupt) => CallEnd::Deadline,
@@ -160,9 +186,10 @@ impl Instance {
         }
     }
 
-    /// The meter traps with `unreachable`; an empty meter tells it from the author's own.
+    /// The meter and the guard trap with `unreachable`; the meter's value tells them from the author's own.
     fn name_fault(&mut self, trap: Trap) -> Fault {
         match self.fuel.get(&mut self.store) {
+            Val::I64(STRAY_WRITE) => Fault::StrayWrite,
             Val::I64(left) if left < 0 => Fault::OutOfFuel,
             _ => Fault::Trap(trap.to_string()),
         }
@@ -174,8 +201,9 @@ impl Instance {
         let count = (count as usize).min(MAX_ANSWERS);
         self.bytes(at, count * ANSWER_BYTES).chunks_exact(ANSWER_BYTES).map(|record| {
             let word = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("8 bytes"));
-            let evidence = std::array::from_fn(|i| f64::from_bits(word(VERDICT_AT + i * 8)));
-            Answer { slot: word(0) as u32, code: (word(0) >> 32) as i32, evidence }
+            let float = |at: usize| f64::from_bits(word(VERDICT_AT + at * 8));
+            let band = Band { low: float(4), high: float(5), until_ms: word(VERDICT_AT + 48) as i64 };
+            Answer { slot: word(0) as u32, code: (word(0) >> 32) as i32, evidence: std::array::from_fn(float), band }
         })
     }
 }

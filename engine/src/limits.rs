@@ -80,5 +80,18 @@ pub const EPOCH_DEADLINE_TICKS: u64 = 200;
 /// Bindings judged by one call into the sandbox: it bounds how long a call can take.
 pub const MAX_BINDINGS_PER_CALL: u32 = 1024;
 
-/// Faults in a row, each on a tick of its own, after which a binding is quarantined.
+/// The most state, in bytes, that is copied aside for one call, to be put back after a fault: it should fit the
+/// processor's first cache. Large states are judged in smaller calls.
+pub const MAX_CALL_STATE_BYTES: usize = 16 * 1024;
+
+/// Evaluations of a binding that are looked back at for faults.
+pub const FAULT_WINDOW_EVALUATIONS: u32 = 32;
+
+/// Faults among [`FAULT_WINDOW_EVALUATIONS`] that quarantine a binding.
 pub const QUARANTINE_AFTER_FAULTS: u32 = 5;
+
+/// Ticks of its symbol after which a quarantined binding is tried again: seconds in a busy market.
+pub const PROBE_AFTER_TICKS: u64 = 1_000;
+
+/// How often that wait doubles, once for each probe that failed: at last it is a million ticks.
+pub const MAX_PROBE_DOUBLINGS: u32 = 10;

@@ -2,16 +2,23 @@
 //! a lock.
 //!
 //! A shard is fed the ticks of its partitions in order. It applies the lifecycle: a binding that may fire once is gone
-//! after it fired, one that faulted too often is gone as well.
+//! after it fired. One that faults too often is quarantined, and tried again after a number of ticks.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::domain::{AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
-use crate::fault::Fault;
-use crate::group::{Group, JudgeError, Member, Outcome};
+use crate::domain::{
+    AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, RuleRef, Symbol, Tenant, Tick,
+};
+use crate::fault::{Fault, FaultBundle};
+use crate::group::{Group, Member, Parked};
+use crate::health::Health;
 use crate::instance::{Instance, MemoryError};
+use crate::judging::{Bench, JudgeError, Outcome, Waking};
+use crate::limits::FUEL_PER_EVALUATION;
+use crate::purity::{Audit, Impurity};
 use crate::runtime::Rule;
+use crate::slab::Slab;
 use crate::snapshot::{GroupSnapshot, SavedBinding};
 
 /// A binding as a shard takes it.
@@ -77,9 +84,51 @@ pub enum Event {
         binding: BindingId,
         /// What went wrong.
         fault: Fault,
-        /// It faulted too often in a row: it is judged no more.
+        /// It faulted too often: it is not judged until it is tried again, or released.
         quarantined: bool,
+        /// What it takes to see the fault again.
+        bundle: Box<FaultBundle>,
     },
+    /// It was quarantined, and was tried again with success.
+    Recovered {
+        /// The alert.
+        alert: AlertId,
+        /// The binding.
+        binding: BindingId,
+    },
+    /// A rule version gave two answers to the same question. All of its bindings are disarmed.
+    Impure {
+        /// The rule version.
+        rule: RuleRef,
+        /// What differed.
+        impurity: Impurity,
+    },
+}
+
+/// How a shard judges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judging {
+    /// Whom a tick is put before.
+    pub waking: Waking,
+    /// One call of so many is audited for purity; none if 0.
+    pub audit_every_calls: u32,
+}
+
+/// Where a binding is.
+#[derive(Clone, Copy)]
+struct Place {
+    group: u32,
+    /// Its slot, or [`PARKED`].
+    slot: u32,
+}
+
+/// The slot of a binding that is quarantined.
+const PARKED: u32 = u32::MAX;
+
+impl Place {
+    fn new(group: usize, slot: usize) -> Self {
+        Self { group: group as u32, slot: slot as u32 }
+    }
 }
 
 /// The groups of one thread's partitions.
@@ -89,17 +138,19 @@ pub struct Shard {
     /// The instance of each rule and tenant, and how many groups it has.
     instance_of: HashMap<(Tenant, Digest), (usize, usize)>,
     groups: Slab<Group>,
-    groups_of: HashMap<Symbol, Vec<usize>>,
-    /// The group and slot of each binding.
-    places: HashMap<BindingId, (usize, usize)>,
-    evaluations: u64,
-    outcomes: Vec<(usize, Outcome)>,
+    symbols: HashMap<Symbol, usize>,
+    /// The groups of each symbol.
+    groups_of: Slab<Vec<usize>>,
+    places: HashMap<BindingId, Place>,
+    waking: Waking,
+    audit: Audit,
+    bench: Bench,
 }
 
 impl Shard {
     /// A shard without bindings.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(judging: Judging) -> Self {
+        Self { waking: judging.waking, audit: Audit::every(judging.audit_every_calls), ..Self::default() }
     }
 
     /// How many bindings are armed.
@@ -112,9 +163,9 @@ impl Shard {
         self.places.is_empty()
     }
 
-    /// How many verdicts were asked for so far.
+    /// How many verdicts were asked for so far: bindings that slept on are not counted.
     pub fn evaluations(&self) -> u64 {
-        self.evaluations
+        self.bench.evaluations
     }
 
     /// Whether a binding is armed.
@@ -134,15 +185,22 @@ impl Shard {
         }
         let key = self.group(&arming)?;
         let group = &mut self.groups[key];
-        let (faults, state) = match &arming.saved {
-            Some(saved) => (saved.faults, Some(saved.state.as_slice())),
-            None => (0, None),
+        group.recorded |= arming.saved.is_some();
+        let member = Member { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat };
+        let pushed = match arming.saved {
+            Some(SavedBinding { health, state, .. }) if health.is_quarantined() => {
+                group.parked.push(Parked { member, params: arming.params, state, health });
+                Ok(PARKED as usize)
+            }
+            saved => {
+                let health = saved.as_ref().map_or(Health::default(), |saved| saved.health);
+                let state = saved.as_ref().map(|saved| saved.state.as_slice());
+                group.push(&mut self.instances[group.instance], member, &arming.params, state, health)
+            }
         };
-        let member = Member { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat, faults };
-        let pushed = group.push(&mut self.instances[group.instance], member, &arming.params, state);
         match pushed {
             Ok(slot) => {
-                self.places.insert(arming.binding, (key, slot));
+                self.places.insert(arming.binding, Place::new(key, slot));
                 Ok(())
             }
             Err(error) => {
@@ -154,67 +212,133 @@ impl Shard {
 
     /// Disarms a binding; false if it was not armed.
     pub fn disarm(&mut self, binding: BindingId) -> bool {
-        let Some((key, slot)) = self.places.remove(&binding) else { return false };
+        let Some(place) = self.places.remove(&binding) else { return false };
+        let key = place.group as usize;
         let group = &mut self.groups[key];
-        if let Some(moved) = group.swap_remove(&mut self.instances[group.instance], slot) {
-            self.places.insert(moved, (key, slot));
+        if place.slot == PARKED {
+            group.parked.retain(|parked| parked.member.binding != binding);
+            group.changed = true;
+        } else if let Some(moved) = group.swap_remove(&mut self.instances[group.instance], place.slot as usize) {
+            self.places.insert(moved, place);
         }
         self.drop_if_empty(key);
         true
     }
 
+    /// Releases a quarantined binding: it is judged again, on probe. False if it is not quarantined.
+    pub fn release(&mut self, binding: BindingId) -> Result<bool, ArmError> {
+        let Some(place) = self.places.get(&binding).filter(|place| place.slot == PARKED) else { return Ok(false) };
+        let key = place.group as usize;
+        let group = &mut self.groups[key];
+        let parked = group.parked.iter().position(|parked| parked.member.binding == binding);
+        let parked = parked.expect("a binding is where its place says");
+        let (_, slot) = group.release(&mut self.instances[group.instance], parked)?;
+        self.places.insert(binding, Place::new(key, slot));
+        Ok(true)
+    }
+
     /// Judges one tick, which lies at `position`, and appends what happened to `events`.
     pub fn judge(&mut self, tick: &Tick, position: Position, events: &mut Vec<Event>) -> Result<(), JudgeError> {
-        let Some(keys) = self.groups_of.get(&tick.symbol).cloned() else { return Ok(()) };
-        for key in keys {
-            let mut outcomes = std::mem::take(&mut self.outcomes);
-            let group = &mut self.groups[key];
-            let instance = &mut self.instances[group.instance];
-            self.evaluations += group.members.len() as u64;
-            instance.set_tick(tick);
-            let judged = group.judge(instance, &mut outcomes);
-            let mut ended = Vec::new();
-            for (slot, outcome) in outcomes.drain(..) {
-                let member = &group.members[slot];
-                let event = event(group, member, instance.rule(), tick, position, outcome);
-                if let Event::Fired { last: true, .. } | Event::Faulted { quarantined: true, .. } = event {
-                    ended.push(member.binding);
-                }
-                events.push(event);
+        let Some(symbol) = self.symbols.get(&tick.symbol).copied() else { return Ok(()) };
+        // Groups may come to an end while they are walked, but none is made: from the last to the first.
+        for at in (0..self.groups_of[symbol].len()).rev() {
+            let Some(key) = self.groups_of[symbol].get(at).copied() else { continue };
+            let mut bench = std::mem::take(&mut self.bench);
+            let judged = self.judge_group(key, tick, &mut bench);
+            if !bench.outcomes.is_empty() || bench.impurity.is_some() {
+                self.settle(key, tick, position, &mut bench, events);
             }
-            self.outcomes = outcomes;
+            self.bench = bench;
             judged?;
-            for binding in ended {
-                self.disarm(binding);
-            }
         }
         Ok(())
     }
 
-    /// The state of an armed binding.
-    pub fn saved(&self, binding: BindingId) -> Option<SavedBinding> {
-        let (key, slot) = *self.places.get(&binding)?;
-        let group = &self.groups[key];
-        let state = group.state(&self.instances[group.instance], slot).to_vec();
-        Some(SavedBinding { binding, faults: group.members[slot].faults, state })
+    fn judge_group(&mut self, key: usize, tick: &Tick, bench: &mut Bench) -> Result<(), JudgeError> {
+        let group = &mut self.groups[key];
+        let instance = &mut self.instances[group.instance];
+        if !group.parked.is_empty() {
+            for (binding, slot) in group.count_waiting(instance)? {
+                self.places.insert(binding, Place::new(key, slot));
+            }
+        }
+        group.judge(instance, tick, self.waking, &mut self.audit, bench)
     }
 
-    /// Snapshots of all groups whose states changed since the last call. A group of a rule without state whose
-    /// bindings never faulted has nothing to remember and makes none.
+    /// Makes events of what judging a group came to, and takes those bindings away that have come to an end.
+    fn settle(&mut self, key: usize, tick: &Tick, position: Position, bench: &mut Bench, events: &mut Vec<Event>) {
+        let group = &self.groups[key];
+        let rule = self.instances[group.instance].rule().reference().clone();
+        let mut fired = Vec::new();
+        let mut quarantined = Vec::new();
+        for (slot, outcome) in bench.outcomes.drain(..) {
+            let member = &group.members[slot];
+            let event = event(group, member, &rule, tick, position, outcome);
+            match event {
+                Event::Fired { last: true, .. } => fired.push(member.binding),
+                Event::Faulted { quarantined: true, .. } => quarantined.push(member.binding),
+                _ => {}
+            }
+            events.push(event);
+        }
+        for binding in quarantined {
+            let group = &mut self.groups[key];
+            let place = self.places.insert(binding, Place { slot: PARKED, group: key as u32 });
+            let slot = place.expect("who was judged is armed").slot;
+            if let Some(moved) = group.park(&mut self.instances[group.instance], slot as usize) {
+                self.places.insert(moved, Place { slot, group: key as u32 });
+            }
+        }
+        for binding in fired {
+            self.disarm(binding);
+        }
+        if let Some(impurity) = bench.impurity.take() {
+            self.disarm_rule(&rule.digest);
+            events.push(Event::Impure { rule, impurity });
+        }
+    }
+
+    /// Disarms all bindings of a rule version.
+    pub fn disarm_rule(&mut self, rule: &Digest) {
+        let instances = &self.instances;
+        let groups = self.groups.iter().filter(|group| instances[group.instance].rule().reference().digest == *rule);
+        for binding in groups.flat_map(Group::bindings).collect::<Vec<_>>() {
+            self.disarm(binding);
+        }
+    }
+
+    /// What an armed binding remembers.
+    pub fn saved(&self, binding: BindingId) -> Option<SavedBinding> {
+        let place = self.places.get(&binding)?;
+        let group = &self.groups[place.group as usize];
+        let slot = place.slot as usize;
+        if place.slot == PARKED {
+            let parked = group.parked.iter().find(|parked| parked.member.binding == binding)?;
+            return Some(SavedBinding { binding, health: parked.health, state: parked.state.clone() });
+        }
+        let state = group.table.state(&self.instances[group.instance], slot).to_vec();
+        Some(SavedBinding { binding, health: group.health(slot), state })
+    }
+
+    /// Snapshots of all groups that changed since the last call. A binding without state that never faulted has nothing
+    /// to remember; nor has a group of such.
     pub fn take_changed(&mut self) -> Vec<GroupSnapshot> {
         let mut snapshots = Vec::new();
         for group in self.groups.iter_mut() {
             if !std::mem::take(&mut group.changed) {
                 continue;
             }
-            if group.state_bytes() == 0 && group.members.iter().all(|member| member.faults == 0) {
+            let instance = &self.instances[group.instance];
+            if group.table.state_bytes == 0 && group.all_clean() && !std::mem::take(&mut group.recorded) {
                 continue;
             }
-            let instance = &self.instances[group.instance];
-            let members = group.members.iter().enumerate();
-            let records = members.map(|(slot, m)| (m.binding, m.faults, group.state(instance, slot)));
+            let records =
+                group.records(instance).filter(|record| !record.state.is_empty() || !record.health.is_clean());
+            let records = records.map(|record| (record.member.binding, record.health, record.state));
             let digest = instance.rule().reference().digest;
-            snapshots.push(GroupSnapshot::pack(group.tenant.clone(), group.symbol.clone(), digest, records));
+            let snapshot = GroupSnapshot::pack(group.tenant.clone(), group.symbol.clone(), digest, records);
+            group.recorded = !snapshot.bytes.is_empty();
+            snapshots.push(snapshot);
         }
         snapshots
     }
@@ -223,17 +347,17 @@ impl Shard {
     pub fn absorb(&mut self, other: &Shard) -> Result<(), ArmError> {
         for group in other.groups.iter() {
             let instance = &other.instances[group.instance];
-            for (slot, member) in group.members.iter().enumerate() {
-                let state = group.state(instance, slot).to_vec();
+            for record in group.records(instance) {
+                let Member { binding, alert, repeat } = *record.member;
                 self.arm(Arming {
-                    binding: member.binding,
-                    alert: member.alert,
+                    binding,
+                    alert,
                     tenant: group.tenant.clone(),
                     symbol: group.symbol.clone(),
                     rule: instance.rule().clone(),
-                    params: group.params(instance, slot).to_vec(),
-                    lifecycle: Lifecycle { repeat: member.repeat },
-                    saved: Some(SavedBinding { binding: member.binding, faults: member.faults, state }),
+                    params: record.params.to_vec(),
+                    lifecycle: Lifecycle { repeat },
+                    saved: Some(SavedBinding { binding, health: record.health, state: record.state.to_vec() }),
                 })?;
             }
         }
@@ -247,7 +371,8 @@ impl Shard {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert((self.instances.insert(Instance::new(&arming.rule)?), 0)),
         };
-        let keys = self.groups_of.entry(arming.symbol.clone()).or_default();
+        let symbol = *self.symbols.entry(arming.symbol.clone()).or_insert_with(|| self.groups_of.insert(Vec::new()));
+        let keys = &mut self.groups_of[symbol];
         if let Some(key) = keys.iter().find(|key| self.groups[**key].instance == *instance) {
             return Ok(*key);
         }
@@ -260,17 +385,14 @@ impl Shard {
 
     /// Forgets a group without members, and its instance if that was its last.
     fn drop_if_empty(&mut self, key: usize) {
-        if !self.groups[key].members.is_empty() {
+        if !self.groups[key].is_empty() {
             return;
         }
         let mut group = self.groups.remove(key);
-        group.release(&mut self.instances[group.instance]);
-        if let Some(keys) = self.groups_of.get_mut(&group.symbol) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.groups_of.remove(&group.symbol);
-            }
-        }
+        group.table.release(&mut self.instances[group.instance]);
+        // An empty list stays: a symbol that was watched once is watched again.
+        let symbol = self.symbols[&group.symbol];
+        self.groups_of[symbol].retain(|other| *other != key);
         let digest = self.instances[group.instance].rule().reference().digest;
         if let Entry::Occupied(mut entry) = self.instance_of.entry((group.tenant, digest)) {
             entry.get_mut().1 -= 1;
@@ -286,77 +408,34 @@ fn check_size(what: &'static str, got: usize, expected: usize) -> Result<(), Arm
     if got == expected { Ok(()) } else { Err(ArmError::Size { what, got, expected }) }
 }
 
-fn event(group: &Group, member: &Member, rule: &Rule, tick: &Tick, position: Position, outcome: Outcome) -> Event {
+fn event(group: &Group, member: &Member, rule: &RuleRef, tick: &Tick, position: Position, outcome: Outcome) -> Event {
+    let Member { binding, alert, repeat } = *member;
     match outcome {
         Outcome::Fired(evidence) => Event::Fired {
             firing: Firing {
-                id: FiringId::derive(member.binding, position),
+                id: FiringId::derive(binding, position),
                 tenant: group.tenant.clone(),
-                alert: member.alert,
-                binding: member.binding,
+                alert,
+                binding,
                 tick: tick.clone(),
                 position,
-                rule: rule.reference().clone(),
+                rule: rule.clone(),
                 evidence,
             },
-            last: member.repeat == Repeat::Once,
+            last: repeat == Repeat::Once,
         },
-        Outcome::Faulted { fault, quarantined } => {
-            Event::Faulted { alert: member.alert, binding: member.binding, fault, quarantined }
+        Outcome::Faulted { fault, quarantined, params, state } => {
+            let bundle = FaultBundle {
+                rule: rule.clone(),
+                tick: tick.clone(),
+                position,
+                params,
+                state,
+                fuel: FUEL_PER_EVALUATION,
+                fault: fault.clone(),
+            };
+            Event::Faulted { alert, binding, fault, quarantined, bundle: Box::new(bundle) }
         }
-    }
-}
-
-/// Values under small stable keys.
-struct Slab<T> {
-    values: Vec<Option<T>>,
-    free: Vec<usize>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self { values: Vec::new(), free: Vec::new() }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, value: T) -> usize {
-        match self.free.pop() {
-            Some(key) => {
-                self.values[key] = Some(value);
-                key
-            }
-            None => {
-                self.values.push(Some(value));
-                self.values.len() - 1
-            }
-        }
-    }
-
-    fn remove(&mut self, key: usize) -> T {
-        self.free.push(key);
-        self.values[key].take().expect("a key is used until its value is removed")
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        self.values.iter().flatten()
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.values.iter_mut().flatten()
-    }
-}
-
-impl<T> std::ops::Index<usize> for Slab<T> {
-    type Output = T;
-
-    fn index(&self, key: usize) -> &T {
-        self.values[key].as_ref().expect("a key is used until its value is removed")
-    }
-}
-
-impl<T> std::ops::IndexMut<usize> for Slab<T> {
-    fn index_mut(&mut self, key: usize) -> &mut T {
-        self.values[key].as_mut().expect("a key is used until its value is removed")
+        Outcome::Recovered => Event::Recovered { alert, binding },
     }
 }

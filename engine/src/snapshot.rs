@@ -1,18 +1,23 @@
-//! What a group remembers, as bytes that a store keeps: for each binding its number, its run of faults and its state.
+//! What a group remembers, as bytes that a store keeps: for each binding its number, its state, and its health where it
+//! is not clean.
 
 use crate::domain::{BindingId, Digest, Symbol, Tenant};
+use crate::health::Health;
 
-/// Bytes before the state in a packed record: the binding (i64), the faults (u32) and the state's length (u32),
-/// little-endian.
-const HEAD_BYTES: usize = 16;
+/// Bytes before the state in a packed record: the binding (i64) and the state's length (u32), little-endian.
+const HEAD_BYTES: usize = 12;
+/// Set in the length if the health follows.
+const HAS_HEALTH: u32 = 1 << 31;
+/// Bytes of a health: the history (u32), the trips (u16), whether it is on probe (u16), the ticks to wait (u64).
+const HEALTH_BYTES: usize = 16;
 
 /// The memory of one binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedBinding {
     /// Whose it is.
     pub binding: BindingId,
-    /// Its run of faults.
-    pub faults: u32,
+    /// How it has fared.
+    pub health: Health,
     /// Its state record.
     pub state: Vec<u8>,
 }
@@ -40,13 +45,19 @@ impl GroupSnapshot {
         tenant: Tenant,
         symbol: Symbol,
         rule: Digest,
-        records: impl Iterator<Item = (BindingId, u32, &'a [u8])>,
+        records: impl Iterator<Item = (BindingId, Health, &'a [u8])>,
     ) -> Self {
         let mut bytes = Vec::new();
-        for (binding, faults, state) in records {
+        for (binding, health, state) in records {
+            let flag = if health.is_clean() { 0 } else { HAS_HEALTH };
             bytes.extend_from_slice(&binding.0.to_le_bytes());
-            bytes.extend_from_slice(&faults.to_le_bytes());
-            bytes.extend_from_slice(&(state.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(&(state.len() as u32 | flag).to_le_bytes());
+            if flag != 0 {
+                bytes.extend_from_slice(&health.history.to_le_bytes());
+                bytes.extend_from_slice(&health.trips.to_le_bytes());
+                bytes.extend_from_slice(&u16::from(health.on_probe).to_le_bytes());
+                bytes.extend_from_slice(&health.wait_ticks.to_le_bytes());
+            }
             bytes.extend_from_slice(state);
         }
         Self { tenant, symbol, rule, bytes }
@@ -55,19 +66,29 @@ impl GroupSnapshot {
     /// The records of a snapshot's bytes.
     pub fn unpack(bytes: &[u8]) -> Result<Vec<SavedBinding>, DamagedSnapshot> {
         let mut saved = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let damaged = DamagedSnapshot(at);
-            let head = bytes.get(at..at + HEAD_BYTES).ok_or(damaged)?;
-            let word = |from: usize| u32::from_le_bytes(head[from..from + 4].try_into().expect("4 bytes"));
-            let binding = BindingId(i64::from_le_bytes(head[..8].try_into().expect("8 bytes")));
-            let end = at + HEAD_BYTES + word(12) as usize;
-            let state = bytes.get(at + HEAD_BYTES..end).ok_or(damaged)?.to_vec();
-            saved.push(SavedBinding { binding, faults: word(8), state });
-            at = end;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let at = bytes.len() - left.len();
+            saved.push(take_record(&mut left).ok_or(DamagedSnapshot(at))?);
         }
         Ok(saved)
     }
+}
+
+fn take_record(left: &mut &[u8]) -> Option<SavedBinding> {
+    let head = left.split_off(..HEAD_BYTES)?;
+    let binding = BindingId(i64::from_le_bytes(*head.first_chunk()?));
+    let length = u32::from_le_bytes(*head.last_chunk()?);
+    let mut health = Health::default();
+    if length & HAS_HEALTH != 0 {
+        let bytes = left.split_off(..HEALTH_BYTES)?;
+        health.history = u32::from_le_bytes(*bytes.first_chunk()?);
+        health.trips = u16::from_le_bytes([bytes[4], bytes[5]]);
+        health.on_probe = bytes[6] != 0;
+        health.wait_ticks = u64::from_le_bytes(*bytes.last_chunk()?);
+    }
+    let state = left.split_off(..(length & !HAS_HEALTH) as usize)?.to_vec();
+    Some(SavedBinding { binding, health, state })
 }
 
 #[cfg(test)]
@@ -76,13 +97,14 @@ mod tests {
 
     #[test]
     fn a_snapshot_survives_its_bytes_and_damage_is_told() {
-        let records = [(BindingId(7), 2, &[1u8, 2, 3][..]), (BindingId(8), 0, &[][..])];
+        let health = Health { history: 5, trips: 2, on_probe: true, wait_ticks: 1 << 40 };
+        let records = [(BindingId(7), health, &[1u8, 2, 3][..]), (BindingId(8), Health::default(), &[][..])];
         let symbol = Symbol::parse("X").unwrap();
         let packed = GroupSnapshot::pack(Tenant::standard(), symbol, Digest::of(b""), records.into_iter());
         let unpacked = GroupSnapshot::unpack(&packed.bytes).unwrap();
-        let expect = records.map(|(binding, faults, state)| SavedBinding { binding, faults, state: state.to_vec() });
+        let expect = records.map(|(binding, health, state)| SavedBinding { binding, health, state: state.to_vec() });
         assert_eq!(unpacked, expect);
-        for cut in [1, 15, 17, 20] {
+        for cut in [1, 11, 13, 27, 30, 35, 42] {
             assert!(GroupSnapshot::unpack(&packed.bytes[..cut]).is_err(), "cut at {cut}");
         }
     }

@@ -11,7 +11,7 @@ use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position,
 use tocsin_engine::inspect::inspect;
 use tocsin_engine::limits::{MAX_MODULE_BYTES, MAX_VIOLATIONS};
 use tocsin_engine::violation::{Code, Violation};
-use tocsin_engine::{Arming, Engine, LoadError, Shard, builtin};
+use tocsin_engine::{Arming, Engine, Event, Fault, LoadError, Rule, Shard, builtin};
 use wasm_encoder::{
     BlockType, CodeSection, CustomSection, ExportKind, ExportSection, Function, FunctionSection, Instruction,
     MemorySection, MemoryType, Module, TypeSection, ValType,
@@ -651,23 +651,25 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![with_manifest(manifest, busy), builtin::ABOVE.to_vec(), builtin::BELOW.to_vec()]
 }
 
+fn arming(id: i64, rule: &Rule, params: Vec<u8>) -> Arming {
+    Arming {
+        binding: BindingId(id),
+        alert: AlertId(id),
+        tenant: Tenant::standard(),
+        symbol: Symbol::parse("X").unwrap(),
+        rule: rule.clone(),
+        params,
+        lifecycle: Lifecycle { repeat: Repeat::Every },
+        saved: None,
+    }
+}
+
 /// What a mutation left acceptable is run: whatever it does, the shard survives it.
 fn judge(module: &[u8]) {
     let Ok(rule) = engine().load(module) else { return };
-    let mut shard = Shard::new();
+    let mut shard = Shard::default();
     for id in 1..=3 {
-        let symbol = Symbol::parse("X").unwrap();
-        let armed = shard.arm(Arming {
-            binding: BindingId(id),
-            alert: AlertId(id),
-            tenant: Tenant::standard(),
-            symbol,
-            rule: rule.clone(),
-            params: vec![1; rule.manifest().params.packed_bytes()],
-            lifecycle: Lifecycle { repeat: Repeat::Every },
-            saved: None,
-        });
-        armed.unwrap();
+        shard.arm(arming(id, &rule, vec![1; rule.manifest().params.packed_bytes()])).unwrap();
     }
     for offset in 0..7 {
         let tick = Tick::new(Symbol::parse("X").unwrap(), 1.5, 1.0, 7, Conditions::default()).unwrap();
@@ -710,11 +712,56 @@ proptest! {
     }
 }
 
-/// The mailbox of answers lies in the memory that a rule can write to: a forged slot must not reach the shard's tables.
+/// Behind a rule's own pages lie the tick, the answers and everybody's records: none of them can be reached.
 #[test]
-fn a_rule_that_forges_answers_is_judged_alone() {
-    // Each call writes to the answer before its own: as if slot 1,000,000 had answered.
-    let body = r#"(func (export "evaluate") (param i32 i32 i32 i32) (result i32)
-        (i32.store (i32.sub (local.get 3) (i32.const 72)) (i32.const 1000000)) (i32.const 1))"#;
-    judge(&with_evaluate(body));
+fn a_write_outside_of_its_own_records_faults_and_changes_nothing() {
+    let writes = [
+        // The answer before its own: as if slot 1,000,000 had answered.
+        "(i32.store (i32.sub (local.get 3) (i32.const 72)) (i32.const 1000000))",
+        "(f64.store (local.get 0) (f64.const 7))",
+        "(f64.store (local.get 1) (f64.const 7))",
+        "(i64.store8 offset=8 (local.get 2) (i64.const 7))",
+        "(i64.store8 (i32.sub (local.get 2) (i32.const 1)) (i64.const 7))",
+        "(i64.store offset=52 (local.get 3) (i64.const 7))",
+        "(i64.store offset=0xffffffff (local.get 2) (i64.const 7))",
+        "(memory.fill (local.get 1) (i32.const 7) (i32.const 8))",
+        "(memory.copy (i32.const 65535) (i32.const 0) (i32.const 2))",
+        "(call $write (local.get 2) (i32.const 8))",
+    ];
+    let manifest = r#"{"abi":1,"name":"test","version":"1.0.0","state":{"size":8},"params":{"size":8,
+        "schema":{"type":"object","properties":{"p":{"type":"integer","default":0}}},
+        "layout":[{"name":"p","type":"i64","offset":0}]}}"#;
+    for write in writes {
+        let body = format!(
+            r#"(func $write (param i32 i32)
+                 (i32.store16 (i32.add (local.get 0) (local.get 1)) (i32.const 7)))
+               (func (export "evaluate") (param i32 i32 i32 i32) (result i32)
+                 ;; Its own records and pages it may write to, wherever the address comes from.
+                 (call $write (local.get 2) (i32.const 6))
+                 (call $write (i32.const 65534) (i32.const 0))
+                 (memory.fill (local.get 3) (i32.const 0) (i32.const 56))
+                 (memory.copy (local.get 1) (local.get 0) (i32.const 0))
+                 (if (i32.wrap_i64 (i64.load (local.get 1))) (then {write}))
+                 (i32.const 1))"#
+        );
+        let rule = engine()
+            .load(&with_manifest(manifest, &format!("{GOOD_MEMORY} {body}")))
+            .unwrap_or_else(|error| panic!("{write}: {error}"));
+        let mut shard = Shard::default();
+        for id in 1..=3 {
+            shard.arm(arming(id, &rule, i64::from(id == 2).to_le_bytes().to_vec())).unwrap();
+        }
+        let mut events = Vec::new();
+        let tick = Tick::new(Symbol::parse("X").unwrap(), 1.0, 1.0, 1, Conditions::default()).unwrap();
+        shard.judge(&tick, Position { partition: 0, offset: 0 }, &mut events).unwrap();
+        let fired = events.iter().filter(|event| matches!(event, Event::Fired { .. })).count();
+        let fault = events.iter().find_map(|event| match event {
+            Event::Faulted { binding, fault, .. } => Some((*binding, fault.clone())),
+            _ => None,
+        });
+        assert_eq!((fired, fault), (2, Some((BindingId(2), Fault::StrayWrite))), "{write}");
+        let written = [0, 0, 0, 0, 0, 0, 7, 0];
+        let states = [1, 2, 3].map(|id| shard.saved(BindingId(id)).unwrap().state);
+        assert_eq!(states, [written.to_vec(), vec![0; 8], written.to_vec()], "{write}");
+    }
 }

@@ -103,7 +103,7 @@ fn judge(shard: &mut Shard, tick: &Tick, offset: u64) -> Firings {
     shard.judge(tick, Position { partition: 0, offset }, &mut events).unwrap();
     let fired = events.into_iter().map(|event| match event {
         Event::Fired { firing, last } => (firing.binding.0, firing.evidence[0].1, last),
-        Event::Faulted { .. } => panic!("{event:?}"),
+        _ => panic!("{event:?}"),
     });
     let mut fired: Vec<_> = fired.collect();
     fired.sort_by_key(|(id, ..)| *id);
@@ -127,7 +127,7 @@ fn judge_naively(bindings: &mut Vec<Naive>, symbol: u8, price: i8) -> Firings {
 fn restarted(shard: &mut Shard, bindings: &[Naive]) -> Shard {
     let stored = shard.take_changed().into_iter().flat_map(|group| GroupSnapshot::unpack(&group.bytes).unwrap());
     let stored: BTreeMap<i64, _> = stored.map(|saved| (saved.binding.0, saved)).collect();
-    let mut fresh = Shard::new();
+    let mut fresh = Shard::default();
     for binding in bindings {
         fresh.arm(Arming { saved: stored.get(&binding.id).cloned(), ..binding.arming() }).unwrap();
     }
@@ -139,7 +139,7 @@ proptest! {
 
     #[test]
     fn above_and_below_fire_as_a_loop_over_a_list_would(steps in prop::collection::vec(step(), 1..120)) {
-        let (mut shard, mut bindings) = (Shard::new(), Vec::<Naive>::new());
+        let (mut shard, mut bindings) = (Shard::default(), Vec::<Naive>::new());
         let mut next_id = 1;
         for (offset, step) in steps.into_iter().enumerate() {
             match step {
@@ -180,7 +180,7 @@ proptest! {
                  (i64.eqz (i64.rem_s (i64.load (local.get 2)) (i64.load (local.get 1)))))"#,
         ));
         let arming = |id: i64| arming(id, 0, sum, &(id % 7 + 2).to_le_bytes(), Repeat::Every);
-        let (mut shard, mut sums) = (Shard::new(), BTreeMap::<i64, i64>::new());
+        let (mut shard, mut sums) = (Shard::default(), BTreeMap::<i64, i64>::new());
         let mut stored = BTreeMap::new();
         for (offset, (action, price, place)) in steps.into_iter().enumerate() {
             match action {
@@ -198,7 +198,7 @@ proptest! {
                     for group in shard.take_changed() {
                         stored = GroupSnapshot::unpack(&group.bytes).unwrap().into_iter().map(|s| (s.binding.0, s)).collect();
                     }
-                    shard = Shard::new();
+                    shard = Shard::default();
                     for id in sums.keys() {
                         shard.arm(Arming { saved: stored.get(id).cloned(), ..arming(*id) }).unwrap();
                     }
@@ -209,7 +209,7 @@ proptest! {
                     }
                 }
                 5 => {
-                    let mut moved = Shard::new();
+                    let mut moved = Shard::default();
                     moved.absorb(&shard).unwrap();
                     shard = moved;
                 }
@@ -359,13 +359,13 @@ const EVALUATE: &str = r#"(func (export "evaluate") (param $tick i32) (param $pa
 
 /// Judges one tick; the fault if there was one.
 fn fault_of(rule: &Rule) -> Option<Fault> {
-    let mut shard = Shard::new();
+    let mut shard = Shard::default();
     shard.arm(arming(1, 0, rule, &[], Repeat::Every)).unwrap();
     let mut events = Vec::new();
     shard.judge(&tick(0, 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
     events.into_iter().find_map(|event| match event {
         Event::Faulted { fault, .. } => Some(fault),
-        Event::Fired { .. } => None,
+        _ => None,
     })
 }
 

@@ -151,6 +151,8 @@ pub struct Commit {
     pub firings: Vec<(Firing, bool)>,
     /// Bindings to quarantine, with the reason.
     pub quarantined: Vec<(BindingId, String)>,
+    /// Bindings that left quarantine: the checkpoints beside them remember it.
+    pub recovered: Vec<BindingId>,
     /// Checkpoints of partitions.
     pub checkpoints: Vec<Checkpoint>,
 }
@@ -284,15 +286,16 @@ impl Store {
         on_member!(self, claim(partition))
     }
 
-    /// The active bindings of a partition up to a revision, by number, behind `after`, at most `limit`.
-    pub async fn active_bindings(
+    /// The bindings of a partition that are neither triggered nor deleted, up to a revision, by number, behind `after`,
+    /// at most `limit`.
+    pub async fn live_bindings(
         &self,
         partition: u32,
         up_to_revision: u64,
         after: BindingId,
         limit: u32,
     ) -> Result<Vec<BindingRow>, StoreError> {
-        on_member!(self, active_bindings(partition, up_to_revision, after, limit))
+        on_member!(self, live_bindings(partition, up_to_revision, after, limit))
     }
 
     /// What the bindings of a partition remembered at its checkpoint.

@@ -62,7 +62,7 @@ CREATE TABLE bindings (
 
 CREATE INDEX bindings_by_alert ON bindings (alert_id);
 CREATE INDEX bindings_by_revision ON bindings (revision);
-CREATE INDEX bindings_active ON bindings ("partition") WHERE status = 'active';
+CREATE INDEX bindings_live ON bindings ("partition") WHERE status IN ('active', 'quarantined');
 
 -- One row: the newest revision.
 CREATE TABLE revisions (

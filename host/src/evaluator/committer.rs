@@ -43,6 +43,7 @@ impl Committer {
             {
                 commit.firings.extend(more.firings);
                 commit.quarantined.extend(more.quarantined);
+                commit.recovered.extend(more.recovered);
                 commit.checkpoints.extend(more.checkpoints);
             }
             self.write(&commit).await?;

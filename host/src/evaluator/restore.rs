@@ -75,7 +75,7 @@ async fn load(
     let mut saved: HashMap<BindingId, SavedBinding> = saved.into_iter().map(|saved| (saved.binding, saved)).collect();
     let mut after = BindingId(0);
     loop {
-        let rows = store.active_bindings(claim.partition, revision, after, MAX_ROWS).await?;
+        let rows = store.live_bindings(claim.partition, revision, after, MAX_ROWS).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
         for row in rows {

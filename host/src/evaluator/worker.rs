@@ -10,7 +10,7 @@ use tocsin_engine::limits::THREAD_STACK_BYTES;
 use tocsin_engine::{Arming, Event, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::restore::Restored;
 use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats};
@@ -37,6 +37,8 @@ pub(super) struct Worker {
     changes: mpsc::Receiver<Changes>,
     stats: Arc<EvaluatorStats>,
     checkpoint_interval: Duration,
+    /// Bindings that left quarantine since the last checkpoint.
+    recovered: Vec<BindingId>,
     counted: Counted,
 }
 
@@ -73,13 +75,14 @@ impl Worker {
         let mut worker = Self {
             bus,
             reader,
-            shard: Shard::new(),
+            shard: Shard::default(),
             lanes,
             revision,
             commits,
             changes,
             stats,
             checkpoint_interval: config.checkpoint_interval,
+            recovered: Vec::new(),
             counted: Counted::default(),
         };
         for arming in restored.armed {
@@ -178,7 +181,7 @@ impl Worker {
     fn catch_up(&mut self, partition: u32, mut waiting: Waiting) -> Result<(), EvaluatorError> {
         let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
         let until = self.reader.position(partition);
-        let mut alone = Shard::new();
+        let mut alone = Shard::default();
         let mut reader = match self.bus.reader(vec![Position { partition, offset: first }]) {
             Err(BusError::OffsetOutOfRange { earliest, .. }) => {
                 warn!(partition, first, earliest, "a new alert missed ticks that retention removed");
@@ -231,12 +234,20 @@ impl Worker {
         for event in events.drain(..) {
             match event {
                 Event::Fired { firing, last } => commit.firings.push((firing, last)),
-                Event::Faulted { alert, binding, fault, quarantined } => {
+                Event::Faulted { alert, binding, fault, quarantined, .. } => {
                     self.stats.faults.fetch_add(1, Relaxed);
                     if quarantined {
                         warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
                         commit.quarantined.push((binding, fault.to_string()));
                     }
+                }
+                Event::Recovered { alert, binding } => {
+                    info!(alert = alert.0, binding = binding.0, "a quarantined binding was tried again and is judged");
+                    // Told with the checkpoint that remembers it: before, a replay would begin with it in quarantine.
+                    self.recovered.push(binding);
+                }
+                Event::Impure { rule, impurity } => {
+                    error!(rule = %rule.name, version = %rule.version, %impurity, "a rule is impure")
                 }
             }
         }
@@ -260,7 +271,8 @@ impl Worker {
             lane.checkpointed = Some(now);
             checkpoints.push(Checkpoint { partition: *partition, next_offset, revision: self.revision, groups });
         }
-        if checkpoints.is_empty() { Ok(()) } else { self.send(Commit { checkpoints, ..Commit::default() }) }
+        let recovered = std::mem::take(&mut self.recovered);
+        if checkpoints.is_empty() { Ok(()) } else { self.send(Commit { checkpoints, recovered, ..Commit::default() }) }
     }
 
     fn send(&self, commit: Commit) -> Result<(), EvaluatorError> {

@@ -28,7 +28,7 @@ impl SqliteStore {
         .collect()
     }
 
-    pub(in crate::store) async fn active_bindings(
+    pub(in crate::store) async fn live_bindings(
         &self,
         partition: u32,
         up_to_revision: u64,
@@ -38,7 +38,7 @@ impl SqliteStore {
         sqlx::query(
             "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat
              FROM bindings b JOIN alerts a ON a.id = b.alert_id
-             WHERE b.\"partition\" = ? AND b.status = 'active' AND b.revision <= ? AND b.id > ? ORDER BY b.id LIMIT ?",
+             WHERE b.\"partition\" = ? AND b.status IN ('active', 'quarantined') AND b.revision <= ? AND b.id > ? ORDER BY b.id LIMIT ?",
         )
         .bind(partition)
         .bind(up_to_revision as i64)
@@ -99,6 +99,9 @@ impl SqliteStore {
         for (binding, reason) in &commit.quarantined {
             set_status(&mut transaction, *binding, "quarantined", reason).await?;
         }
+        for binding in &commit.recovered {
+            set_status(&mut transaction, *binding, "active", "").await?;
+        }
         for checkpoint in &commit.checkpoints {
             write_checkpoint(&mut transaction, checkpoint).await?;
         }
@@ -127,7 +130,7 @@ async fn insert_firing(
         "INSERT INTO firings (id, tenant, alert_id, binding_id, symbol, price, volume, time_ms, conditions,
                               \"partition\", \"offset\", rule_name, rule_version, rule_digest, evidence)
          SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-         WHERE EXISTS (SELECT 1 FROM bindings WHERE id = ? AND status = 'active')
+         WHERE EXISTS (SELECT 1 FROM bindings WHERE id = ? AND status IN ('active', 'quarantined'))
          ON CONFLICT (id) DO NOTHING RETURNING seq",
     )
     .bind(&firing.id.as_bytes()[..])
@@ -157,7 +160,7 @@ async fn set_status(
     status: &str,
     reason: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE bindings SET status = ?, reason = ? WHERE id = ? AND status = 'active'")
+    sqlx::query("UPDATE bindings SET status = ?, reason = ? WHERE id = ? AND status IN ('active', 'quarantined')")
         .bind(status)
         .bind(reason)
         .bind(binding.0)

@@ -1,0 +1,101 @@
+//! A binding's record of faults: when it is quarantined, and when it is tried again. A circuit breaker whose clock is
+//! the ticks of its symbol, so that a replay decides alike.
+
+use crate::limits::{FAULT_WINDOW_EVALUATIONS, MAX_PROBE_DOUBLINGS, PROBE_AFTER_TICKS, QUARANTINE_AFTER_FAULTS};
+
+/// How a binding has fared. All zero for one that never faulted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The last evaluations, the newest in the lowest bit: 1 is a fault.
+    pub(crate) history: u32,
+    /// Quarantines since its last good evaluation.
+    pub(crate) trips: u16,
+    /// It is tried: one fault quarantines it again, one good evaluation releases it.
+    pub(crate) on_probe: bool,
+    /// Ticks of its symbol until it is tried again; 0 if it is not quarantined.
+    pub(crate) wait_ticks: u64,
+}
+
+const _: () = assert!(FAULT_WINDOW_EVALUATIONS == u32::BITS && QUARANTINE_AFTER_FAULTS <= FAULT_WINDOW_EVALUATIONS);
+
+impl Health {
+    /// Whether nothing speaks against it.
+    pub(crate) fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it is quarantined: not judged.
+    pub fn is_quarantined(&self) -> bool {
+        self.wait_ticks > 0
+    }
+
+    /// A good evaluation. True if it ends a probe.
+    pub(crate) fn succeeded(&mut self) -> bool {
+        if self.on_probe {
+            *self = Self::default();
+            return true;
+        }
+        self.history <<= 1;
+        false
+    }
+
+    /// A fault. True if it quarantines.
+    pub(crate) fn faulted(&mut self) -> bool {
+        self.history = self.history << 1 | 1;
+        if !self.on_probe && self.history.count_ones() < QUARANTINE_AFTER_FAULTS {
+            return false;
+        }
+        let doublings = u32::from(self.trips).min(MAX_PROBE_DOUBLINGS);
+        let trips = self.trips.saturating_add(1);
+        *self = Self { history: 0, trips, on_probe: false, wait_ticks: PROBE_AFTER_TICKS << doublings };
+        true
+    }
+
+    /// From now on it is tried.
+    pub(crate) fn begin_probe(&mut self) {
+        self.wait_ticks = 0;
+        self.on_probe = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `x` is a fault, `.` a good evaluation: at which of them it is quarantined.
+    fn quarantined_at(evaluations: &str) -> Option<usize> {
+        let mut health = Health::default();
+        evaluations.chars().position(|what| match what {
+            'x' => health.faulted(),
+            _ => health.succeeded(),
+        })
+    }
+
+    #[test]
+    fn five_faults_among_thirty_two_evaluations_quarantine() {
+        assert_eq!(quarantined_at("xxxxx"), Some(4));
+        assert_eq!(quarantined_at("xxxx"), None);
+        assert_eq!(quarantined_at("x.x.x..x.....x"), Some(13));
+        let sparse = |gap: usize| format!("x{}", ".".repeat(gap)).repeat(20);
+        assert_eq!(quarantined_at(&sparse(6)), Some(28), "faults at 0, 7, 14, 21 and 28");
+        assert_eq!(quarantined_at(&sparse(7)), None, "at most four of 32");
+    }
+
+    #[test]
+    fn a_probe_decides_at_once_and_each_failed_one_doubles_the_wait() {
+        let mut health = Health::default();
+        (0..QUARANTINE_AFTER_FAULTS).for_each(|_| _ = health.faulted());
+        for doublings in [0, 1, 2] {
+            assert_eq!(health.wait_ticks, PROBE_AFTER_TICKS << doublings);
+            health.begin_probe();
+            assert!(health.faulted());
+        }
+        health.trips = u16::MAX;
+        health.begin_probe();
+        assert!(health.faulted());
+        assert_eq!(health.wait_ticks, PROBE_AFTER_TICKS << MAX_PROBE_DOUBLINGS);
+        health.begin_probe();
+        assert!(health.succeeded());
+        assert!(health.is_clean());
+    }
+}

@@ -1,0 +1,312 @@
+//! Who sleeps: the wake bands of a group's bindings, indexed so that a tick finds those that it wakes without looking
+//! at the others.
+//!
+//! A band has up to three ends: a low price, a high price and a time. Each finite end is an entry of a heap of its own,
+//! ordered by which tick reaches it first; an end at infinity has no entry. So a tick that wakes nobody costs three
+//! comparisons, and one that wakes k of n bindings O(k log n).
+
+/// The prices and times in which a binding's answer cannot change: both prices and the time exclusive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Band {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    pub(crate) until_ms: i64,
+}
+
+impl Band {
+    /// Whether a tick lies inside. A band with a NaN holds no tick.
+    pub(crate) fn holds(&self, price: f64, time_ms: i64) -> bool {
+        self.low < price && price < self.high && time_ms < self.until_ms
+    }
+}
+
+/// The sleepers among a group's slots, and who is awake.
+#[derive(Default)]
+pub(crate) struct Sleepers {
+    /// By low end, negated: the highest is reached first.
+    lows: WakeHeap,
+    highs: WakeHeap,
+    untils: WakeHeap,
+    /// The slots that are awake, in no order.
+    awake: Vec<u32>,
+    /// By slot: its place in `awake`, or [`NOWHERE`].
+    awake_at: Vec<u32>,
+}
+
+impl Sleepers {
+    /// Takes in the next slot, awake.
+    pub(crate) fn push(&mut self) {
+        let slot = self.awake_at.len() as u32;
+        self.awake_at.push(self.awake.len() as u32);
+        self.awake.push(slot);
+    }
+
+    /// Forgets a slot; the last one takes its number.
+    pub(crate) fn swap_remove(&mut self, slot: usize) {
+        let slot = slot as u32;
+        self.leave_awake(slot);
+        let last = self.awake_at.len() as u32 - 1;
+        for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
+            heap.remove(slot);
+            heap.rename(last, slot);
+        }
+        let place = self.awake_at[last as usize];
+        if last != slot {
+            self.awake_at[slot as usize] = place;
+            if place != NOWHERE {
+                self.awake[place as usize] = slot;
+            }
+        }
+        self.awake_at.pop();
+    }
+
+    /// Wakes whom a tick reaches.
+    pub(crate) fn wake(&mut self, price: f64, time_ms: i64) {
+        let reached = [(true, -price), (false, price)].map(|(low, price)| (low, ordered(price)));
+        for (low, key) in reached {
+            while let Some(slot) = if low { &self.lows } else { &self.highs }.first(key) {
+                self.wake_slot(slot);
+            }
+        }
+        while let Some(slot) = self.untils.first(time_ms) {
+            self.wake_slot(slot);
+        }
+    }
+
+    /// Puts a slot to sleep until a tick leaves the band.
+    pub(crate) fn sleep(&mut self, slot: usize, band: Band) {
+        let slot = slot as u32;
+        self.leave_awake(slot);
+        if band.low > f64::NEG_INFINITY {
+            self.lows.push(ordered(-band.low), slot);
+        }
+        if band.high < f64::INFINITY {
+            self.highs.push(ordered(band.high), slot);
+        }
+        if band.until_ms < i64::MAX {
+            self.untils.push(band.until_ms, slot);
+        }
+    }
+
+    /// The slots that are awake, in no order.
+    pub(crate) fn awake(&self) -> &[u32] {
+        &self.awake
+    }
+
+    /// Whether a slot is asleep.
+    pub(crate) fn sleeps(&self, slot: usize) -> bool {
+        self.awake_at[slot] == NOWHERE
+    }
+
+    fn wake_slot(&mut self, slot: u32) {
+        for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
+            heap.remove(slot);
+        }
+        self.awake_at[slot as usize] = self.awake.len() as u32;
+        self.awake.push(slot);
+    }
+
+    fn leave_awake(&mut self, slot: u32) {
+        let place = std::mem::replace(&mut self.awake_at[slot as usize], NOWHERE);
+        if place != NOWHERE {
+            self.awake.swap_remove(place as usize);
+            if let Some(moved) = self.awake.get(place as usize) {
+                self.awake_at[*moved as usize] = place;
+            }
+        }
+    }
+
+    /// Gives memory back that a larger group needed.
+    pub(crate) fn shrink(&mut self) {
+        for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
+            heap.entries.shrink_to(heap.entries.len() * 2);
+            heap.place_of.shrink_to(heap.place_of.len() * 2);
+        }
+        self.awake.shrink_to(self.awake.len() * 2);
+        self.awake_at.shrink_to(self.awake_at.len() * 2);
+    }
+}
+
+/// No place in a list.
+const NOWHERE: u32 = u32::MAX;
+
+/// Children of an entry of the heap: four lie in one cache line.
+const CHILDREN: usize = 4;
+
+/// Slots by key, the least first; each at most once, and found by its number too.
+#[derive(Default)]
+struct WakeHeap {
+    entries: Vec<Entry>,
+    /// By slot: its place in `entries`, or [`NOWHERE`]. Only as long as the highest slot that ever had one.
+    place_of: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: i64,
+    slot: u32,
+}
+
+impl WakeHeap {
+    /// The first slot, if its key is at most `reached`.
+    #[inline]
+    fn first(&self, reached: i64) -> Option<u32> {
+        self.entries.first().filter(|entry| entry.key <= reached).map(|entry| entry.slot)
+    }
+
+    fn push(&mut self, key: i64, slot: u32) {
+        if self.place_of.len() <= slot as usize {
+            self.place_of.resize(slot as usize + 1, NOWHERE);
+        }
+        self.entries.push(Entry { key, slot });
+        self.rise(self.entries.len() - 1);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let Some(place) = self.leave(slot) else { return };
+        let last = self.entries.pop().expect("a slot with a place has an entry");
+        if place < self.entries.len() {
+            self.entries[place] = last;
+            // One of the two does nothing.
+            self.sink(place);
+            self.rise(self.place_of[last.slot as usize] as usize);
+        }
+    }
+
+    /// Gives an entry another slot's number, if it has one.
+    fn rename(&mut self, from: u32, to: u32) {
+        if from != to
+            && let Some(place) = self.leave(from)
+        {
+            self.entries[place].slot = to;
+            self.place_of[to as usize] = place as u32;
+        }
+    }
+
+    /// The place that a slot had until now.
+    fn leave(&mut self, slot: u32) -> Option<usize> {
+        let place = std::mem::replace(self.place_of.get_mut(slot as usize)?, NOWHERE);
+        (place != NOWHERE).then_some(place as usize)
+    }
+
+    fn rise(&mut self, mut place: usize) {
+        let entry = self.entries[place];
+        while place > 0 {
+            let parent = (place - 1) / CHILDREN;
+            if self.entries[parent].key <= entry.key {
+                break;
+            }
+            self.put(place, self.entries[parent]);
+            place = parent;
+        }
+        self.put(place, entry);
+    }
+
+    fn sink(&mut self, mut place: usize) {
+        let entry = self.entries[place];
+        loop {
+            let first = place * CHILDREN + 1;
+            let children = first..(first + CHILDREN).min(self.entries.len());
+            let Some(least) = children.min_by_key(|child| self.entries[*child].key) else { break };
+            if entry.key <= self.entries[least].key {
+                break;
+            }
+            self.put(place, self.entries[least]);
+            place = least;
+        }
+        self.put(place, entry);
+    }
+
+    fn put(&mut self, place: usize, entry: Entry) {
+        self.entries[place] = entry;
+        self.place_of[entry.slot as usize] = place as u32;
+    }
+}
+
+/// A number whose order among such numbers is that of the floats; both zeroes are one. Not for NaN.
+#[inline]
+fn ordered(float: f64) -> i64 {
+    let bits = (float + 0.0).to_bits() as i64;
+    bits ^ ((bits >> 63) as u64 >> 1) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ordered_keeps_the_order_of_floats() {
+        let floats = [f64::NEG_INFINITY, -1e300, -1.0, -5e-324, 0.0, 5e-324, 1.0, 1e300, f64::INFINITY];
+        for pair in floats.windows(2) {
+            assert!(ordered(pair[0]) < ordered(pair[1]), "{pair:?}");
+        }
+        assert_eq!(ordered(-0.0), ordered(0.0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push,
+        Remove(prop::sample::Index),
+        Sleep(prop::sample::Index, f64, f64, i64),
+        Tick(f64, i64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let price = prop_oneof![
+            8 => (-9..9_i32).prop_map(f64::from),
+            1 => Just(f64::NEG_INFINITY),
+            1 => Just(f64::INFINITY),
+            1 => Just(-0.0),
+        ];
+        let time = prop_oneof![3 => 0..9_i64, 1 => Just(i64::MAX)];
+        prop_oneof![
+            3 => Just(Step::Push),
+            1 => any::<prop::sample::Index>().prop_map(Step::Remove),
+            4 => (any::<prop::sample::Index>(), price.clone(), price, time)
+                .prop_map(|(slot, low, high, until_ms)| Step::Sleep(slot, low, high, until_ms)),
+            4 => ((-9..9_i32).prop_map(f64::from), 0..9_i64).prop_map(|(price, time_ms)| Step::Tick(price, time_ms)),
+        ]
+    }
+
+    proptest! {
+        /// A list of bands that is searched from end to end says the same.
+        #[test]
+        fn the_index_wakes_whom_a_search_would(steps in prop::collection::vec(step(), 1..200)) {
+            let mut index = Sleepers::default();
+            let mut naive: Vec<Option<Band>> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push => {
+                        index.push();
+                        naive.push(None);
+                    }
+                    Step::Remove(slot) if !naive.is_empty() => {
+                        let slot = slot.index(naive.len());
+                        index.swap_remove(slot);
+                        naive.swap_remove(slot);
+                    }
+                    Step::Sleep(slot, low, high, until_ms) if !naive.is_empty() => {
+                        let slot = slot.index(naive.len());
+                        if naive[slot].is_none() {
+                            index.sleep(slot, Band { low, high, until_ms });
+                            naive[slot] = Some(Band { low, high, until_ms });
+                        }
+                    }
+                    Step::Tick(price, time_ms) => {
+                        index.wake(price, time_ms);
+                        for band in &mut naive {
+                            *band = band.filter(|band| band.holds(price, time_ms));
+                        }
+                    }
+                    Step::Remove(_) | Step::Sleep(..) => {}
+                }
+                let mut awake = index.awake().to_vec();
+                awake.sort_unstable();
+                let expect: Vec<u32> = (0..naive.len() as u32).filter(|slot| naive[*slot as usize].is_none()).collect();
+                prop_assert_eq!(awake, expect);
+            }
+        }
+    }
+}
