@@ -26,6 +26,7 @@ mod shard;
 mod slab;
 mod snapshot;
 mod table;
+pub mod trial;
 pub mod violation;
 mod wake;
 
@@ -33,6 +34,6 @@ pub use fault::{Fault, FaultBundle};
 pub use health::Health;
 pub use judging::{JudgeError, Waking};
 pub use purity::Impurity;
-pub use runtime::{Engine, LoadError, Rule, StartError};
+pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
 pub use shard::{ArmError, Arming, Event, Judging, Shard};
 pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};

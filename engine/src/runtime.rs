@@ -1,6 +1,7 @@
 //! The narrow waist to Wasmtime: how modules are compiled, and what a compiled rule is. Nothing outside this file and
 //! [`crate::instance`] names a Wasmtime type.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -41,6 +42,16 @@ struct RuleInner {
     _engine: Engine,
 }
 
+/// A module that passed validation and was re-encoded, ready to be compiled.
+pub struct Prepared {
+    reference: RuleRef,
+    inspection: Inspection,
+    injected: Vec<u8>,
+}
+
+/// Machine code of a module, as [`Engine::compile`] made it.
+pub struct Artifact(Vec<u8>);
+
 /// Why a module did not become a rule.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -66,22 +77,95 @@ impl Engine {
         Ok(Self(Arc::new(EngineInner { certified, metered, _ticker })))
     }
 
-    /// Validates and compiles a module. May take tens of milliseconds: keep it off threads that must answer.
+    /// Validates and compiles a module. May take tens of milliseconds: keep it off threads that must answer. Nothing
+    /// bounds the compiler here: who takes modules from strangers calls [`Engine::prepare`], [`Engine::compile`] in a
+    /// process with limits, and [`Engine::load_compiled`].
     pub fn load(&self, module: &[u8]) -> Result<Rule, LoadError> {
+        let prepared = self.prepare(module)?;
+        let compiled = Module::new(self.compiler(&prepared), &prepared.injected).map_err(compile_error)?;
+        self.rule(prepared, &compiled)
+    }
+
+    /// Validates a module and re-encodes it: fast, and safe with any bytes.
+    pub fn prepare(&self, module: &[u8]) -> Result<Prepared, Rejection> {
         let inspection = inspect(module)?;
-        let engine = match inspection.metering {
-            Metering::Certified { .. } => &self.0.certified,
-            Metering::Metered => &self.0.metered,
-        };
-        let compile = || {
-            let injected = Module::new(engine, inject(module, &inspection))?;
-            Linker::<StoreLimits>::new(engine).instantiate_pre(&injected)
-        };
-        let template = compile().map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let injected = inject(module, &inspection);
         let manifest = &inspection.manifest;
         let reference =
             RuleRef { name: manifest.name.clone(), version: manifest.version.clone(), digest: Digest::of(module) };
+        Ok(Prepared { reference, inspection, injected })
+    }
+
+    /// Compiles to machine code. Takes as long, and as much memory, as the module makes it take.
+    pub fn compile(&self, prepared: &Prepared) -> Result<Artifact, LoadError> {
+        self.compiler(prepared).precompile_module(&prepared.injected).map(Artifact).map_err(compile_error)
+    }
+
+    /// What the artifact of a module depends on: Wasmtime's version and settings, this engine's own re-encoding, and
+    /// the module. Artifacts of equal fingerprints are interchangeable.
+    pub fn fingerprint(&self, prepared: &Prepared) -> Digest {
+        let mut compatibility = DefaultHasher::new();
+        self.compiler(prepared).precompile_compatibility_hash().hash(&mut compatibility);
+        let bytes = [&compatibility.finish().to_le_bytes(), prepared.reference.digest.0.as_slice(), &prepared.injected];
+        Digest::of(&bytes.concat())
+    }
+
+    /// A rule from what [`Engine::compile`] made of the same module, without compiling.
+    pub fn load_compiled(&self, prepared: Prepared, artifact: &Artifact) -> Result<Rule, LoadError> {
+        #[expect(unsafe_code, reason = "Wasmtime cannot check machine code; the type says where it came from")]
+        // SAFETY: an artifact is unchanged output of `precompile_module`: it comes from `Engine::compile`, or whoever
+        // called `Artifact::from_trusted` promised so. Wasmtime itself refuses one of another version or settings.
+        let compiled = unsafe { Module::deserialize(self.compiler(&prepared), &artifact.0) }.map_err(compile_error)?;
+        self.rule(prepared, &compiled)
+    }
+
+    fn compiler(&self, prepared: &Prepared) -> &wasmtime::Engine {
+        match prepared.inspection.metering {
+            Metering::Certified { .. } => &self.0.certified,
+            Metering::Metered => &self.0.metered,
+        }
+    }
+
+    fn rule(&self, prepared: Prepared, compiled: &Module) -> Result<Rule, LoadError> {
+        let linker = Linker::<StoreLimits>::new(compiled.engine());
+        let template = linker.instantiate_pre(compiled).map_err(compile_error)?;
+        let Prepared { reference, inspection, .. } = prepared;
         Ok(Rule(Arc::new(RuleInner { reference, inspection, template, _engine: self.clone() })))
+    }
+}
+
+fn compile_error(error: wasmtime::Error) -> LoadError {
+    LoadError::Compile(format!("{error:#}"))
+}
+
+impl Artifact {
+    /// Bytes that were an artifact once, of another process or an earlier run.
+    ///
+    /// # Safety
+    ///
+    /// An artifact is machine code, and is trusted as such: bytes that somebody tampered with are code that runs in this
+    /// process, with all that it may do. The caller must know that they are exactly what [`Engine::compile`] returned:
+    /// they come straight from a compiler process of its own, or carry a MAC that it has checked.
+    #[expect(unsafe_code, reason = "only the caller can know where the bytes have been")]
+    pub unsafe fn from_trusted(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl Prepared {
+    /// Its name, version and digest.
+    pub fn reference(&self) -> &RuleRef {
+        &self.reference
     }
 }
 

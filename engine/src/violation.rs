@@ -19,9 +19,28 @@ pub enum Code {
     Feature,
     /// Its manifest is missing or wrong.
     Manifest,
+    /// Compiling it takes more time, memory or output than allowed.
+    CompileLimit,
+    /// The compiler refused it, or broke on it.
+    CompileFailed,
+    /// It faults on a tick of its trial run.
+    TrialFault,
 }
 
 impl Code {
+    /// All codes.
+    pub const ALL: [Self; 9] = [
+        Self::Format,
+        Self::Limit,
+        Self::Import,
+        Self::Export,
+        Self::Feature,
+        Self::Manifest,
+        Self::CompileLimit,
+        Self::CompileFailed,
+        Self::TrialFault,
+    ];
+
     /// The code as clients see it; `docs/abi.md` lists them.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +50,9 @@ impl Code {
             Self::Export => "export",
             Self::Feature => "feature",
             Self::Manifest => "manifest",
+            Self::CompileLimit => "compile_limit",
+            Self::CompileFailed => "compile_failed",
+            Self::TrialFault => "trial_fault",
         }
     }
 }
@@ -50,7 +72,7 @@ const MAX_MESSAGE_CHARS: usize = 600;
 impl Violation {
     /// What the message quotes of the module cannot steer a terminal nor turn the text around: control characters and
     /// those that change the direction of writing are escaped.
-    pub(crate) fn new(code: Code, message: impl AsRef<str>) -> Self {
+    pub fn new(code: Code, message: impl AsRef<str>) -> Self {
         let mut plain = String::new();
         for (i, c) in message.as_ref().chars().enumerate() {
             if i == MAX_MESSAGE_CHARS {
