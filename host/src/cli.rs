@@ -26,6 +26,7 @@ use reqwest::Url;
 
 use self::failure::Failure;
 use self::output::Output;
+use crate::compiler::ChildArgs;
 use crate::config::ServeArgs;
 
 /// Where `tocsin serve` listens unless told otherwise.
@@ -112,6 +113,9 @@ Examples:
         /// The shell
         shell: Shell,
     },
+    /// Compile a module from standard input under limits: the server starts this for each upload
+    #[command(hide = true)]
+    CompileModule(ChildArgs),
 }
 
 impl Cli {
@@ -162,11 +166,13 @@ fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
-/// Runs any command but `serve`, which is the caller's.
+/// Runs any command of the client: `serve` and `compile-module` are the caller's.
 pub async fn run(command: Command, global: Global) -> ExitCode {
     let output = Output { json: global.json };
     let done = match command {
-        Command::Serve(_) => Err(Failure::Local("serve is not a command of the client".into())),
+        Command::Serve(_) | Command::CompileModule(_) => {
+            Err(Failure::Local("this is not a command of the client".into()))
+        }
         Command::Feed(args) => feed::run(args, output).await,
         Command::Rule(command) => rule::run(command, &global.server, output).await,
         Command::Alert(command) => alert::run(command, &global.server, output).await,

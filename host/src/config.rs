@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use tocsin_engine::domain::Symbol;
 
 use crate::bus::{LogConfig, Retention};
+use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::evaluator::EvaluatorConfig;
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, Secret};
 use crate::telemetry::LogFormat;
@@ -95,6 +96,20 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_SKIP_LOST_TICKS")]
     pub skip_lost_ticks: bool,
 
+    /// Memory that compiling an uploaded rule may take, in MiB of address space
+    #[arg(long, env = "TOCSIN_COMPILE_MEMORY_MIB", default_value_t = DEFAULT_MEMORY_MIB, value_name = "MIB")]
+    pub compile_memory_mib: u64,
+
+    /// CPU time that compiling an uploaded rule and its trial run may take, in seconds
+    #[arg(long, env = "TOCSIN_COMPILE_CPU_S", default_value_t = DEFAULT_CPU_S, value_name = "S",
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub compile_cpu_s: u64,
+
+    /// Wall time that compiling an uploaded rule and its trial run may take, in milliseconds
+    #[arg(long, env = "TOCSIN_COMPILE_DEADLINE_MS", default_value_t = DEFAULT_DEADLINE_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub compile_deadline_ms: u64,
+
     /// Log level, or a list of target=level
     #[arg(long, env = "TOCSIN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -144,6 +159,8 @@ pub struct Settings {
     pub log: LogConfig,
     /// The evaluate role.
     pub evaluator: EvaluatorConfig,
+    /// Limits of compiling one module.
+    pub compile: CompileLimits,
     /// Settings that were given and have no effect.
     pub ignored: Vec<&'static str>,
 }
@@ -177,6 +194,11 @@ impl ServeArgs {
                 workers: self.workers.unwrap_or(cores),
                 checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
                 skip_lost_ticks: self.skip_lost_ticks,
+            },
+            compile: CompileLimits {
+                memory_mib: self.compile_memory_mib,
+                cpu_s: self.compile_cpu_s,
+                deadline_ms: self.compile_deadline_ms,
             },
             ignored: FUTURE_BACKENDS.into_iter().filter(|name| std::env::var_os(name).is_some()).collect(),
         })

@@ -12,6 +12,7 @@ use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
 
 use crate::bus::{Bus, BusError, Clock};
+use crate::compiler::CompileError;
 use crate::library::{Library, LibraryError};
 use crate::store::{Store, StoreError};
 
@@ -25,6 +26,9 @@ pub const MAX_PAGE: u32 = 500;
 
 /// The page of a client that asks for none.
 pub const DEFAULT_PAGE: u32 = 100;
+
+/// When a client that met [`ControlError::Busy`] may try again, in seconds: the compiler gives up on a module after less.
+pub const BUSY_RETRY_AFTER_S: u64 = 5;
 
 /// All use cases. Cloning is cheap.
 #[derive(Clone)]
@@ -71,6 +75,9 @@ pub enum ControlError {
     /// A backend is away; the same request may succeed later.
     #[error("{0}; try again later")]
     Unavailable(String),
+    /// Too many ask for the same at once; the same request will succeed in some seconds.
+    #[error("{0}")]
+    Busy(String),
     /// Something is broken on this side.
     #[error("{0}")]
     Internal(String),
@@ -105,7 +112,9 @@ impl From<BusError> for ControlError {
 impl From<LibraryError> for ControlError {
     fn from(error: LibraryError) -> Self {
         match error {
-            LibraryError::Load(tocsin_engine::LoadError::Rejected(rejection)) => Self::Rejected(rejection.violations),
+            LibraryError::Rejected(rejection) => Self::Rejected(rejection.violations),
+            LibraryError::Compile(CompileError::Refused(violations)) => Self::Rejected(violations),
+            LibraryError::Compile(error @ CompileError::Busy) => Self::Busy(error.to_string()),
             LibraryError::Store(error) => error.into(),
             other => Self::Internal(other.to_string()),
         }

@@ -3,8 +3,10 @@
 //! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
 
 pub mod api;
+pub mod artifacts;
 pub mod bus;
 pub mod cli;
+pub mod compiler;
 pub mod config;
 pub mod control;
 pub mod evaluator;

@@ -1,12 +1,16 @@
-//! The compiled rules of a process: each module is compiled once, on a thread that may block, and kept.
+//! The compiled rules of a process: each module is compiled once and kept, in memory and on disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tocsin_engine::domain::Digest;
-use tocsin_engine::{Engine, LoadError, Rule};
+use tocsin_engine::violation::Rejection;
+use tocsin_engine::{Artifact, Engine, LoadError, Prepared, Rule, builtin};
 use tokio::sync::OnceCell;
+use tokio::task::{JoinError, spawn_blocking};
 
+use crate::artifacts::ArtifactCache;
+use crate::compiler::{CompileError, Compiler, Purpose};
 use crate::store::{Store, StoreError};
 
 /// Compiled rules by digest. Cloning is cheap.
@@ -16,6 +20,8 @@ pub struct Library(Arc<Inner>);
 struct Inner {
     engine: Engine,
     store: Store,
+    compiler: Compiler,
+    artifacts: Option<Arc<ArtifactCache>>,
     rules: Mutex<HashMap<Digest, Arc<OnceCell<Rule>>>>,
 }
 
@@ -24,6 +30,12 @@ struct Inner {
 pub enum LibraryError {
     /// The module is no rule.
     #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There is no artifact of it.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Its artifact could not be loaded.
+    #[error("the compiled rule could not be loaded: {0}")]
     Load(#[from] LoadError),
     /// The store failed.
     #[error(transparent)]
@@ -31,27 +43,28 @@ pub enum LibraryError {
     /// No module has this digest.
     #[error("no module with the digest {0} is stored")]
     Unknown(Digest),
-    /// The compiling thread died.
-    #[error("compiling the rule failed: {0}")]
-    Compile(String),
+    /// A thread died.
+    #[error("preparing the rule failed: {0}")]
+    Thread(#[from] JoinError),
 }
 
 impl Library {
-    /// A library of the modules in a store.
-    pub fn new(engine: Engine, store: Store) -> Self {
-        Self(Arc::new(Inner { engine, store, rules: Mutex::default() }))
+    /// A library of the modules in a store. Without a cache of artifacts, every start compiles again.
+    pub fn new(engine: Engine, store: Store, compiler: Compiler, artifacts: Option<ArtifactCache>) -> Self {
+        let artifacts = artifacts.map(Arc::new);
+        Self(Arc::new(Inner { engine, store, compiler, artifacts, rules: Mutex::default() }))
     }
 
-    /// Compiles the module of an upload, or gives the rule that it was compiled to before.
+    /// Compiles the module of an upload and tries it out, or gives the rule that it was compiled to before.
     pub async fn load(&self, module: Vec<u8>) -> Result<Rule, LibraryError> {
         let cell = self.cell(Digest::of(&module));
-        cell.get_or_try_init(|| self.compile(module)).await.cloned()
+        cell.get_or_try_init(|| self.make(module, Purpose::Upload)).await.cloned()
     }
 
     /// The rule with a digest, from the store if need be.
     pub async fn get(&self, digest: Digest) -> Result<Rule, LibraryError> {
         let load = async || match self.0.store.module_by_digest(digest).await? {
-            Some(module) => self.compile(module).await,
+            Some(module) => self.make(module, Purpose::Restore).await,
             None => Err(LibraryError::Unknown(digest)),
         };
         self.cell(digest).get_or_try_init(load).await.cloned()
@@ -64,9 +77,41 @@ impl Library {
         rules.entry(digest).or_default().clone()
     }
 
-    async fn compile(&self, module: Vec<u8>) -> Result<Rule, LibraryError> {
-        let engine = self.0.engine.clone();
-        let compiled = tokio::task::spawn_blocking(move || engine.load(&module)).await;
-        Ok(compiled.map_err(|error| LibraryError::Compile(error.to_string()))??)
+    /// From bytes to a rule: validate, then take the artifact from disk or from the compiler.
+    async fn make(&self, module: Vec<u8>, purpose: Purpose) -> Result<Rule, LibraryError> {
+        let module: Arc<[u8]> = module.into();
+        let (engine, artifacts, bytes) = (self.0.engine.clone(), self.0.artifacts.clone(), module.clone());
+        let prepare = move || -> Result<(Prepared, Digest, Option<Vec<u8>>), Rejection> {
+            let prepared = engine.prepare(&bytes)?;
+            let fingerprint = engine.fingerprint(&prepared);
+            let cached = artifacts.and_then(|cache| cache.get(prepared.reference().digest, fingerprint));
+            Ok((prepared, fingerprint, cached))
+        };
+        let (prepared, fingerprint, cached) = spawn_blocking(prepare).await??;
+        let (artifact, fresh) = match cached {
+            Some(artifact) => (artifact, false),
+            None => (self.compiler(&module).compile(&self.0.engine, module, fingerprint, purpose).await?, true),
+        };
+        let (engine, artifacts) = (self.0.engine.clone(), self.0.artifacts.clone());
+        let finish = move || -> Result<Rule, LoadError> {
+            if let (true, Some(cache)) = (fresh, artifacts) {
+                cache.put(prepared.reference().digest, fingerprint, &artifact);
+            }
+            engine.load_compiled(prepared, &trusted(artifact))
+        };
+        Ok(spawn_blocking(finish).await??)
     }
+
+    /// The built-in rules are part of this program: they need no guard, and the server starts without a child.
+    fn compiler(&self, module: &[u8]) -> &Compiler {
+        if builtin::ALL.contains(&module) { &Compiler::InProcess } else { &self.0.compiler }
+    }
+}
+
+#[expect(unsafe_code, reason = "machine code from outside of this process; see the comment")]
+fn trusted(artifact: Vec<u8>) -> Artifact {
+    // SAFETY: these bytes come from our own compiler, through a pipe that none but it and this process hold, or from a
+    // file whose MAC, under a key that only this user can read, says that they once did. Either way they were made for
+    // the fingerprint of this module.
+    unsafe { Artifact::from_trusted(artifact) }
 }

@@ -10,6 +10,9 @@ fn main() -> ExitCode {
     // A missing .env is no error; a broken one is told when a setting from it is missed.
     let _ = dotenvy::dotenv();
     let cli = Cli::parse();
+    if let Command::CompileModule(args) = &cli.command {
+        return tocsin::compiler::run_child(args);
+    }
     let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
     runtime.block_on(async {
         match cli.command {

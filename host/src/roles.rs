@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{self, Api};
+use crate::artifacts::ArtifactCache;
 use crate::bus::{Bus, EmbeddedBus, EmbeddedDb, system_clock};
+use crate::compiler::{ChildCompiler, Compiler};
 use crate::config::Settings;
 use crate::control::Control;
 use crate::evaluator::{self, RunningEvaluator};
@@ -50,7 +52,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
 
     let backends = open(&settings).await?;
     let Backends { bus, prices, store } = &backends;
-    let library = Library::new(Engine::new()?, store.clone());
+    let library = library(&settings, store)?;
     let control = Control::new(store.clone(), bus.clone(), library.clone(), system_clock());
     control.install_builtins(&Tenant::standard()).await.context("installing the built-in rules")?;
 
@@ -95,6 +97,13 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     store.close().await;
     info!("stopped");
     ended.and(front).and(back)
+}
+
+fn library(settings: &Settings, store: &Store) -> anyhow::Result<Library> {
+    let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
+    let compiler = Compiler::Child(Arc::new(ChildCompiler::new(program, settings.compile)));
+    let artifacts = ArtifactCache::open(&settings.data_dir).context("opening the folder of compiled rules")?;
+    Ok(Library::new(Engine::new()?, store.clone(), compiler, Some(artifacts)))
 }
 
 async fn listen(settings: &Settings, port: u16, variable: &str) -> anyhow::Result<TcpListener> {

@@ -8,6 +8,7 @@ use tocsin_engine::domain::{Symbol, Tenant};
 
 use super::Api;
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
+use crate::compiler::Compiler;
 use crate::control::Control;
 use crate::health::Health;
 use crate::library::Library;
@@ -33,7 +34,7 @@ pub(super) async fn backends() -> Backends {
     let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
     let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
     let store = Store::open_sqlite(dir.path()).await.unwrap();
-    let library = Library::new(Engine::new().unwrap(), store.clone());
+    let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
     let control = Control::new(store.clone(), bus.clone(), library, clock);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();

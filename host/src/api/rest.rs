@@ -98,5 +98,5 @@ fn cors() -> CorsLayer {
             Method::OPTIONS,
         ])
         .allow_headers(Any)
-        .expose_headers([header::LOCATION, header::ETAG])
+        .expose_headers([header::LOCATION, header::ETAG, header::RETRY_AFTER])
 }

@@ -1,16 +1,18 @@
 //! `tocsin rule check`: what the server would say of a module, without a server.
 
 use serde_json::{Value, json};
+use tocsin_engine::Engine;
 use tocsin_engine::cost::Metering;
-use tocsin_engine::domain::RuleRef;
+use tocsin_engine::domain::{Digest, RuleRef};
 use tocsin_engine::inspect::{Inspection, inspect};
 use tocsin_engine::limits::{FUEL_PER_EVALUATION, MAX_GUEST_PAGES, MAX_MODULE_BYTES};
-use tocsin_engine::violation::Rejection;
-use tocsin_engine::{Engine, LoadError};
+use tocsin_engine::manifest::Manifest;
+use tocsin_engine::violation::Violation;
 
 use super::failure::Failure;
 use super::rule_view;
 use super::table::pairs;
+use crate::compiler::try_module;
 
 /// A module that is a rule.
 pub(super) struct Report {
@@ -19,20 +21,17 @@ pub(super) struct Report {
     module_bytes: usize,
 }
 
-/// Validates and compiles a module.
+/// Validates and compiles a module, and holds its trial run.
 pub(super) fn check(module: &[u8]) -> Result<Report, Failure> {
-    let inspection = inspect(module).map_err(|rejection| refused(&rejection))?;
+    let inspection = inspect(module).map_err(|rejection| refused(&rejection.violations))?;
     let engine = Engine::new().map_err(|error| Failure::Local(error.to_string()))?;
-    let rule = engine.load(module).map_err(|error| match error {
-        LoadError::Rejected(rejection) => refused(&rejection),
-        LoadError::Compile(_) => Failure::Local(error.to_string()),
-    })?;
-    Ok(Report { rule: rule.reference().clone(), inspection, module_bytes: module.len() })
+    try_module(&engine, module).map_err(|violations| refused(&violations))?;
+    let Manifest { name, version, .. } = inspection.manifest.clone();
+    Ok(Report { rule: RuleRef { name, version, digest: Digest::of(module) }, inspection, module_bytes: module.len() })
 }
 
-fn refused(rejection: &Rejection) -> Failure {
-    let violations: Vec<Value> = rejection
-        .violations
+fn refused(violations: &[Violation]) -> Failure {
+    let violations: Vec<Value> = violations
         .iter()
         .map(|violation| json!({ "code": violation.code.as_str(), "message": violation.message }))
         .collect();

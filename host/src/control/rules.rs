@@ -15,7 +15,7 @@ pub struct Upload {
 }
 
 impl Control {
-    /// Validates, compiles and stores a module.
+    /// Validates, compiles, tries out and stores a module.
     pub async fn upload_rule(&self, tenant: &Tenant, module: Vec<u8>) -> Result<Upload, ControlError> {
         let rule = self.0.library.load(module.clone()).await?;
         let version = RuleVersion {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::control::{ControlError, FieldViolation};
+use crate::control::{BUSY_RETRY_AFTER_S, ControlError, FieldViolation};
 
 /// When a client may try again after UNAVAILABLE: the store and the bus come back within a second or not at all.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -30,6 +30,10 @@ pub(super) fn status(error: ControlError) -> Status {
         ControlError::Unavailable(_) => {
             tracing::warn!(error = %message, "a gRPC call failed");
             Status::with_error_details(Code::Unavailable, message, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))
+        }
+        ControlError::Busy(_) => {
+            let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(BUSY_RETRY_AFTER_S)));
+            Status::with_error_details(Code::ResourceExhausted, message, details)
         }
         ControlError::Internal(_) => {
             tracing::error!(error = %message, "a gRPC call failed");
@@ -88,12 +92,15 @@ mod tests {
             (ControlError::NotFound(text()), Code::NotFound),
             (ControlError::Conflict(text()), Code::AlreadyExists),
             (ControlError::Unavailable(text()), Code::Unavailable),
+            (ControlError::Busy(text()), Code::ResourceExhausted),
             (ControlError::Internal(text()), Code::Internal),
         ] {
             assert_eq!(status(error).code(), code);
         }
         let retry = status(ControlError::Unavailable(text())).get_details_retry_info().unwrap();
         assert_eq!(retry.retry_delay, Some(RETRY_AFTER));
+        let retry = status(ControlError::Busy(text())).get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(Duration::from_secs(BUSY_RETRY_AFTER_S)));
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::any::Any;
 use std::borrow::Cow;
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tocsin_engine::violation::Violation;
 use utoipa::ToSchema;
 
-use crate::control::{ControlError, FieldViolation};
+use crate::control::{BUSY_RETRY_AFTER_S, ControlError, FieldViolation};
 
 /// The most bytes of a field's name or a message. Both may quote a client, who should not have it all back.
 const MAX_QUOTED_BYTES: usize = 512;
@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Internal,
     /// A backend is away.
     Unavailable,
+    /// Too many ask for the same at once.
+    Busy,
 }
 
 impl Kind {
@@ -62,6 +64,7 @@ impl Kind {
             Self::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, "rejected-module", "The module is not a rule"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable for now"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is waiting already"),
         }
     }
 }
@@ -110,7 +113,8 @@ enum ViolationBody {
     },
     /// With a module.
     Module {
-        /// `format`, `limit`, `import`, `export`, `feature` or `manifest`.
+        /// `format`, `limit`, `import`, `export`, `feature`, `manifest`, `compile_limit`, `compile_failed` or
+        /// `trial_fault`.
         code: &'static str,
         /// What is wrong, where, and what to do.
         message: String,
@@ -168,8 +172,13 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.kind.row().0;
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self.body())).into_response()
+        let (kind, status) = (self.kind, self.kind.row().0);
+        let mut response =
+            (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self.body())).into_response();
+        if kind == Kind::Busy {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_S));
+        }
+        response
     }
 }
 
@@ -181,6 +190,7 @@ impl From<ControlError> for Problem {
             ControlError::NotFound(_) => Kind::NotFound,
             ControlError::Conflict(_) => Kind::Conflict,
             ControlError::Unavailable(_) => Kind::Unavailable,
+            ControlError::Busy(_) => Kind::Busy,
             ControlError::Internal(_) => Kind::Internal,
         };
         let detail = error.to_string();
@@ -228,6 +238,13 @@ fn shortened(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_turned_away_hears_when_to_come_back() {
+        let response = Problem::from(ControlError::Busy("8 modules are waiting".into())).into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], BUSY_RETRY_AFTER_S.to_string());
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_internal_problem_that_tells_nothing() {

@@ -93,6 +93,9 @@ impl RuleBody {
         (status = 415, body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "The module is no rule: `violations` lists all that is wrong with it"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json",
+            description = "Too many modules wait for the compiler, or a backend is away",
+            headers(("Retry-After" = u64, description = "Seconds; where too many wait"))),
     ),
 )]
 async fn upload(
