@@ -1,7 +1,7 @@
 //! The catalogue of bad modules: each is refused for its own reason, before anything is compiled, and nothing panics.
 //!
-//! Modules that WAT can say are written in it; bombs are made by wasm-encoder, and broken bytes by hand. The file is
-//! long because it is a list.
+//! Modules that WAT can say are written in it; bombs are those of [`tocsin_testdata`], and broken bytes are made by hand.
+//! The file is long because it is a list.
 #![allow(clippy::unwrap_used)] // the helpers belong to the tests
 
 use std::sync::OnceLock;
@@ -12,29 +12,13 @@ use tocsin_engine::inspect::inspect;
 use tocsin_engine::limits::{MAX_MODULE_BYTES, MAX_VIOLATIONS};
 use tocsin_engine::violation::{Code, Violation};
 use tocsin_engine::{Arming, Engine, Event, Fault, LoadError, Rule, Shard, builtin};
-use wasm_encoder::{
-    BlockType, CodeSection, CustomSection, ExportKind, ExportSection, Function, FunctionSection, Instruction,
-    MemorySection, MemoryType, Module, TypeSection, ValType,
+use tocsin_testdata::modules::{
+    GOOD_EVALUATE, GOOD_MEMORY, MANIFEST, body, br_table, compile_bombs, from_bodies, loops, rule_and, with_manifest,
 };
-
-const MANIFEST: &str = r#"{"abi":1,"name":"test","version":"1.0.0"}"#;
-const GOOD_MEMORY: &str = r#"(memory (export "memory") 1)"#;
-const GOOD_EVALUATE: &str = r#"(func (export "evaluate") (param i32 i32 i32 i32) (result i32) (i32.const 0))"#;
 
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::new().unwrap())
-}
-
-/// A module of the given fields, with a manifest behind them.
-fn with_manifest(manifest: &str, fields: &str) -> Vec<u8> {
-    let quoted: String = manifest.bytes().map(|byte| format!("\\{byte:02x}")).collect();
-    wat::parse_str(format!("(module {fields} (@custom \"tocsin.manifest\" \"{quoted}\"))")).unwrap()
-}
-
-/// A good rule, but for the given fields.
-fn rule_and(fields: &str) -> Vec<u8> {
-    with_manifest(MANIFEST, &format!("{fields} {GOOD_MEMORY} {GOOD_EVALUATE}"))
 }
 
 /// A good rule, but for what replaces its memory.
@@ -67,47 +51,6 @@ fn raw(sections: &[Vec<u8>]) -> Vec<u8> {
 /// A custom section of so many bytes.
 fn custom(name: &str, bytes: usize) -> Vec<u8> {
     section(0, &[&[name.len() as u8], name.as_bytes(), &vec![0; bytes]].concat())
-}
-
-/// A rule whose function bodies are given; the first is `evaluate`.
-fn from_bodies(bodies: &[Function]) -> Vec<u8> {
-    let (mut types, mut functions, mut memories) = (TypeSection::new(), FunctionSection::new(), MemorySection::new());
-    let (mut exports, mut code, mut module) = (ExportSection::new(), CodeSection::new(), Module::new());
-    types.ty().function([ValType::I32; 4], [ValType::I32]);
-    memories.memory(MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None });
-    exports.export("evaluate", ExportKind::Func, 0).export("memory", ExportKind::Memory, 0);
-    for body in bodies {
-        functions.function(0);
-        code.function(body);
-    }
-    let manifest = CustomSection { name: "tocsin.manifest".into(), data: MANIFEST.as_bytes().into() };
-    module.section(&types).section(&functions).section(&memories).section(&exports).section(&code).section(&manifest);
-    module.finish()
-}
-
-/// A body that has `locals` locals of type i64 and runs `instructions` before it answers 0.
-fn body(locals: u32, instructions: &[Instruction<'_>]) -> Function {
-    let mut body = Function::new([(locals, ValType::I64)]);
-    for instruction in instructions {
-        body.instruction(instruction);
-    }
-    body.instruction(&Instruction::I32Const(0)).instruction(&Instruction::End);
-    body
-}
-
-fn loops(count: usize, nested: bool) -> Vec<Instruction<'static>> {
-    let (head, end) = (Instruction::Loop(BlockType::Empty), Instruction::End);
-    if nested {
-        [vec![head; count], vec![end; count]].concat()
-    } else {
-        (0..count).flat_map(|_| [head.clone(), end.clone()]).collect()
-    }
-}
-
-fn br_table(targets: usize) -> Vec<Instruction<'static>> {
-    let block = Instruction::Block(BlockType::Empty);
-    let table = Instruction::BrTable(vec![0; targets].into(), 0);
-    vec![block, Instruction::I32Const(0), table, Instruction::End]
 }
 
 /// Asserts that a module is refused by inspection and by the engine, that one violation has the expected code and
@@ -342,47 +285,7 @@ fn features_that_are_off_are_named() {
 
 #[test]
 fn compile_bombs_never_reach_the_compiler() {
-    let ty = |params: usize, results: usize| {
-        format!("(type (func (param {}) (result {})))", "i32 ".repeat(params), "i32 ".repeat(results))
-    };
-    let types: String = (0..10_000).map(|_| ty(1, 1)).collect();
-    let nop = Instruction::Nop;
-    let cases = [
-        ("2,000 nested loops", from_bodies(&[body(0, &loops(2000, true))]), "nested blocks, more than the 64"),
-        ("20k loops x 200 locals", from_bodies(&[body(200, &loops(20_000, false))]), "blocks, more than the 2048"),
-        ("20k functions", from_bodies(&vec![body(0, &[]); 20_000]), "20000 functions, more than the 512"),
-        ("50k locals", from_bodies(&[body(50_000, &[])]), "50004 locals, more than the 512"),
-        ("2^32-1 locals", from_bodies(&[body(u32::MAX, &[])]), "locals, more than the 512"),
-        ("1,000 params", rule_and(&ty(1000, 0)), "1000 parameters of one type, more than the 32"),
-        ("100-result ifs", rule_and(&ty(0, 100)), "100 results of one type, more than the 32"),
-        (
-            "a br_table of 10k",
-            from_bodies(&[body(0, &br_table(10_000))]),
-            "10000 targets of a br_table, more than the 1024",
-        ),
-        ("10k types", rule_and(&types), "10001 types, more than the 256"),
-        (
-            "a body of 100 KB",
-            from_bodies(&[body(0, &vec![nop.clone(); 100_000])]),
-            "bytes of code, more than the 65536",
-        ),
-        (
-            "5 bodies of 60 KB",
-            from_bodies(&vec![body(0, &vec![nop; 60_000]); 5]),
-            "bytes of code, more than the 262144",
-        ),
-        ("300 globals", rule_and(&"(global i32 (i32.const 0))".repeat(300)), "300 globals, more than the 256"),
-        (
-            "300 data segments",
-            rule_and(&"(data (i32.const 0) \"\")".repeat(300)),
-            "300 data segments, more than the 256",
-        ),
-        (
-            "300 element segments",
-            rule_and(&format!("(table 1 funcref) {}", "(elem (i32.const 0) 0)".repeat(300))),
-            "300 element segments, more than the 256",
-        ),
-    ];
+    let cases = compile_bombs();
     for (name, module, words) in cases {
         check(name, &module, Code::Limit, words);
     }

@@ -23,11 +23,12 @@ pub use self::child::{ChildArgs, run_child};
 pub use self::job::try_module;
 pub use self::process::ChildCompiler;
 
-/// Memory that compiling may take unless configured, in MiB of address space: the worst module within the validator's
-/// limits was measured at a quarter of it.
+/// Memory that compiling may take unless configured, in MiB of address space. The example rules take 26 MiB, 512 functions
+/// that call each other 190. What takes more is built to: 4 functions of 2,048 loops over 508 locals take 660.
 pub const DEFAULT_MEMORY_MIB: u64 = 512;
 
-/// CPU time that compiling and the trial run may take unless configured, in seconds.
+/// CPU time that compiling and the trial run may take unless configured, in seconds: 0.1 is usual, 0.8 was the most of any
+/// module that was not built to take long, and those take 11.
 pub const DEFAULT_CPU_S: u64 = 3;
 
 /// Wall time that one child may take unless configured, in milliseconds: an uploader hears within 5 s.

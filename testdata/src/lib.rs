@@ -1,7 +1,9 @@
-//! Recorded trades and wire frames for the tests of every crate, as plain structs.
+//! Recorded trades for the tests of every crate, as plain structs; in [`modules`] hostile WebAssembly.
 //!
 //! The recordings belong to the exchanges and are not in this repository: they are read from `shared/data` beside it,
 //! or from where `TOCSIN_SHARED_DATA` points. A test without them fails and says so; it never passes unseen.
+
+pub mod modules;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

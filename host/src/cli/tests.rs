@@ -93,7 +93,8 @@ fn every_command_teaches_by_examples() {
         for argument in command.get_arguments() {
             assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());
         }
-        command.get_subcommands().for_each(|inner| visit(inner, &name));
+        let shown = command.get_subcommands().filter(|inner| !inner.is_hide_set());
+        shown.for_each(|inner| visit(inner, &name));
     }
     visit(&Typed::command(), "");
 }

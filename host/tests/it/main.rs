@@ -9,3 +9,4 @@ mod kill;
 mod replay;
 mod rules;
 mod server;
+mod uploads;

@@ -4,9 +4,13 @@ use serde_json::json;
 
 use crate::server::{Server, wait_for};
 
+/// Behaves for as long as a trial run lasts, and then never ends again.
 const ENDLESS: &str = r#"(module (memory (export "memory") 1)
-  (func (export "evaluate") (param i32 i32 i32 i32) (result i32) (loop $again (br $again)) (i32.const 0))
-  (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"endless\",\"version\":\"1.0.0\"}"))"#;
+  (func (export "evaluate") (param $tick i32) (param $params i32) (param $state i32) (param $verdict i32) (result i32)
+    (loop $again (br_if $again (i64.gt_u (i64.load (local.get $state)) (i64.const 100))))
+    (i64.store (local.get $state) (i64.add (i64.load (local.get $state)) (i64.const 1)))
+    (i32.const 0))
+  (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"endless\",\"version\":\"1.0.0\",\"state\":{\"size\":8}}"))"#;
 
 #[test]
 fn an_endless_loop_is_quarantined_and_stalls_no_other_alert() {

@@ -23,12 +23,14 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server on free ports and waits until it says where it listens.
+    #[track_caller]
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
-        command.args(["serve", "--log-format", "json", "--data-dir"]).arg(data_dir).args(arguments);
-        // Out of reach of a `.env` in the repository.
-        command.current_dir(data_dir);
-        Self::spawn(command)
+        running(Self::launch(serve(data_dir, arguments)))
+    }
+
+    /// The same; None if it ends in place of listening.
+    pub(crate) fn try_start(data_dir: &Path, arguments: &[&str]) -> Option<Self> {
+        Self::launch(serve(data_dir, arguments)).ok()
     }
 
     /// Starts what who types `tocsin` in a folder gets, on free ports and without the settings of this environment.
@@ -38,16 +40,21 @@ impl Server {
         for setting in ["FINNHUB_API_KEY", "FINNHUB_URL", "TICKERS", "TOCSIN_DATA_DIR", "TOCSIN_FEED"] {
             command.env_remove(setting);
         }
-        Self::spawn(command)
+        running(Self::launch(command))
     }
 
-    fn spawn(mut command: Command) -> Self {
+    /// A running server, or what one that ended had said.
+    fn launch(mut command: Command) -> Result<Self, Vec<String>> {
         command.env("PORT", "0").env("GRPC_PORT", "0").stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         let url = loop {
-            let line = log.next().unwrap_or_else(|| panic!("the server ended: {said:#?}")).unwrap();
+            let Some(line) = log.next() else {
+                child.wait().unwrap();
+                return Err(said);
+            };
+            let line = line.unwrap();
             let json: Value = serde_json::from_str(&line).unwrap_or_default();
             if let Some(url) = json["rest"].as_str() {
                 break url.to_owned();
@@ -56,7 +63,7 @@ impl Server {
         };
         // The pipe must not fill up.
         std::thread::spawn(move || log.for_each(drop));
-        Self { child, url, client: reqwest::blocking::Client::new() }
+        Ok(Self { child, url, client: reqwest::blocking::Client::new() })
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
@@ -114,6 +121,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn serve(data_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["serve", "--log-format", "json", "--data-dir"]).arg(data_dir).args(arguments);
+    // Out of reach of a `.env` in the repository.
+    command.current_dir(data_dir);
+    command
+}
+
+#[track_caller]
+fn running(launched: Result<Server, Vec<String>>) -> Server {
+    launched.unwrap_or_else(|said| panic!("the server ended: {said:#?}"))
 }
 
 /// A `tocsin feed` process.
