@@ -10,6 +10,9 @@
 //!   meaning is refused here too. Evidence that is not finite is not: two prices of 1e308 add up to infinity in any honest
 //!   average, and such a tick costs its binding no more than that tick.
 //!
+//! Every call is audited for purity, and sleepers are asked whether they keep their promise: a rule that gives two answers
+//! to one question is refused, and so is one that would have woken inside of its wake band.
+//!
 //! A trial is no proof. A rule can tell it from the market, and then its bindings are quarantined as any others are.
 
 use std::fmt;
@@ -20,9 +23,11 @@ use crate::domain::{
     AlertId, BindingId, Conditions, Lifecycle, MAX_TIME_MS, Params, Position, Repeat, Symbol, Tenant, Tick,
 };
 use crate::fault::Fault;
+use crate::judging::Waking;
 use crate::params::ParamsSpec;
+use crate::purity::Impurity;
 use crate::runtime::Rule;
-use crate::shard::{ArmError, Arming, Event, Shard};
+use crate::shard::{ArmError, Arming, Event, Judging, Shard};
 use crate::violation::{Code, Violation};
 
 /// How often the market's ticks are repeated, so that rules over a window see some full ones. Three sets of params, at
@@ -38,12 +43,19 @@ const NOON_MS: i64 = 1_700_000_000_000;
 /// A fault of the trial run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrialFault {
-    /// The params, JSON.
-    pub params: String,
     /// The tick.
     pub tick: Tick,
     /// What the rule did.
-    pub fault: Fault,
+    pub wrong: Wrong,
+}
+
+/// What a rule did wrong on a golden tick.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wrong {
+    /// It faulted, with these params (JSON).
+    Faulted(Fault, String),
+    /// It is no function of tick, params and state.
+    Impure(Impurity),
 }
 
 /// The trial could not be held: the machine lacks memory, or is too slow.
@@ -56,9 +68,13 @@ impl fmt::Display for TrialFault {
         let Tick { price, volume, time_ms, conditions, .. } = &self.tick;
         write!(
             f,
-            "{}, when judging price {price:?}, volume {volume:?}, time_ms {time_ms}, conditions {:#x} with the params {}",
-            self.fault, conditions.0, self.params
-        )
+            "on a tick of price {price:?}, volume {volume:?}, time_ms {time_ms} and conditions {:#x}",
+            conditions.0
+        )?;
+        match &self.wrong {
+            Wrong::Faulted(fault, params) => write!(f, " with the params {params}: {fault}"),
+            Wrong::Impure(impurity) => write!(f, ": {impurity}"),
+        }
     }
 }
 
@@ -76,14 +92,14 @@ pub fn trial(rule: &Rule) -> Result<Vec<TrialFault>, TrialError> {
     let market: Vec<Tick> = std::iter::repeat_n(market_ticks(), MARKET_ROUNDS).flatten().collect();
     let mut faults = run(rule, &params, &market)?;
     let extreme: Vec<Tick> = extreme_ticks().into_iter().chain(market_ticks()).collect();
-    let refused = |found: &TrialFault| !matches!(found.fault, Fault::BadEvidence(_));
+    let refused = |found: &TrialFault| !matches!(found.wrong, Wrong::Faulted(Fault::BadEvidence(_), _));
     faults.extend(run(rule, &params, &extreme)?.into_iter().filter(refused));
     Ok(faults)
 }
 
 /// Judges ticks with one binding for each set of params; the first faults of each.
 fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>, TrialError> {
-    let mut shard = Shard::new();
+    let mut shard = Shard::new(Judging { waking: Waking::Checked, audit_every_calls: 1 });
     for (set, params) in params.iter().enumerate() {
         let id = set as i64;
         let armed = shard.arm(Arming {
@@ -103,10 +119,13 @@ fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>
         let position = Position { partition: 0, offset: offset as u64 };
         shard.judge(tick, position, &mut events).map_err(|error| TrialError(error.to_string()))?;
         for event in events.drain(..) {
-            if let Event::Faulted { binding, fault, .. } = event
-                && faults.len() < MAX_FAULTS
-            {
-                faults.push(TrialFault { params: params[binding.0 as usize].json.clone(), tick: tick.clone(), fault });
+            let wrong = match event {
+                Event::Faulted { binding, fault, .. } => Wrong::Faulted(fault, params[binding.0 as usize].json.clone()),
+                Event::Impure { impurity, .. } => Wrong::Impure(impurity),
+                Event::Fired { .. } | Event::Recovered { .. } => continue,
+            };
+            if faults.len() < MAX_FAULTS {
+                faults.push(TrialFault { tick: tick.clone(), wrong });
             }
         }
     }
@@ -290,6 +309,15 @@ mod tests {
             ),
             // A code that means nothing, for negative prices.
             (format!("(i32.shl (f64.lt {price} (f64.const 0)) (i32.const 4))"), "code 16", "price -37.63"),
+            // A write to the tick.
+            ("(f64.store (local.get $tick) (f64.const 1)) (i32.const 0)".into(), "outside of its own", "price 100.0"),
+            // Answers that alternate: a counter in memory of its own.
+            (
+                "(i32.store (i32.const 8) (i32.xor (i32.load (i32.const 8)) (i32.const 1))) (i32.load (i32.const 8))"
+                    .into(),
+                "differed",
+                "price 100.0",
+            ),
             // Evidence that is not finite on an ordinary tick: 1/price at zero.
             (
                 format!("(f64.store (local.get $verdict) (f64.div (f64.const 1) {price})) (i32.const 1)"),

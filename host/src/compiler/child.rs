@@ -65,9 +65,9 @@ mod limits {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
     use tocsin_engine::limits::MAX_GUEST_PAGES;
 
-    /// Address space for the trial run: Wasmtime reserves 4 GiB and guards for each memory, and a faulted instance and
-    /// its successor live at once. What is really used stays bounded by the limits of an instance.
-    const TRIAL_ADDRESS_BYTES: u64 = 12 << 30;
+    /// Address space for the trial run: Wasmtime reserves 4 GiB and guards for each memory, and a faulted instance,
+    /// its successor and the one of an audit live at once. What is really used stays bounded by the limits of an instance.
+    const TRIAL_ADDRESS_BYTES: u64 = 24 << 30;
 
     /// The largest file that the trial run may write, in bytes: Wasmtime keeps a module's initial memory in an anonymous
     /// file, no larger than the pages of 64 KiB that it may ask for.

@@ -6,6 +6,7 @@ mod docs;
 mod example_rules;
 mod files;
 mod kill;
+mod operations;
 mod replay;
 mod rules;
 mod server;

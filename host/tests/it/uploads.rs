@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use tocsin_testdata::modules::{self, body, from_bodies, with_manifest};
+use tocsin_testdata::modules::{self, with_manifest};
 
 use crate::server::{Server, wait_for};
 
@@ -51,7 +51,7 @@ fn compile_bombs_are_refused_with_their_reasons_and_the_api_answers_meanwhile() 
         }
     });
     assert!(answered > 0);
-    assert_eq!(server.upload(from_bodies(&[body(1, &[])])).0 / 100, 2, "an honest rule is taken afterwards");
+    assert_eq!(server.upload(always()).0, 201, "an honest rule is taken afterwards");
     assert_eq!(server.stop(), Some(0));
 }
 
@@ -122,7 +122,7 @@ fn kept_artifacts_are_used_and_tampered_ones_are_compiled_again() {
     assert_eq!(first.stop(), Some(0));
     let good = std::fs::read(&file).unwrap();
 
-    // With a compiler that cannot work, the alert fires all the same.
+    // The compiler cannot work, and nothing needs it.
     let no_compiler = ["--feed", "none", "--compile-memory-mib", "1"];
     let kept_only = Server::start(folder.path(), &no_compiler);
     assert_eq!(kept_only.stop(), Some(0));

@@ -1,0 +1,47 @@
+//! `docs/operations.md` keeps its word: its limits are those of the code, and none is missing.
+
+use std::collections::BTreeSet;
+
+use tocsin::artifacts::MAX_CACHE_BYTES;
+use tocsin::compiler::{
+    DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
+};
+use tocsin::control::BUSY_RETRY_AFTER_S;
+use tocsin_engine::limits;
+
+const DOC: &str = include_str!("../../../docs/operations.md");
+const LIMITS: &str = include_str!("../../../engine/src/limits.rs");
+
+/// Names of limits and their values.
+macro_rules! rows {
+    ($($module:ident::$name:ident),* $(,)? ; $($own:ident),* $(,)?) => {
+        [$((stringify!($name), $module::$name as u64)),*, $((stringify!($own), $own as u64)),*]
+    };
+}
+
+#[test]
+fn the_limits_are_those_of_the_code() {
+    let rows = rows![
+        limits::MAX_MODULE_BYTES, limits::MAX_MANIFEST_BYTES, limits::MAX_PARAMS, limits::MAX_TYPES,
+        limits::MAX_TYPE_VALUES, limits::MAX_FUNCTIONS, limits::MAX_LOCALS, limits::MAX_BODY_BYTES,
+        limits::MAX_CODE_BYTES, limits::MAX_NESTING, limits::MAX_BLOCKS, limits::MAX_BR_TABLE_TARGETS,
+        limits::MAX_GLOBALS, limits::MAX_EXPORTS, limits::MAX_SEGMENTS, limits::MAX_TABLE_ELEMENTS,
+        limits::MAX_GUEST_PAGES, limits::MAX_INSTANCE_PAGES, limits::MAX_CUSTOM_BYTES, limits::MAX_VIOLATIONS,
+        limits::FUEL_PER_EVALUATION, limits::WASM_STACK_BYTES, limits::THREAD_STACK_BYTES, limits::EPOCH_TICK_MS,
+        limits::EPOCH_DEADLINE_TICKS, limits::MAX_BINDINGS_PER_CALL, limits::MAX_CALL_STATE_BYTES,
+        limits::FAULT_WINDOW_EVALUATIONS, limits::QUARANTINE_AFTER_FAULTS, limits::PROBE_AFTER_TICKS,
+        limits::MAX_PROBE_DOUBLINGS;
+        DEFAULT_MEMORY_MIB, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
+        BUSY_RETRY_AFTER_S, MAX_CACHE_BYTES,
+    ];
+    for (name, value) in rows {
+        assert!(DOC.contains(&format!("| `{name}` | {value} |")), "the doc lacks: | `{name}` | {value} |");
+    }
+    let known: BTreeSet<&str> = rows.map(|(name, _)| name).into();
+    let told: BTreeSet<&str> = DOC.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(told, known, "a row that nobody checks");
+    let defined = LIMITS.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    for name in defined {
+        assert!(told.contains(name), "the doc lacks {name} of engine/src/limits.rs");
+    }
+}
