@@ -113,7 +113,8 @@ impl ArtifactCache {
     }
 
     fn path(&self, module: Digest) -> PathBuf {
-        self.folder.join(hex::encode(module.0))
+        // Without the colon, which not every file system takes.
+        self.folder.join(module.to_string().replace(':', "-"))
     }
 
     fn mac(&self, module: Digest, fingerprint: Digest, artifact: &[u8]) -> hmac::Tag {

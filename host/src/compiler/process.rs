@@ -175,18 +175,20 @@ fn signal_of(_status: ExitStatus) -> Option<Signal> {
     None
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     /// A compiler whose program is a script: every way in which a child can end, made on purpose.
     fn script(text: &str, deadline_ms: u64) -> (tempfile::TempDir, ChildCompiler) {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("child");
-        std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        // Written by another process: a file that this one has open for writing, and so every child that it forks at that
+        // moment, cannot be run.
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 700 "$0""#;
+        let written = std::process::Command::new("/bin/sh").arg("-c").arg(write).arg(&program).arg(text).status();
+        assert!(written.unwrap().success());
         let limits = CompileLimits { deadline_ms, ..CompileLimits::default() };
         (folder, ChildCompiler::new(program, limits))
     }
