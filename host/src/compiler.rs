@@ -23,7 +23,7 @@ pub use self::child::{ChildArgs, run_child};
 pub use self::job::try_module;
 pub use self::process::ChildCompiler;
 
-/// Memory that compiling may take unless configured, in MiB of address space. The example rules take 26 MiB, 512 functions
+/// Memory that compiling may take unless configured, in MiB of address space. The example rules take 28 MiB, 512 functions
 /// that call each other 190. What takes more is built to: 4 functions of 2,048 loops over 508 locals take 660.
 pub const DEFAULT_MEMORY_MIB: u64 = 512;
 
