@@ -59,6 +59,18 @@ pub enum Metering {
     Metered,
 }
 
+/// Decides whether all of some functions can be certified; the worst of them counts.
+pub(crate) fn certify_all(functions: &[FunctionCost], roots: impl Iterator<Item = u32>, budget: u64) -> Metering {
+    let all = roots.map(|root| certify(functions, root, budget));
+    all.reduce(|one, other| match (one, other) {
+        (Metering::Certified { worst_fuel: one }, Metering::Certified { worst_fuel: other }) => {
+            Metering::Certified { worst_fuel: one.max(other) }
+        }
+        _ => Metering::Metered,
+    })
+    .unwrap_or(Metering::Metered)
+}
+
 /// Decides whether the function `root` can be certified within `budget` fuel.
 pub(crate) fn certify(functions: &[FunctionCost], root: u32, budget: u64) -> Metering {
     /// The worst cost of a function, or None if it is unbounded. `open` marks functions on the current path.

@@ -29,6 +29,8 @@ pub(crate) const DRIVER_EXPORT: &str = "drive";
 /// The export of the driver of rules that sleep: `(list: i32, 0, count: i32) -> i64` with the same result. The list has
 /// an entry for each binding to be judged, the addresses of its params and of its state.
 pub(crate) const LIST_DRIVER_EXPORT: &str = "drive_listed";
+/// The export of the migration of rules that have one, as the rule's own: `(from, old_state, params, state) -> code`.
+pub(crate) const MIGRATION_EXPORT: &str = "migrate_one";
 /// The export of the meter, a mutable i64 global: fuel left, below 0 when it ran out.
 pub(crate) const FUEL_EXPORT: &str = "fuel";
 /// The meter's value after a store that was kept from happening.
@@ -139,9 +141,23 @@ impl Injector<'_> {
         self.globals + 2
     }
 
-    /// The function that guards stores, behind the drivers.
-    fn guard_function(&self) -> u32 {
-        self.functions + if self.inspection.manifest.sleeps { 2 } else { 1 }
+    /// What is appended behind the module's own functions, in this order.
+    fn appended(&self) -> impl Iterator<Item = Appended> {
+        let inspection = self.inspection;
+        [
+            (Appended::Driver, true),
+            (Appended::ListDriver, inspection.manifest.sleeps),
+            (Appended::Migration, inspection.migrate.is_some()),
+            (Appended::Guard, self.guarded),
+        ]
+        .into_iter()
+        .filter_map(|(function, is_needed)| is_needed.then_some(function))
+    }
+
+    /// The index of an appended function.
+    fn index_of(&self, function: Appended) -> u32 {
+        let place = self.appended().position(|other| other == function);
+        self.functions + place.expect("only what is appended is named") as u32
     }
 
     /// Bytes of the guest's own pages: the mailbox is behind them.
@@ -189,13 +205,36 @@ impl Injector<'_> {
             .instruction(&Instruction::End);
     }
 
+    /// Calls the module's `migrate` on a meter and under guard: it may write to the new state only.
+    fn migration(&self) -> Function {
+        let mut body = Function::new([]);
+        if self.metered() {
+            body.instruction(&Instruction::I64Const(FUEL_PER_EVALUATION as i64))
+                .instruction(&Instruction::GlobalSet(self.fuel_global()));
+        }
+        let (from, old_state, params, state) = (0, 1, 2, 3);
+        if self.guarded {
+            // There is no verdict: what is written to the tick's place is read by nobody.
+            body.instruction(&Instruction::LocalGet(state))
+                .instruction(&Instruction::GlobalSet(self.state_global()))
+                .instruction(&Instruction::I32Const(self.mailbox()))
+                .instruction(&Instruction::GlobalSet(self.verdict_global()));
+        }
+        for argument in [from, old_state, params, state] {
+            body.instruction(&Instruction::LocalGet(argument));
+        }
+        let migrate = self.inspection.migrate.expect("it is appended where there is one");
+        body.instruction(&Instruction::Call(migrate)).instruction(&Instruction::End);
+        body
+    }
+
     /// Guards a store, whose address and value are on the stack.
     fn guard_store(&self, body: &mut Function, scratch: &Scratch, value: u32, offset: u64, bytes: u64) {
         body.instruction(&Instruction::LocalSet(value))
             .instruction(&Instruction::LocalTee(scratch.address))
             .instruction(&Instruction::I64Const(offset as i64))
             .instruction(&Instruction::I64Const(bytes as i64))
-            .instruction(&Instruction::Call(self.guard_function()))
+            .instruction(&Instruction::Call(self.index_of(Appended::Guard)))
             .instruction(&Instruction::LocalGet(scratch.address))
             .instruction(&Instruction::LocalGet(value));
     }
@@ -208,7 +247,7 @@ impl Injector<'_> {
             .instruction(&Instruction::I64Const(0))
             .instruction(&Instruction::LocalGet(scratch.length))
             .instruction(&Instruction::I64ExtendI32U)
-            .instruction(&Instruction::Call(self.guard_function()))
+            .instruction(&Instruction::Call(self.index_of(Appended::Guard)))
             .instruction(&Instruction::LocalGet(scratch.address))
             .instruction(&Instruction::LocalGet(scratch.middle))
             .instruction(&Instruction::LocalGet(scratch.length));
@@ -333,6 +372,15 @@ impl Injector<'_> {
     }
 }
 
+/// A function that is appended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Appended {
+    Driver,
+    ListDriver,
+    Migration,
+    Guard,
+}
+
 /// Whom a driver judges.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whom {
@@ -401,6 +449,7 @@ impl Reencode for Injector<'_> {
     ) -> Result<(), Error<Infallible>> {
         utils::parse_type_section(self, types, section)?;
         types.ty().function([ValType::I32; 3], [ValType::I64]);
+        types.ty().function([ValType::I32; 4], [ValType::I32]);
         types.ty().function([ValType::I32, ValType::I64, ValType::I64], []);
         Ok(())
     }
@@ -411,12 +460,12 @@ impl Reencode for Injector<'_> {
         section: wasmparser::FunctionSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         utils::parse_function_section(self, functions, section)?;
-        functions.function(self.types);
-        if self.inspection.manifest.sleeps {
-            functions.function(self.types);
-        }
-        if self.guarded {
-            functions.function(self.types + 1);
+        for function in self.appended() {
+            functions.function(match function {
+                Appended::Driver | Appended::ListDriver => self.types,
+                Appended::Migration => self.types + 1,
+                Appended::Guard => self.types + 2,
+            });
         }
         Ok(())
     }
@@ -463,9 +512,14 @@ impl Reencode for Injector<'_> {
         exports: &mut ExportSection,
         _section: wasmparser::ExportSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
-        exports.export(DRIVER_EXPORT, ExportKind::Func, self.functions);
-        if self.inspection.manifest.sleeps {
-            exports.export(LIST_DRIVER_EXPORT, ExportKind::Func, self.functions + 1);
+        for function in self.appended() {
+            let name = match function {
+                Appended::Driver => DRIVER_EXPORT,
+                Appended::ListDriver => LIST_DRIVER_EXPORT,
+                Appended::Migration => MIGRATION_EXPORT,
+                Appended::Guard => continue,
+            };
+            exports.export(name, ExportKind::Func, self.index_of(function));
         }
         exports.export(FUEL_EXPORT, ExportKind::Global, self.fuel_global());
         exports.export(MEMORY_EXPORT, ExportKind::Memory, 0);
@@ -478,12 +532,13 @@ impl Reencode for Injector<'_> {
         section: wasmparser::CodeSectionReader<'_>,
     ) -> Result<(), Error<Infallible>> {
         utils::parse_code_section(self, code, section)?;
-        code.function(&self.driver(Whom::Range));
-        if self.inspection.manifest.sleeps {
-            code.function(&self.driver(Whom::Listed));
-        }
-        if self.guarded {
-            code.function(&self.guard());
+        for function in self.appended() {
+            code.function(&match function {
+                Appended::Driver => self.driver(Whom::Range),
+                Appended::ListDriver => self.driver(Whom::Listed),
+                Appended::Migration => self.migration(),
+                Appended::Guard => self.guard(),
+            });
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub struct Inspection {
     pub guest_pages: u64,
     /// The index of `evaluate`.
     pub(crate) evaluate: u32,
+    /// The index of `migrate`, if it has one.
+    pub(crate) migrate: Option<u32>,
     /// For each store of `evaluate`, in their order: whether it is known to stay inside of the binding's own records.
     pub(crate) safe_stores: Vec<bool>,
     /// The price of each function.
@@ -62,8 +64,8 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     let parsed = sections::walk(module, &mut violations);
     // Whatever breaks a limit is kept from the validator; a wrong interface is not, so that both are reported.
     let over_limit = violations.holds(Code::Limit) || violations.holds(Code::Format);
-    let evaluate = parsed.check_interface(&mut violations);
-    let validated = if over_limit { Ok(Vec::new()) } else { stores::validate(module, FEATURES, evaluate) };
+    let interface = parsed.check_interface(&mut violations);
+    let validated = if over_limit { Ok(Vec::new()) } else { stores::validate(module, FEATURES, interface.evaluate) };
     if let Err(error) = &validated {
         let code = if error.message().contains("not enabled") || error.message().contains("not supported") {
             Code::Feature
@@ -82,12 +84,27 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
         }
         None => None,
     };
-    match (manifest, evaluate, parsed.guest_pages) {
+    if let Some(manifest) = &manifest
+        && manifest.migrates.is_empty() == interface.migrate.is_some()
+    {
+        let text = "manifest.migrates names older versions if, and only if, the function `migrate` is exported";
+        violations.add(Code::Manifest, text);
+    }
+    match (manifest, interface.evaluate, parsed.guest_pages) {
         (Some(manifest), Some(evaluate), Some(guest_pages)) if violations.is_empty() => {
-            let metering = cost::certify(&parsed.functions, evaluate, FUEL_PER_EVALUATION);
+            let roots = [Some(evaluate), interface.migrate].into_iter().flatten();
+            let metering = cost::certify_all(&parsed.functions, roots, FUEL_PER_EVALUATION);
             let fits = |store: Option<Known>| store.is_some_and(|known| known.fits(manifest.state_bytes));
             let safe_stores = validated.unwrap_or_default().into_iter().map(fits).collect();
-            Ok(Inspection { manifest, metering, guest_pages, evaluate, functions: parsed.functions, safe_stores })
+            Ok(Inspection {
+                manifest,
+                metering,
+                guest_pages,
+                evaluate,
+                migrate: interface.migrate,
+                functions: parsed.functions,
+                safe_stores,
+            })
         }
         _ => Err(violations.into_rejection()),
     }

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::heap::Heap;
 use crate::inject::{
     ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES, MAX_ANSWERS,
-    MEMORY_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, mailbox_at,
+    MEMORY_EXPORT, MIGRATION_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, mailbox_at,
 };
 use crate::limits::{EPOCH_DEADLINE_TICKS, MAX_INSTANCE_PAGES};
 use crate::runtime::Rule;
@@ -21,6 +21,7 @@ use crate::wake::Band;
 pub(crate) struct Instance {
     rule: Rule,
     store: Store<StoreLimits>,
+    instance: wasmtime::Instance,
     memory: Memory,
     drive: Driver,
     /// Of rules that sleep.
@@ -83,7 +84,17 @@ impl Instance {
         let fuel = instance.get_global(&mut store, FUEL_EXPORT).expect("injected");
         let tables = mailbox_at(rule.guest_pages()) + PAGE_BYTES;
         let heap = Heap::new(tables, MAX_INSTANCE_PAGES as usize * PAGE_BYTES);
-        Ok(Self { rule: rule.clone(), store, memory, drive, drive_listed, fuel, heap, tick: [0; abi::TICK_BYTES] })
+        Ok(Self {
+            rule: rule.clone(),
+            store,
+            instance,
+            memory,
+            drive,
+            drive_listed,
+            fuel,
+            heap,
+            tick: [0; abi::TICK_BYTES],
+        })
     }
 
     /// A fresh instance that takes over the tables of this one, which has trapped.
@@ -172,17 +183,38 @@ impl Instance {
         self.drive(&drive, (list as i32, 0, addresses.len() as i32))
     }
 
+    /// Makes a state out of an older version's, the `from`th of those that the rule migrates: all zero at first, at the
+    /// given address. The inner result is the rule's answer.
+    pub(crate) fn migrate(
+        &mut self,
+        from: usize,
+        old_state_at: usize,
+        params_at: usize,
+        state_at: usize,
+    ) -> Result<i32, CallEnd> {
+        type Migrate = TypedFunc<(i32, i32, i32, i32), i32>;
+        let migrate: Migrate =
+            self.instance.get_typed_func(&mut self.store, MIGRATION_EXPORT).expect("only for a rule that migrates");
+        self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
+        let arguments = (from as i32, old_state_at as i32, params_at as i32, state_at as i32);
+        migrate.call(&mut self.store, arguments).map_err(|error| self.failed(&error))
+    }
+
     fn drive(&mut self, driver: &Driver, arguments: (i32, i32, i32)) -> CallEnd {
         let (mailbox, tick) = (mailbox_at(self.rule.guest_pages()), self.tick);
         self.bytes_mut(mailbox, tick.len()).copy_from_slice(&tick);
         self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
         match driver.call(&mut self.store, arguments) {
             Ok(packed) => CallEnd::Judged { bindings: (packed >> 32) as u32, answers: packed as u32 },
-            Err(error) => match error.downcast_ref::<Trap>() {
-                Some(Trap::Interrupt) => CallEnd::Deadline,
-                Some(trap) => CallEnd::Fault(self.name_fault(*trap)),
-                None => CallEnd::Fault(Fault::Trap(error.to_string())),
-            },
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &wasmtime::Error) -> CallEnd {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => CallEnd::Deadline,
+            Some(trap) => CallEnd::Fault(self.name_fault(*trap)),
+            None => CallEnd::Fault(Fault::Trap(error.to_string())),
         }
     }
 

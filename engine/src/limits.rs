@@ -9,6 +9,9 @@ pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
 /// The most params that a rule may have.
 pub const MAX_PARAMS: usize = 64;
 
+/// The most older versions that a rule may migrate from.
+pub const MAX_MIGRATES: usize = 64;
+
 /// The most types, and the most parameters or results of one: compilers slow down with both.
 pub const MAX_TYPES: usize = 256;
 /// See [`MAX_TYPES`].

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tocsin_rules_sdk::abi;
 
 use crate::domain::{RuleName, Version};
-use crate::limits::MAX_MANIFEST_BYTES;
+use crate::limits::{MAX_MANIFEST_BYTES, MAX_MIGRATES};
 use crate::params::{ParamsSpec, RawParams};
 use crate::violation::{Code, Violation, Violations};
 
@@ -33,6 +33,8 @@ pub struct Manifest {
     pub evidence: Vec<Arc<str>>,
     /// Whether its verdicts may carry a wake band.
     pub sleeps: bool,
+    /// The older versions whose states it can take over, in the order that its `migrate` counts them.
+    pub migrates: Vec<Version>,
     /// The manifest as it was written, for people and clients.
     pub json: Value,
 }
@@ -56,6 +58,8 @@ struct RawManifest {
     evidence: Vec<String>,
     #[serde(default)]
     sleeps: bool,
+    #[serde(default)]
+    migrates: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -114,6 +118,7 @@ impl RawManifest {
         }
         check_record_size("manifest.state.size", self.state.size, abi::MAX_STATE_BYTES, &mut wrong);
         check_evidence(&self.evidence, &mut wrong);
+        let migrates = check_migrates(&self.migrates, version.as_ref(), &mut wrong);
         let params = ParamsSpec::check(self.params, &mut wrong);
         if violations.len() > before {
             return None;
@@ -127,6 +132,7 @@ impl RawManifest {
             state_bytes: self.state.size,
             evidence: self.evidence.into_iter().map(Arc::from).collect(),
             sleeps: self.sleeps,
+            migrates,
             json,
         })
     }
@@ -161,6 +167,26 @@ fn check_evidence(names: &[String], wrong: &mut impl FnMut(String)) {
             wrong(format!("manifest.evidence[{i}]: {name:?} is named twice"));
         }
     }
+}
+
+fn check_migrates(texts: &[String], own: Option<&Version>, wrong: &mut impl FnMut(String)) -> Vec<Version> {
+    if texts.len() > MAX_MIGRATES {
+        wrong(format!("manifest.migrates: {} versions, more than the {MAX_MIGRATES} allowed", texts.len()));
+    }
+    let mut versions = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        match Version::parse(text) {
+            Err(error) => wrong(format!("manifest.migrates[{i}]: {text:?} is not a semantic version: {error}")),
+            Ok(version) if versions.contains(&version) => {
+                wrong(format!("manifest.migrates[{i}]: {text:?} is named twice"))
+            }
+            Ok(version) if own.is_some_and(|own| version >= *own) => {
+                wrong(format!("manifest.migrates[{i}]: {text:?} is not older than the rule's own version"));
+            }
+            Ok(version) => versions.push(version),
+        }
+    }
+    versions
 }
 
 /// Whether a text can name a param or an evidence number.

@@ -86,14 +86,17 @@ impl Engine {
         self.rule(prepared, &compiled)
     }
 
+    /// As [`Engine::load`], but on the meter even if the rule could do without: what the meter costs can be measured so.
+    pub fn load_metered(&self, module: &[u8]) -> Result<Rule, LoadError> {
+        let inspection = Inspection { metering: Metering::Metered, ..inspect(module)? };
+        let prepared = prepared(module, inspection);
+        let compiled = Module::new(self.compiler(&prepared), &prepared.injected).map_err(compile_error)?;
+        self.rule(prepared, &compiled)
+    }
+
     /// Validates a module and re-encodes it: fast, and safe with any bytes.
     pub fn prepare(&self, module: &[u8]) -> Result<Prepared, Rejection> {
-        let inspection = inspect(module)?;
-        let injected = inject(module, &inspection);
-        let manifest = &inspection.manifest;
-        let reference =
-            RuleRef { name: manifest.name.clone(), version: manifest.version.clone(), digest: Digest::of(module) };
-        Ok(Prepared { reference, inspection, injected })
+        Ok(prepared(module, inspect(module)?))
     }
 
     /// Compiles to machine code. Takes as long, and as much memory, as the module makes it take.
@@ -132,6 +135,14 @@ impl Engine {
         let Prepared { reference, inspection, .. } = prepared;
         Ok(Rule(Arc::new(RuleInner { reference, inspection, template, _engine: self.clone() })))
     }
+}
+
+fn prepared(module: &[u8], inspection: Inspection) -> Prepared {
+    let injected = inject(module, &inspection);
+    let manifest = &inspection.manifest;
+    let reference =
+        RuleRef { name: manifest.name.clone(), version: manifest.version.clone(), digest: Digest::of(module) };
+    Prepared { reference, inspection, injected }
 }
 
 fn compile_error(error: wasmtime::Error) -> LoadError {

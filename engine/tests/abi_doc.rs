@@ -116,7 +116,14 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         format!("| {} | ASLEEP |", abi::ASLEEP),
         format!("and {} for the time", i64::MAX),
         format!("One call may burn {} fuel", limits::FUEL_PER_EVALUATION),
-        format!("After {} faults in a row", limits::QUARANTINE_AFTER_FAULTS),
+        format!(
+            "After {} faults among its last {} evaluations",
+            limits::QUARANTINE_AFTER_FAULTS,
+            limits::FAULT_WINDOW_EVALUATIONS
+        ),
+        format!("After {} ticks of its symbol", limits::PROBE_AFTER_TICKS),
+        format!("up to {} ticks", limits::PROBE_AFTER_TICKS << limits::MAX_PROBE_DOUBLINGS),
+        format!("at most {} different versions", limits::MAX_MIGRATES),
         format!("The stack is {} bytes", limits::WASM_STACK_BYTES),
         format!("an object, at most {} bytes", limits::MAX_MANIFEST_BYTES),
         format!("a multiple of 8, at most {};", abi::MAX_STATE_BYTES),

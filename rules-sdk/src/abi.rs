@@ -13,6 +13,14 @@ pub const MANIFEST_SECTION: &str = "tocsin.manifest";
 /// The export that judges one binding: `(tick: i32, params: i32, state: i32, verdict: i32) -> i32`.
 pub const EVALUATE_EXPORT: &str = "evaluate";
 
+/// The export, if there is one, that makes a state out of an older version's:
+/// `(from: i32, old_state: i32, params: i32, state: i32) -> i32`, where `from` is the older version's place in the
+/// manifest's `migrates`. It answers [`MIGRATED`], or anything else to refuse.
+pub const MIGRATE_EXPORT: &str = "migrate";
+
+/// Answer of a migration: the state is made.
+pub const MIGRATED: i32 = 0;
+
 /// The export that names the module's one memory.
 pub const MEMORY_EXPORT: &str = "memory";
 

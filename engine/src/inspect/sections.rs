@@ -35,6 +35,13 @@ pub(super) struct Parsed<'a> {
     pub(super) complete: bool,
 }
 
+/// The functions that the host calls.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Interface {
+    pub(super) evaluate: Option<u32>,
+    pub(super) migrate: Option<u32>,
+}
+
 /// Walks the sections. A parse error ends the walk and is a violation itself; a section over its limit is skipped, so
 /// that the others are still judged.
 pub(super) fn walk<'a>(module: &'a [u8], violations: &mut Violations) -> Parsed<'a> {
@@ -219,29 +226,33 @@ impl<'a> Parsed<'a> {
         self.types.get(ty as usize)?.as_ref()
     }
 
-    /// Checks exports: `evaluate` and `memory` are there with the right types, and no other function is. Returns the
-    /// index of `evaluate`.
-    pub(super) fn check_interface(&self, violations: &mut Violations) -> Option<u32> {
+    /// Checks exports: `evaluate` and `memory` are there with the right types, and no other function is but `migrate`.
+    pub(super) fn check_interface(&self, violations: &mut Violations) -> Interface {
         let exports = match &self.exports {
             Some(exports) => exports.as_slice(),
             // An export section that was skipped or not reached is unknown; one that is not there is empty.
-            None if !self.complete || violations.holds(Code::Limit) => return None,
+            None if !self.complete || violations.holds(Code::Limit) => return Interface::default(),
             None => &[],
         };
-        let (mut evaluate, mut has_evaluate, mut has_memory) = (None, false, false);
+        let (mut found, mut has_evaluate, mut has_memory) = (Interface::default(), false, false);
         for (name, kind, index) in exports {
             match (*name, kind) {
                 (abi::EVALUATE_EXPORT, ExternalKind::Func) => {
                     has_evaluate = true;
-                    evaluate = self.check_evaluate(*index, violations);
+                    let meaning = "evaluate(tick, params, state, verdict) -> code";
+                    found.evaluate = self.check_function(name, *index, meaning, violations);
+                }
+                (abi::MIGRATE_EXPORT, ExternalKind::Func) => {
+                    let meaning = "migrate(from, old_state, params, state) -> 0, or another number to refuse";
+                    found.migrate = self.check_function(name, *index, meaning, violations);
                 }
                 (abi::MEMORY_EXPORT, ExternalKind::Memory) => has_memory = true,
                 (_, ExternalKind::Global) if is_plain(name) => {}
                 _ => violations.add(
                     Code::Export,
                     format!(
-                        "the {} {:?} is exported: a rule exports the function `evaluate`, the memory `memory`, and \
-                         nothing else but globals with plain ASCII names",
+                        "the {} {:?} is exported: a rule exports the function `evaluate`, the memory `memory`, perhaps \
+                         the function `migrate`, and nothing else but globals with plain ASCII names",
                         kind_name(*kind),
                         name.chars().take(64).collect::<String>()
                     ),
@@ -254,11 +265,11 @@ impl<'a> Parsed<'a> {
         if !has_memory {
             violations.add(Code::Export, "the memory is not exported as `memory`");
         }
-        evaluate
+        found
     }
 
-    /// Where the types were skipped for their number, that of `evaluate` is unknown, and not wrong.
-    fn check_evaluate(&self, index: u32, violations: &mut Violations) -> Option<u32> {
+    /// Where the types were skipped for their number, that of a function is unknown, and not wrong.
+    fn check_function(&self, name: &str, index: u32, meaning: &str, violations: &mut Violations) -> Option<u32> {
         if self.types.is_empty() || self.function_types.is_empty() {
             return None;
         }
@@ -268,8 +279,9 @@ impl<'a> Parsed<'a> {
         if expected.is_none() {
             violations.add(
                 Code::Export,
-                "`evaluate` has the wrong type: it must be (param i32 i32 i32 i32) (result i32), that is \
-                 evaluate(tick, params, state, verdict) -> code",
+                format!(
+                    "`{name}` has the wrong type: it must be (param i32 i32 i32 i32) (result i32), that is {meaning}"
+                ),
             );
         }
         expected.map(|_| index)
