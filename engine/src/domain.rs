@@ -9,8 +9,8 @@ mod tenant;
 mod tick;
 
 pub use alert::{Alert, AlertId, Binding, BindingId, BindingStatus, Lifecycle, Params, Position, Repeat, UserId};
-pub use firing::{Evidence, Firing, FiringId};
-pub use rule::{Digest, NameError, RuleName, RuleRef, RuleVersion, Version};
+pub use firing::{Evidence, FaultId, Firing, FiringId};
+pub use rule::{Digest, NameError, RuleName, RuleQuarantine, RuleRef, RuleVersion, Version};
 pub use symbol::{MAX_SYMBOL_BYTES, Symbol, SymbolError};
 pub use tenant::Tenant;
 pub use tick::{Conditions, MAX_TIME_MS, Tick, TickError};

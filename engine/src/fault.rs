@@ -42,6 +42,44 @@ pub enum Fault {
     Overslept,
 }
 
+impl Fault {
+    /// Its name for programs and stores; the rest of it is [`Self::detail`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::OutOfFuel => "out_of_fuel",
+            Self::Trap(_) => "trap",
+            Self::StrayWrite => "stray_write",
+            Self::BadCode(_) => "bad_code",
+            Self::BadEvidence(_) => "bad_evidence",
+            Self::Overslept => "overslept",
+        }
+    }
+
+    /// What is to be known beside its kind: the trap, the code, the number's place; empty for the others.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Trap(trap) => trap.clone(),
+            Self::BadCode(code) => code.to_string(),
+            Self::BadEvidence(at) => at.to_string(),
+            Self::OutOfFuel | Self::StrayWrite | Self::Overslept => String::new(),
+        }
+    }
+
+    /// The fault of a kind and a detail; None if there is none such.
+    pub fn from_parts(kind: &str, detail: &str) -> Option<Self> {
+        let fault = match kind {
+            "out_of_fuel" => Self::OutOfFuel,
+            "trap" => Self::Trap(detail.to_owned()),
+            "stray_write" => Self::StrayWrite,
+            "bad_code" => Self::BadCode(detail.parse().ok()?),
+            "bad_evidence" => Self::BadEvidence(detail.parse().ok()?),
+            "overslept" => Self::Overslept,
+            _ => return None,
+        };
+        Some(fault).filter(|fault| fault.detail() == detail)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,6 +91,28 @@ impl fmt::Display for Fault {
                 write!(f, "inside of its wake band, where it promised to hold and keep its state, it did not")
             }
             Self::BadEvidence(at) => write!(f, "evidence number {at} is not finite"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_survives_its_parts() {
+        for fault in [
+            Fault::OutOfFuel,
+            Fault::Trap("integer divide by zero".into()),
+            Fault::StrayWrite,
+            Fault::BadCode(-7),
+            Fault::BadEvidence(3),
+            Fault::Overslept,
+        ] {
+            assert_eq!(Fault::from_parts(fault.kind(), &fault.detail()), Some(fault));
+        }
+        for (kind, detail) in [("", ""), ("bad_code", ""), ("bad_code", "+1"), ("overslept", "x"), ("Trap", "x")] {
+            assert_eq!(Fault::from_parts(kind, detail), None, "{kind} {detail}");
         }
     }
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tocsin_engine::domain::Symbol;
+use tocsin_engine::{Judging, Waking};
 
 use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::evaluator::EvaluatorConfig;
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, Secret};
+use crate::store::BindingCaps;
 use crate::telemetry::LogFormat;
 
 /// What is subscribed and served without `TICKERS`.
@@ -20,6 +22,10 @@ const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
 
 /// The most tickers: Finnhub's free plan takes 50, and each connection of Binance 1,024.
 const MAX_TICKERS: usize = 1024;
+
+/// An audit makes a fresh instance, which costs many calls: so few that they do not show, and still several a second in
+/// a busy market.
+const DEFAULT_AUDIT_EVERY_CALLS: u32 = 10_000;
 
 /// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
 const FUTURE_BACKENDS: [&str; 3] = ["KAFKA_BROKERS", "REDIS_ADDR", "DATABASE_URL"];
@@ -110,6 +116,22 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub compile_deadline_ms: u64,
 
+    /// Whom a tick is put before: those that it wakes, or, to find rules whose wake bands lie, all
+    #[arg(long, env = "TOCSIN_WAKING", value_enum, default_value_t)]
+    pub waking: WakingChoice,
+
+    /// One call into a rule in so many is evaluated again, to find rules that are not pure; 0 for none
+    #[arg(long, env = "TOCSIN_AUDIT_EVERY", default_value_t = DEFAULT_AUDIT_EVERY_CALLS, value_name = "N")]
+    pub audit_every: u32,
+
+    /// The most live bindings (an alert on a symbol, active or quarantined) of one tenant
+    #[arg(long, env = "TOCSIN_MAX_BINDINGS_PER_TENANT", default_value_t = 2_000_000, value_name = "N")]
+    pub max_bindings_per_tenant: u32,
+
+    /// The most live bindings of one rule version
+    #[arg(long, env = "TOCSIN_MAX_BINDINGS_PER_RULE", default_value_t = 1_000_000, value_name = "N")]
+    pub max_bindings_per_rule: u32,
+
     /// Log level, or a list of target=level
     #[arg(long, env = "TOCSIN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -135,6 +157,16 @@ pub enum FeedChoice {
     None,
 }
 
+/// Whom a tick is put before. All of them fire alike; the oracle that looks at no bands is for tests only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WakingChoice {
+    /// Those that it wakes.
+    #[default]
+    Indexed,
+    /// All; who should have slept on, and would have answered otherwise, faults.
+    Checked,
+}
+
 /// A configuration that cannot work. The message names the setting, its value and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -157,6 +189,8 @@ pub struct Settings {
     pub feed: Option<Feed>,
     /// The embedded log.
     pub log: LogConfig,
+    /// The most live bindings.
+    pub caps: BindingCaps,
     /// The evaluate role.
     pub evaluator: EvaluatorConfig,
     /// Limits of compiling one module.
@@ -190,10 +224,21 @@ impl ServeArgs {
             tickers,
             feed,
             log: LogConfig { partitions: self.partitions, retention },
+            caps: BindingCaps {
+                per_tenant: self.max_bindings_per_tenant.into(),
+                per_rule: self.max_bindings_per_rule.into(),
+            },
             evaluator: EvaluatorConfig {
                 workers: self.workers.unwrap_or(cores),
                 checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
                 skip_lost_ticks: self.skip_lost_ticks,
+                judging: Judging {
+                    waking: match self.waking {
+                        WakingChoice::Indexed => Waking::Indexed,
+                        WakingChoice::Checked => Waking::Checked,
+                    },
+                    audit_every_calls: self.audit_every,
+                },
             },
             compile: CompileLimits {
                 memory_mib: self.compile_memory_mib,
@@ -288,6 +333,20 @@ mod tests {
         assert_eq!(kind(&["--finnhub-url", "ws://127.0.0.1:1"]).as_deref(), Some("finnhub"));
         assert_eq!(kind(&["--feed", "binance"]).as_deref(), Some("binance"));
         assert_eq!(kind(&["--feed", "none"]), None);
+    }
+
+    #[test]
+    fn judging_is_indexed_and_audited_unless_told_otherwise() {
+        let judging = |args: &[&str]| settle(args).unwrap().evaluator.judging;
+        let (indexed, checked) = (Waking::Indexed, Waking::Checked);
+        assert_eq!(judging(&[]), Judging { waking: indexed, audit_every_calls: 10_000 });
+        assert_eq!(judging(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
+        assert_eq!(judging(&["--audit-every", "1"]).audit_every_calls, 1);
+        let caps = settle(&["--max-bindings-per-rule", "7"]).unwrap().caps;
+        assert_eq!(caps, BindingCaps { per_tenant: 2_000_000, per_rule: 7 });
+        for bad in [&["--waking", "naive"][..], &["--audit-every", "-1"], &["--max-bindings-per-tenant", "many"]] {
+            assert!(Typed::try_parse_from(["tocsin"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

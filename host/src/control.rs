@@ -2,6 +2,7 @@
 //! fault in it is named by its field; only domain types leave.
 
 mod alerts;
+mod faults;
 mod firings;
 mod price_alerts;
 mod rules;
@@ -14,7 +15,7 @@ use tocsin_engine::violation::Violation;
 use crate::bus::{Bus, BusError, Clock};
 use crate::compiler::CompileError;
 use crate::library::{Library, LibraryError};
-use crate::store::{Store, StoreError};
+use crate::store::{BindingCaps, Store, StoreError};
 
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
 pub use self::firings::START;
@@ -39,6 +40,7 @@ struct Inner {
     bus: Bus,
     library: Library,
     clock: Clock,
+    caps: BindingCaps,
 }
 
 /// One thing that is wrong with a request.
@@ -72,6 +74,12 @@ pub enum ControlError {
     /// It contradicts what is stored; says how.
     #[error("{0}")]
     Conflict(String),
+    /// What is stored does not allow it now; says what would have to change first.
+    #[error("{0}")]
+    Precondition(String),
+    /// There would be more of something than may be; says of what, how many there are, and what to do.
+    #[error("{0}")]
+    CapReached(String),
     /// A backend is away; the same request may succeed later.
     #[error("{0}; try again later")]
     Unavailable(String),
@@ -153,8 +161,8 @@ fn page_size(limit: Option<i64>, field: &str) -> Result<u32, FieldViolation> {
 
 impl Control {
     /// The use cases over these backends.
-    pub fn new(store: Store, bus: Bus, library: Library, clock: Clock) -> Self {
-        Self(Arc::new(Inner { store, bus, library, clock }))
+    pub fn new(store: Store, bus: Bus, library: Library, clock: Clock, caps: BindingCaps) -> Self {
+        Self(Arc::new(Inner { store, bus, library, clock, caps }))
     }
 
     /// Stores the built-in rules of a tenant; those that are there already stay.

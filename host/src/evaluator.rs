@@ -6,18 +6,24 @@
 //!
 //! A binding counts every tick from its own offset on, and no other. If its worker has read on meanwhile, the ticks in
 //! between are read again for it alone; if its worker is behind, the binding waits until its offset comes.
+//!
+//! A manual release from quarantine takes effect right behind a checkpoint that names it: a replay from there begins with
+//! the same release. One that was stored, but not yet applied when the process died, waits after the restart until all
+//! ticks that were published before are replayed without it.
 
 mod committer;
 mod feeder;
 mod restore;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tocsin_engine::domain::{BindingId, Position};
-use tocsin_engine::{Arming, JudgeError};
+use tocsin_engine::domain::{BindingId, Digest, Position};
+use tocsin_engine::{Arming, JudgeError, Judging};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::committer::Committer;
 use self::feeder::Feeder;
 use self::worker::Worker;
-use crate::bus::{Bus, BusError};
+use crate::bus::{Bus, BusError, Clock};
 use crate::library::{Library, LibraryError};
 use crate::store::{Commit, Store, StoreError};
 
@@ -47,6 +53,8 @@ pub struct EvaluatorConfig {
     /// Go on at the oldest tick where retention has removed some that were never judged, in place of refusing to
     /// start.
     pub skip_lost_ticks: bool,
+    /// How shards judge.
+    pub judging: Judging,
 }
 
 /// Why an evaluator stopped, or did not start.
@@ -95,6 +103,10 @@ enum Change {
     Arm(Box<Arming>, Position),
     /// Disarm a binding: its alert was deleted.
     Disarm(BindingId),
+    /// Release a binding of a partition from quarantine.
+    Release(BindingId, u32),
+    /// Disarm all bindings of a rule version: it is impure.
+    DisarmRule(Digest),
 }
 
 /// Changes up to a revision.
@@ -111,6 +123,7 @@ pub async fn start(
     bus: Bus,
     library: Library,
     config: EvaluatorConfig,
+    clock: Clock,
     stop: CancellationToken,
 ) -> Result<RunningEvaluator, EvaluatorError> {
     let stats = Arc::new(EvaluatorStats::default());
@@ -123,7 +136,8 @@ pub async fn start(
         let restored = restore::restore(&store, &bus, &library, &partitions, revision, &config).await?;
         let (commits, commit_queue) = mpsc::channel::<Commit>(COMMIT_QUEUE);
         let (changes, change_queue) = mpsc::channel::<Changes>(CHANGE_QUEUE);
-        let committer = Committer::new(store.clone(), restored.claims.clone(), commit_queue, stats.clone());
+        let committer =
+            Committer::new(store.clone(), restored.claims.clone(), commit_queue, stats.clone(), clock.clone());
         let worker = Worker::new(bus.clone(), restored, revision, commits, change_queue, stats.clone(), &config)?;
         feeds.push(feeder::Feed { partitions, changes, waker: worker.waker() });
         let done = worker.spawn(stop.clone())?;

@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use tocsin_engine::domain::RuleRef;
+
 use crate::ingest::FeedStatus;
 use crate::store::Store;
 
 /// How long the store may take to answer before it counts as away.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Impure rules that are told by name.
+const MAX_IMPURE_RULES_TOLD: u32 = 5;
 
 /// Answers for the health of a process. Cloning is cheap.
 #[derive(Clone)]
@@ -44,6 +49,20 @@ impl Health {
         self.0.evaluating.store(false, Relaxed);
     }
 
+    /// Impure rules with alerts that wait for somebody to act. A store that is away is told already.
+    async fn impure_rules(&self) -> Vec<String> {
+        let asked = self.0.store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD);
+        let Ok(Ok(rules)) = tokio::time::timeout(STORE_TIMEOUT, asked).await else { return Vec::new() };
+        let tell = |(rule, live): (RuleRef, u64)| {
+            format!(
+                "the rule {} {} is impure and is judged no more: {live} bindings wait; move their alerts to another \
+                 version, or delete them",
+                rule.name, rule.version
+            )
+        };
+        rules.into_iter().map(tell).collect()
+    }
+
     /// Looks after everything.
     pub async fn report(&self) -> HealthReport {
         let mut problems = Vec::new();
@@ -52,10 +71,13 @@ impl Health {
             Ok(Err(error)) => problems.push(error.to_string()),
             Err(_) => problems.push(format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs())),
         }
+        // They make the process no less ready: every other rule is judged.
+        let impure = self.impure_rules().await;
         if !self.0.evaluating.load(Relaxed) {
             problems.push("evaluation has stopped".into());
         }
         let ready = problems.is_empty();
+        problems.extend(impure);
         let Some(status) = &self.0.feed else {
             return HealthReport { ready, feed: "none", feed_connected: false, problems };
         };

@@ -53,13 +53,14 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let backends = open(&settings).await?;
     let Backends { bus, prices, store } = &backends;
     let library = library(&settings, store)?;
-    let control = Control::new(store.clone(), bus.clone(), library.clone(), system_clock());
+    let clock = system_clock();
+    let control = Control::new(store.clone(), bus.clone(), library.clone(), clock.clone(), settings.caps);
     control.install_builtins(&Tenant::standard()).await.context("installing the built-in rules")?;
 
     // What takes from the bus stops after what feeds it.
     let drain = CancellationToken::new();
-    let evaluator =
-        evaluator::start(store.clone(), bus.clone(), library, settings.evaluator.clone(), drain.clone()).await?;
+    let config = settings.evaluator.clone();
+    let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock, drain.clone()).await?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
     let health = Health::new(store.clone(), status.clone());
     let api = Api {

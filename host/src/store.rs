@@ -1,18 +1,21 @@
 //! The store: rules, alerts, firings, and what evaluators remember. SQL of each member is in its own folder; only
 //! domain types travel.
 
+mod faults;
 mod sqlite;
 
 use std::path::Path;
 
 use tocsin_engine::domain::{
-    Alert, AlertId, BindingId, BindingStatus, Digest, Firing, FiringId, Lifecycle, Params, Position, RuleName, RuleRef,
-    RuleVersion, Symbol, Tenant, UserId, Version,
+    Alert, AlertId, BindingId, BindingStatus, Digest, FaultId, Firing, FiringId, Lifecycle, Params, Position, RuleName,
+    RuleQuarantine, RuleRef, RuleVersion, Symbol, Tenant, UserId, Version,
 };
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
 use self::sqlite::SqliteStore;
+
+pub use self::faults::{FaultRecord, NewFault, StoredBundle};
 
 /// Where Tocsin keeps what must not be lost. Cloning is cheap.
 #[derive(Clone)]
@@ -93,6 +96,52 @@ pub enum StoredAlert {
     Repeated(Alert),
     /// The key was used for another request.
     KeyReused,
+    /// There would be more live bindings than may be.
+    CapReached(CapReached),
+    /// Its rule version is judged no more.
+    RuleQuarantined(RuleQuarantine),
+}
+
+/// The most live bindings: active or quarantined ones, which evaluators keep in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindingCaps {
+    /// Of one tenant.
+    pub per_tenant: u64,
+    /// Of one rule version of one tenant.
+    pub per_rule: u64,
+}
+
+/// What a cap counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capped {
+    /// The bindings of a tenant.
+    Tenant,
+    /// The bindings of a rule version.
+    Rule,
+}
+
+/// A cap that an alert would have exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CapReached {
+    /// What is counted.
+    pub capped: Capped,
+    /// How many bindings live.
+    pub live: u64,
+    /// How many may.
+    pub cap: u64,
+}
+
+/// What became of bindings that were to be released from quarantine.
+#[derive(Debug)]
+pub enum Released {
+    /// They are tried again; the alert as it is now.
+    Released(Alert),
+    /// None of those that were meant is quarantined; the alert.
+    NothingQuarantined(Alert),
+    /// Its rule version is judged no more: there is nothing to try.
+    RuleQuarantined(RuleQuarantine),
+    /// There is no such alert.
+    NoAlert,
 }
 
 /// Which alerts to list.
@@ -129,10 +178,25 @@ pub struct BindingRow {
     pub status: Option<BindingStatus>,
     /// The change that made it so.
     pub revision: u64,
+    /// The change that created it.
+    pub created_revision: u64,
+    /// It was released by hand, and no checkpoint was taken for that yet.
+    pub release_due: bool,
+}
+
+/// What changed after a revision.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Bindings, in the order of revisions.
+    pub bindings: Vec<BindingRow>,
+    /// Rule versions that were found to be impure: their bindings are judged no more.
+    pub impure_rules: Vec<Digest>,
+    /// All of it up to this revision.
+    pub revision: u64,
 }
 
 /// The right to evaluate a partition, until somebody else claims it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The partition.
     pub partition: u32,
@@ -142,6 +206,8 @@ pub struct Claim {
     pub next_offset: Option<u64>,
     /// Changes up to this revision are in the checkpoint.
     pub revision: u64,
+    /// Bindings whose release from quarantine takes effect right behind the checkpoint.
+    pub released: Vec<BindingId>,
 }
 
 /// What an evaluator writes in one transaction.
@@ -149,8 +215,12 @@ pub struct Claim {
 pub struct Commit {
     /// Firings, each with whether it is its binding's last.
     pub firings: Vec<(Firing, bool)>,
-    /// Bindings to quarantine, with the reason.
-    pub quarantined: Vec<(BindingId, String)>,
+    /// Faults, oldest first. Those that say so quarantine their binding.
+    pub faults: Vec<NewFault>,
+    /// Rule versions that were found to be impure, with what differed.
+    pub impure_rules: Vec<(RuleRef, String)>,
+    /// When it is written, Unix milliseconds: the time of what it finds out about rules.
+    pub at_ms: i64,
     /// Bindings that left quarantine: the checkpoints beside them remember it.
     pub recovered: Vec<BindingId>,
     /// Checkpoints of partitions.
@@ -164,8 +234,10 @@ pub struct Checkpoint {
     pub partition: u32,
     /// The next offset to be evaluated.
     pub next_offset: u64,
-    /// Changes up to this revision are in it.
+    /// Changes up to this revision are in it, but for the releases that follow.
     pub revision: u64,
+    /// Bindings that are released from quarantine right behind it.
+    pub released: Vec<BindingId>,
     /// Groups whose states changed since the last checkpoint.
     pub groups: Vec<GroupSnapshot>,
 }
@@ -219,9 +291,14 @@ impl Store {
         on_member!(self, module_by_digest(digest))
     }
 
-    /// Stores an alert with its bindings, and tells evaluators.
-    pub async fn create_alert(&self, new: &NewAlert) -> Result<StoredAlert, StoreError> {
-        on_member!(self, create_alert(new))
+    /// Stores an alert with its bindings unless that would exceed a cap, and tells evaluators.
+    pub async fn create_alert(&self, new: &NewAlert, caps: BindingCaps) -> Result<StoredAlert, StoreError> {
+        on_member!(self, create_alert(new, caps))
+    }
+
+    /// Releases an alert's quarantined bindings, all or that on one symbol, and tells evaluators.
+    pub async fn release(&self, tenant: &Tenant, id: AlertId, symbol: Option<&Symbol>) -> Result<Released, StoreError> {
+        on_member!(self, release(tenant, id, symbol))
     }
 
     /// An alert that was not deleted.
@@ -266,6 +343,27 @@ impl Store {
         on_member!(self, last_firing(tenant))
     }
 
+    /// An alert's faults behind a sequence number, oldest first, at most `limit`, with their numbers.
+    pub async fn faults(
+        &self,
+        tenant: &Tenant,
+        alert: AlertId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, FaultRecord)>, StoreError> {
+        on_member!(self, faults(tenant, alert, after, limit))
+    }
+
+    /// What it takes to see a fault again; None once newer faults have displaced it.
+    pub async fn fault_bundle(&self, tenant: &Tenant, id: FaultId) -> Result<Option<StoredBundle>, StoreError> {
+        on_member!(self, fault_bundle(tenant, id))
+    }
+
+    /// Impure rule versions that live bindings still wait on, with how many, at most `limit`.
+    pub async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
+        on_member!(self, impure_rules_in_use(limit))
+    }
+
     /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
     pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
         on_member!(self, newest_firing())
@@ -276,8 +374,8 @@ impl Store {
         on_member!(self, newest_revision())
     }
 
-    /// Bindings changed after a revision, in the order of revisions, at most `limit`.
-    pub async fn changes(&self, after: u64, limit: u32) -> Result<Vec<BindingRow>, StoreError> {
+    /// What changed after a revision: at most `limit` bindings, which must be more than one alert can have.
+    pub async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
         on_member!(self, changes(after, limit))
     }
 
@@ -286,8 +384,8 @@ impl Store {
         on_member!(self, claim(partition))
     }
 
-    /// The bindings of a partition that are neither triggered nor deleted, up to a revision, by number, behind `after`,
-    /// at most `limit`.
+    /// The bindings of a partition that are neither triggered nor deleted, whose rule is not impure, and that were
+    /// created up to a revision, by number, behind `after`, at most `limit`.
     pub async fn live_bindings(
         &self,
         partition: u32,
@@ -303,8 +401,9 @@ impl Store {
         on_member!(self, saved_states(partition))
     }
 
-    /// Writes firings, quarantines and checkpoints at once, if all claims still hold. A firing that is recorded
-    /// already, or whose binding is no longer active, changes nothing. Returns how many firings are new.
+    /// Writes firings, faults, quarantines and checkpoints at once, if all claims still hold. A firing that is recorded
+    /// already, or whose binding is no longer active, changes nothing; nor does a fault that is recorded already.
+    /// Returns how many firings are new.
     pub async fn commit(&self, claims: &[Claim], commit: &Commit) -> Result<u64, StoreError> {
         on_member!(self, commit(claims, commit))
     }

@@ -8,47 +8,64 @@ use uuid::Uuid;
 
 use super::{AlertId, BindingId, Position, RuleRef, Tenant, Tick};
 
-/// The namespace of firing ids (a random UUID, fixed for ever: changing it would fire every replayed tick again).
-const NAMESPACE: Uuid = Uuid::from_u128(0x7d1f_9a52_3c1b_4f0e_9e55_04b2_6a8c_e7d3);
+/// The namespaces of ids (random UUIDs, fixed for ever: changing one would record every replayed tick again).
+const FIRINGS: Uuid = Uuid::from_u128(0x7d1f_9a52_3c1b_4f0e_9e55_04b2_6a8c_e7d3);
+/// See [`FIRINGS`].
+const FAULTS: Uuid = Uuid::from_u128(0x2b8e_61c4_90d7_4a3f_8f16_c5d3_72b9_0ea1);
 
-/// A firing's id: a UUID (version 5, RFC 9562) derived from what fired and on which tick, so that a replay makes the
-/// same firing and not another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FiringId(Uuid);
+/// An id of what became of a binding on a tick: a UUID (version 5, RFC 9562) derived from both, so that a replay makes
+/// the same record and not another one.
+macro_rules! derived_id {
+    ($(#[$doc:meta])* $id:ident in $namespace:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $id(Uuid);
 
-impl FiringId {
-    /// The id of the firing of `binding` on the tick at `position`.
-    pub fn derive(binding: BindingId, position: Position) -> Self {
-        let mut name = [0; 20];
-        name[..8].copy_from_slice(&binding.0.to_be_bytes());
-        name[8..12].copy_from_slice(&position.partition.to_be_bytes());
-        name[12..].copy_from_slice(&position.offset.to_be_bytes());
-        Self(Uuid::new_v5(&NAMESPACE, &name))
-    }
+        impl $id {
+            /// The id of what became of `binding` on the tick at `position`.
+            pub fn derive(binding: BindingId, position: Position) -> Self {
+                let mut name = [0; 20];
+                name[..8].copy_from_slice(&binding.0.to_be_bytes());
+                name[8..12].copy_from_slice(&position.partition.to_be_bytes());
+                name[12..].copy_from_slice(&position.offset.to_be_bytes());
+                Self(Uuid::new_v5(&$namespace, &name))
+            }
 
-    /// The id's 16 bytes.
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
+            /// The id's 16 bytes.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
 
-    /// An id read back from its 16 bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
+            /// An id read back from its 16 bytes.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $id {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    };
 }
 
-impl fmt::Display for FiringId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
+derived_id! {
+    /// A firing's id.
+    FiringId in FIRINGS
 }
 
-impl FromStr for FiringId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text).map(Self)
-    }
+derived_id! {
+    /// A fault's id.
+    FaultId in FAULTS
 }
 
 /// The numbers by which a rule justifies a firing, with the names that its manifest gives them.
@@ -87,5 +104,7 @@ mod tests {
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
         // Stored ids must be found again by every later version.
         assert_eq!(id(1, 2, 3).to_string(), "d1d624dd-a38f-56f1-a0d7-bb0476335c2a");
+        let fault = FaultId::derive(BindingId(1), Position { partition: 2, offset: 3 });
+        assert_eq!(fault.to_string(), "23b243b1-d333-5a0a-ab7c-a6645259ff0d");
     }
 }

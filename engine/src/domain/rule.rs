@@ -110,6 +110,17 @@ pub struct RuleVersion {
     pub manifest: String,
     /// When it was uploaded, Unix milliseconds.
     pub created_at_ms: i64,
+    /// Set once it was found to be impure: it is judged no more, for ever.
+    pub quarantine: Option<RuleQuarantine>,
+}
+
+/// Why a rule version is judged no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleQuarantine {
+    /// What was found.
+    pub reason: String,
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
 }
 
 #[cfg(test)]

@@ -13,10 +13,13 @@ use crate::control::Control;
 use crate::health::Health;
 use crate::library::Library;
 use crate::prices::{EmbeddedPrices, Prices};
-use crate::store::Store;
+use crate::store::{BindingCaps, Store};
 
 /// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;
+
+/// So few that a test reaches them.
+pub(super) const CAPS: BindingCaps = BindingCaps { per_tenant: 1_000, per_rule: 600 };
 
 /// An API and what lies behind it.
 pub(super) struct Backends {
@@ -35,7 +38,7 @@ pub(super) async fn backends() -> Backends {
     let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
     let store = Store::open_sqlite(dir.path()).await.unwrap();
     let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
-    let control = Control::new(store.clone(), bus.clone(), library, clock);
+    let control = Control::new(store.clone(), bus.clone(), library, clock, CAPS);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();
     let health = Health::new(store.clone(), None);

@@ -3,9 +3,9 @@
 use serde_json::Value;
 use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, RuleVersion, Symbol, Tenant, UserId};
 
-use super::rules::parse_version;
+use super::rules::{parse_version, rule_quarantined};
 use super::{Control, ControlError, FieldViolation, Page, page_size};
-use crate::store::{AlertFilter, Idempotency, NewAlert, StoredAlert};
+use crate::store::{AlertFilter, CapReached, Capped, Idempotency, NewAlert, StoredAlert};
 
 /// The most symbols of one alert.
 pub const MAX_SYMBOLS: usize = 100;
@@ -155,18 +155,33 @@ impl Control {
     }
 
     pub(super) async fn store_alert(&self, new: NewAlert) -> Result<(Alert, bool), ControlError> {
-        match self.0.store.create_alert(&new).await? {
+        match self.0.store.create_alert(&new, self.0.caps).await? {
             StoredAlert::Created(alert) => Ok((alert, true)),
             StoredAlert::Repeated(alert) => Ok((alert, false)),
             StoredAlert::KeyReused => {
                 Err(ControlError::Conflict("this Idempotency-Key was used for another request: send a new key".into()))
             }
+            StoredAlert::CapReached(reached) => Err(cap_reached(reached, &new)),
+            StoredAlert::RuleQuarantined(quarantine) => Err(rule_quarantined(&new.rule, &quarantine)),
         }
     }
 }
 
 pub(super) fn no_alert(id: i64) -> ControlError {
     ControlError::NotFound(format!("there is no alert {id}"))
+}
+
+fn cap_reached(reached: CapReached, new: &NewAlert) -> ControlError {
+    let CapReached { capped, live, cap } = reached;
+    let (of, setting) = match capped {
+        Capped::Tenant => (format!("the tenant {}", new.tenant), "--max-bindings-per-tenant"),
+        Capped::Rule => (format!("the rule {} {}", new.rule.name, new.rule.version), "--max-bindings-per-rule"),
+    };
+    ControlError::CapReached(format!(
+        "{of} has {live} live bindings (one for each alert and symbol) of at most {cap}, and this alert needs {} more: \
+         delete alerts that are not needed, or have the operator raise {setting}",
+        new.symbols.len()
+    ))
 }
 
 pub(super) fn check_user(user: i64, field: &str) -> Result<UserId, FieldViolation> {

@@ -1,6 +1,6 @@
 //! Uploading and reading rules.
 
-use tocsin_engine::domain::{RuleName, RuleRef, RuleVersion, Tenant, Version};
+use tocsin_engine::domain::{RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
 
 use super::{Control, ControlError, FieldViolation, Page, page_size};
 use crate::store::StoredRule;
@@ -22,6 +22,7 @@ impl Control {
             reference: rule.reference().clone(),
             manifest: rule.manifest().json.to_string(),
             created_at_ms: self.now_ms(),
+            quarantine: None,
         };
         match self.0.store.put_rule(tenant, &version, &module).await? {
             StoredRule::Created(rule) => Ok(Upload { rule, created: true }),
@@ -96,6 +97,15 @@ pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlE
         let message = format!("{text:?} is not a semantic version such as 1.0.0: {error}");
         ControlError::Invalid(vec![FieldViolation::new(field, message)])
     })
+}
+
+/// Nothing can be asked of a rule version that is judged no more.
+pub(super) fn rule_quarantined(rule: &RuleRef, quarantine: &RuleQuarantine) -> ControlError {
+    ControlError::Precondition(format!(
+        "the rule {} {} is impure and is judged no more: {}; upload a version without this fault and create the alert \
+         on that one",
+        rule.name, rule.version, quarantine.reason
+    ))
 }
 
 fn no_rule(name: &RuleName) -> ControlError {

@@ -10,10 +10,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{EvaluatorError, EvaluatorStats};
+use crate::bus::Clock;
 use crate::store::{Claim, Commit, Store, StoreError};
 
 /// Firings that are written in one transaction at most, unless one commit alone has more.
 const MAX_FIRINGS: usize = 10_000;
+
+/// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
+const MAX_FAULTS: usize = 2_000;
 
 /// Firings that are told in the log, for each transaction: a flood must not become one there.
 const MAX_LOGGED: usize = 5;
@@ -23,6 +27,7 @@ pub(super) struct Committer {
     claims: Vec<Claim>,
     queue: mpsc::Receiver<Commit>,
     stats: Arc<EvaluatorStats>,
+    clock: Clock,
 }
 
 impl Committer {
@@ -31,21 +36,27 @@ impl Committer {
         claims: Vec<Claim>,
         queue: mpsc::Receiver<Commit>,
         stats: Arc<EvaluatorStats>,
+        clock: Clock,
     ) -> Self {
-        Self { store, claims, queue, stats }
+        Self { store, claims, queue, stats, clock }
     }
 
     /// Ends when the worker is gone and all that it handed over is written.
     pub(super) async fn run(mut self) -> Result<(), EvaluatorError> {
         while let Some(mut commit) = self.queue.recv().await {
+            // A checkpoint ends a transaction: within one, what it remembers is written last.
             while commit.firings.len() < MAX_FIRINGS
+                && commit.faults.len() < MAX_FAULTS
+                && commit.checkpoints.is_empty()
                 && let Ok(more) = self.queue.try_recv()
             {
                 commit.firings.extend(more.firings);
-                commit.quarantined.extend(more.quarantined);
+                commit.faults.extend(more.faults);
+                commit.impure_rules.extend(more.impure_rules);
                 commit.recovered.extend(more.recovered);
                 commit.checkpoints.extend(more.checkpoints);
             }
+            commit.at_ms = (self.clock)();
             self.write(&commit).await?;
         }
         Ok(())

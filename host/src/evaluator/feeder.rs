@@ -1,8 +1,9 @@
-//! Tells workers of bindings that were created or deleted: woken by the store, it reads what changed after the
+//! Tells workers of bindings that were created, deleted or released, and of impure rules: woken by the store, it reads what changed after the
 //! revision that it knows, so that a wake-up that got lost loses nothing.
 
 use std::time::Duration;
 
+use tocsin_engine::domain::BindingStatus;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -11,7 +12,7 @@ use super::{Change, Changes, EvaluatorError};
 use crate::bus::Waker;
 use crate::evaluator::restore::arming;
 use crate::library::Library;
-use crate::store::{BindingRow, Store};
+use crate::store::{BindingRow, Changed, Store};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -63,7 +64,7 @@ impl Feeder {
                 continue;
             }
             match self.store.changes(self.revision, MAX_ROWS).await {
-                Ok(rows) => self.pass_on(rows).await,
+                Ok(changed) => self.pass_on(changed).await,
                 Err(error) => {
                     warn!(%error, "changed alerts wait for the store");
                     tokio::time::sleep(RETRY_WAIT).await;
@@ -72,20 +73,17 @@ impl Feeder {
         }
     }
 
-    async fn pass_on(&mut self, mut rows: Vec<BindingRow>) {
-        if rows.len() == MAX_ROWS as usize {
-            // The last revision may go on behind the limit: it is read again, whole.
-            let last = rows.last().map(|row| row.revision);
-            rows.retain(|row| Some(row.revision) != last);
-        }
-        let Some(revision) = rows.last().map(|row| row.revision) else { return };
+    async fn pass_on(&mut self, changed: Changed) {
+        let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.feeds.iter().map(|_| Vec::new()).collect();
-        for row in rows {
+        for row in bindings {
             let partition = row.counts_from.partition;
             let Some(at) = self.feeds.iter().position(|feed| feed.partitions.contains(&partition)) else { continue };
             lists[at].extend(self.change(row).await);
         }
-        for (feed, list) in self.feeds.iter().zip(lists) {
+        for (feed, mut list) in self.feeds.iter().zip(lists) {
+            // Last: no alert is created on a rule that was found to be impure.
+            list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
             // A worker that is gone has told why; the evaluator is ending.
             if feed.changes.send(Changes { list, revision }).await.is_ok() {
                 feed.waker.wake();
@@ -98,13 +96,16 @@ impl Feeder {
         let counts_from = row.counts_from;
         match row.status {
             None => Some(Change::Disarm(row.id)),
-            Some(tocsin_engine::domain::BindingStatus::Active) => match self.library.get(row.rule).await {
-                Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, None)), counts_from)),
-                Err(error) => {
-                    error!(%error, alert = row.alert.0, "an alert cannot be evaluated");
-                    None
+            Some(_) if row.release_due => Some(Change::Release(row.id, counts_from.partition)),
+            Some(BindingStatus::Active) if row.revision == row.created_revision => {
+                match self.library.get(row.rule).await {
+                    Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, None)), counts_from)),
+                    Err(error) => {
+                        error!(%error, alert = row.alert.0, "an alert cannot be evaluated");
+                        None
+                    }
                 }
-            },
+            }
             Some(_) => None,
         }
     }

@@ -16,6 +16,7 @@ use crate::store::{BindingRow, Claim, Store};
 const MAX_ROWS: u32 = 10_000;
 
 /// The beginning of a worker.
+#[derive(Default)]
 pub(super) struct Restored {
     pub(super) claims: Vec<Claim>,
     /// Where reading goes on, one for each partition.
@@ -24,6 +25,11 @@ pub(super) struct Restored {
     pub(super) armed: Vec<Arming>,
     /// Bindings that were not, and from where they count.
     pub(super) new: Vec<(Arming, Position)>,
+    /// Bindings that were released right behind the checkpoint.
+    pub(super) released: Vec<BindingId>,
+    /// Bindings whose release is stored and was never applied. Each takes effect behind the ticks that may have been
+    /// judged without it: from this position on.
+    pub(super) release_due: Vec<(BindingId, Position)>,
 }
 
 /// Claims partitions and loads what was remembered of them, with the bindings up to `revision`.
@@ -35,11 +41,13 @@ pub(super) async fn restore(
     revision: u64,
     config: &EvaluatorConfig,
 ) -> Result<Restored, EvaluatorError> {
-    let mut restored = Restored { claims: Vec::new(), from: Vec::new(), armed: Vec::new(), new: Vec::new() };
+    let mut restored = Restored::default();
     for partition in partitions {
         let claim = store.claim(*partition).await?;
         let from = start_of(bus, &claim, config).await?;
-        load(store, library, &claim, from, revision, &mut restored).await?;
+        let due_from = Position { partition: *partition, offset: bus.end(*partition).await?.max(from.offset) };
+        load(store, library, &claim, from, due_from, revision, &mut restored).await?;
+        restored.released.extend(&claim.released);
         restored.claims.push(claim);
         restored.from.push(from);
     }
@@ -68,6 +76,7 @@ async fn load(
     library: &Library,
     claim: &Claim,
     from: Position,
+    due_from: Position,
     revision: u64,
     restored: &mut Restored,
 ) -> Result<(), EvaluatorError> {
@@ -82,7 +91,11 @@ async fn load(
             let rule = library.get(row.rule).await?;
             let counts_from = row.counts_from;
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
-            let armed = row.revision <= claim.revision && counts_from.offset <= from.offset;
+            let armed = row.created_revision <= claim.revision && counts_from.offset <= from.offset;
+            // The feeder tells of later ones.
+            if row.release_due && row.revision <= revision {
+                restored.release_due.push((row.id, due_from));
+            }
             let state = if armed { saved.remove(&row.id) } else { None };
             let arming = arming(row, rule, state);
             if armed { restored.armed.push(arming) } else { restored.new.push((arming, counts_from)) }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
-use tocsin_engine::{Arming, Event, Shard};
+use tocsin_engine::{Arming, Event, Judging, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -15,13 +15,17 @@ use tracing::{error, info, warn};
 use super::restore::Restored;
 use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats};
 use crate::bus::{Bus, BusError, Reader, Record, Waker};
-use crate::store::{Checkpoint, Commit};
+use crate::store::{Checkpoint, Commit, NewFault};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
 
 /// Events after which a commit is handed over though its batch is not done.
 const MAX_EVENTS: usize = 8192;
+
+/// Bytes of records in fault bundles after which a commit is handed over: together with the queue of commits they bound
+/// what a flood of faults can hold in memory.
+const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 
 /// How long to wait for ticks where nothing else is due.
 const POLL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -37,6 +41,7 @@ pub(super) struct Worker {
     changes: mpsc::Receiver<Changes>,
     stats: Arc<EvaluatorStats>,
     checkpoint_interval: Duration,
+    judging: Judging,
     /// Bindings that left quarantine since the last checkpoint.
     recovered: Vec<BindingId>,
     counted: Counted,
@@ -47,11 +52,16 @@ pub(super) struct Worker {
 struct Lane {
     /// Bindings that wait for the offset from which they count.
     waiting: Waiting,
+    /// Releases that take effect from an offset on.
+    release_due: BTreeMap<u64, Vec<BindingId>>,
     /// Position and revision at the last checkpoint.
     checkpointed: Option<(u64, u64)>,
 }
 
 type Waiting = BTreeMap<u64, Vec<Arming>>;
+
+/// Bindings to be released, by partition.
+type Releases = BTreeMap<u32, Vec<BindingId>>;
 
 /// What this worker has added to the shared counters.
 #[derive(Default)]
@@ -75,18 +85,26 @@ impl Worker {
         let mut worker = Self {
             bus,
             reader,
-            shard: Shard::default(),
+            shard: Shard::new(config.judging),
             lanes,
             revision,
             commits,
             changes,
             stats,
             checkpoint_interval: config.checkpoint_interval,
+            judging: config.judging,
             recovered: Vec::new(),
             counted: Counted::default(),
         };
         for arming in restored.armed {
             arm(&mut worker.shard, arming)?;
+        }
+        for binding in restored.released {
+            release(&mut worker.shard, binding)?;
+        }
+        for (binding, from) in restored.release_due {
+            let lane = worker.lanes.entry(from.partition).or_default();
+            lane.release_due.entry(from.offset).or_default().push(binding);
         }
         worker.arm_new(restored.new)?;
         Ok(worker)
@@ -119,40 +137,74 @@ impl Worker {
             let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
             self.reader.poll(&mut batch, MAX_BATCH, wait)?;
             self.judge(&batch)?;
+            self.release_due()?;
             if Instant::now() >= checkpoint_due {
-                self.checkpoint()?;
+                self.checkpoint(BTreeMap::new())?;
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }
         }
-        self.checkpoint()
+        self.checkpoint(BTreeMap::new())
     }
 
     fn apply_changes(&mut self) -> Result<(), EvaluatorError> {
-        let mut new = Vec::new();
+        let (mut new, mut released) = (Vec::new(), Releases::new());
         while let Ok(changes) = self.changes.try_recv() {
             for change in changes.list {
                 match change {
                     Change::Arm(arming, counts_from) => new.push((*arming, counts_from)),
                     Change::Disarm(binding) => {
                         new.retain(|(arming, _)| arming.binding != binding);
-                        self.disarm(binding);
+                        self.shard.disarm(binding);
+                        self.forget_waiting(|arming| arming.binding == binding);
+                    }
+                    Change::Release(binding, partition) => released.entry(partition).or_default().push(binding),
+                    Change::DisarmRule(rule) => {
+                        new.retain(|(arming, _)| arming.rule.reference().digest != rule);
+                        self.disarm_rule(&rule);
                     }
                 }
             }
             self.revision = changes.revision;
         }
-        self.arm_new(new)
+        self.arm_new(new)?;
+        self.release(released)
     }
 
-    fn disarm(&mut self, binding: BindingId) {
-        self.shard.disarm(binding);
+    fn disarm_rule(&mut self, rule: &Digest) {
+        self.shard.disarm_rule(rule);
+        self.forget_waiting(|arming| arming.rule.reference().digest == *rule);
+    }
+
+    fn forget_waiting(&mut self, forgotten: impl Fn(&Arming) -> bool) {
         for lane in self.lanes.values_mut() {
             lane.waiting.retain(|_, armings| {
-                armings.retain(|arming| arming.binding != binding);
+                armings.retain(|arming| !forgotten(arming));
                 !armings.is_empty()
             });
         }
         self.count_bindings();
+    }
+
+    /// Releases bindings from quarantine, right behind a checkpoint that names them.
+    fn release(&mut self, released: Releases) -> Result<(), EvaluatorError> {
+        if released.is_empty() {
+            return Ok(());
+        }
+        let bindings: Vec<BindingId> = released.values().flatten().copied().collect();
+        self.checkpoint(released)?;
+        bindings.into_iter().try_for_each(|binding| release(&mut self.shard, binding))
+    }
+
+    /// Applies the releases whose offset has come.
+    fn release_due(&mut self) -> Result<(), EvaluatorError> {
+        let mut released = Releases::new();
+        for (partition, lane) in &mut self.lanes {
+            let position = self.reader.position(*partition);
+            while let Some(entry) = lane.release_due.first_entry().filter(|entry| *entry.key() <= position) {
+                released.entry(*partition).or_default().extend(entry.remove());
+            }
+        }
+        self.release(released)
     }
 
     /// Arms bindings that no checkpoint knows: each waits for its offset, or catches up from it.
@@ -181,7 +233,7 @@ impl Worker {
     fn catch_up(&mut self, partition: u32, mut waiting: Waiting) -> Result<(), EvaluatorError> {
         let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
         let until = self.reader.position(partition);
-        let mut alone = Shard::default();
+        let mut alone = Shard::new(self.judging);
         let mut reader = match self.bus.reader(vec![Position { partition, offset: first }]) {
             Err(BusError::OffsetOutOfRange { earliest, .. }) => {
                 warn!(partition, first, earliest, "a new alert missed ticks that retention removed");
@@ -206,14 +258,17 @@ impl Worker {
     }
 
     fn judge(&mut self, batch: &[Record]) -> Result<(), EvaluatorError> {
-        let mut events = Vec::new();
+        let (mut events, mut bundle_bytes) = (Vec::new(), 0);
         for record in batch {
             let position = record.position;
             if let Some(lane) = self.lanes.get_mut(&position.partition) {
                 begin(&mut self.shard, &mut lane.waiting, position.offset)?;
             }
+            let before = events.len();
             self.shard.judge(&record.tick, position, &mut events)?;
-            if events.len() >= MAX_EVENTS {
+            bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
+            if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
+                bundle_bytes = 0;
                 self.hand_over(&mut events)?;
             }
         }
@@ -234,28 +289,35 @@ impl Worker {
         for event in events.drain(..) {
             match event {
                 Event::Fired { firing, last } => commit.firings.push((firing, last)),
-                Event::Faulted { alert, binding, fault, quarantined, .. } => {
+                Event::Faulted { alert, binding, fault, quarantined, bundle } => {
                     self.stats.faults.fetch_add(1, Relaxed);
                     if quarantined {
                         warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
-                        commit.quarantined.push((binding, fault.to_string()));
+                        self.stats.quarantined.fetch_add(1, Relaxed);
+                        self.recovered.retain(|recovered| *recovered != binding);
                     }
+                    commit.faults.push(NewFault { alert, binding, quarantined, bundle });
                 }
                 Event::Recovered { alert, binding } => {
                     info!(alert = alert.0, binding = binding.0, "a quarantined binding was tried again and is judged");
+                    self.stats.recovered.fetch_add(1, Relaxed);
                     // Told with the checkpoint that remembers it: before, a replay would begin with it in quarantine.
                     self.recovered.push(binding);
                 }
                 Event::Impure { rule, impurity } => {
-                    error!(rule = %rule.name, version = %rule.version, %impurity, "a rule is impure")
+                    error!(rule = %rule.name, version = %rule.version, %impurity, "a rule is impure: it is quarantined");
+                    self.stats.impurities.fetch_add(1, Relaxed);
+                    self.disarm_rule(&rule.digest);
+                    commit.impure_rules.push((rule, impurity.to_string()));
                 }
             }
         }
         self.count_bindings();
-        if commit.firings.is_empty() && commit.quarantined.is_empty() { Ok(()) } else { self.send(commit) }
+        let nothing = commit.firings.is_empty() && commit.faults.is_empty() && commit.impure_rules.is_empty();
+        if nothing { Ok(()) } else { self.send(commit) }
     }
 
-    fn checkpoint(&mut self) -> Result<(), EvaluatorError> {
+    fn checkpoint(&mut self, mut released: Releases) -> Result<(), EvaluatorError> {
         let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for group in self.shard.take_changed() {
             groups.entry(self.bus.partition_of(&group.symbol)).or_default().push(group);
@@ -264,12 +326,15 @@ impl Worker {
         for (partition, lane) in &mut self.lanes {
             let next_offset = self.reader.position(*partition);
             let groups = groups.remove(partition).unwrap_or_default();
+            let released = released.remove(partition).unwrap_or_default();
             let now = (next_offset, self.revision);
-            if groups.is_empty() && lane.checkpointed == Some(now) {
+            if groups.is_empty() && released.is_empty() && lane.checkpointed == Some(now) {
                 continue;
             }
-            lane.checkpointed = Some(now);
-            checkpoints.push(Checkpoint { partition: *partition, next_offset, revision: self.revision, groups });
+            // What it releases changes no group before the next one: that must be written, and release nothing.
+            lane.checkpointed = released.is_empty().then_some(now);
+            let revision = self.revision;
+            checkpoints.push(Checkpoint { partition: *partition, next_offset, revision, released, groups });
         }
         let recovered = std::mem::take(&mut self.recovered);
         if checkpoints.is_empty() { Ok(()) } else { self.send(Commit { checkpoints, recovered, ..Commit::default() }) }
@@ -295,6 +360,19 @@ fn begin(shard: &mut Shard, waiting: &mut Waiting, offset: u64) -> Result<(), Ev
         }
     }
     Ok(())
+}
+
+fn release(shard: &mut Shard, binding: BindingId) -> Result<(), EvaluatorError> {
+    let released = shard.release(binding);
+    released.map(drop).map_err(|error| EvaluatorError::Arm(binding.0, error.to_string()))
+}
+
+/// The bytes of records that an event carries.
+fn record_bytes(event: &Event) -> usize {
+    match event {
+        Event::Faulted { bundle, .. } => bundle.params.len() + bundle.state.len(),
+        _ => 0,
+    }
 }
 
 fn arm(shard: &mut Shard, arming: Arming) -> Result<(), EvaluatorError> {

@@ -25,6 +25,9 @@ pub(super) async fn run(stats: Arc<EvaluatorStats>, bus: Bus, stop: Cancellation
             bindings = now.bindings,
             firings = now.firings,
             faults = now.faults,
+            quarantined = now.quarantined,
+            recovered = now.recovered,
+            impurities = now.impurities,
             log_mib = bus.stats().map_or(0, |stats| stats.retained_bytes >> 20),
             "summary"
         );

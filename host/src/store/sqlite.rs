@@ -2,9 +2,13 @@
 
 mod alerts;
 mod evaluation;
+mod faults;
 mod firings;
+mod quarantine;
 mod rows;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -27,6 +27,8 @@ pub(super) fn status(error: ControlError) -> Status {
         }
         ControlError::NotFound(_) => Status::new(Code::NotFound, message),
         ControlError::Conflict(_) => Status::new(Code::AlreadyExists, message),
+        ControlError::Precondition(_) => Status::new(Code::FailedPrecondition, message),
+        ControlError::CapReached(_) => Status::new(Code::ResourceExhausted, message),
         ControlError::Unavailable(_) => {
             tracing::warn!(error = %message, "a gRPC call failed");
             Status::with_error_details(Code::Unavailable, message, ErrorDetails::with_retry_info(Some(RETRY_AFTER)))
@@ -91,6 +93,8 @@ mod tests {
             (ControlError::Rejected(Vec::new()), Code::InvalidArgument),
             (ControlError::NotFound(text()), Code::NotFound),
             (ControlError::Conflict(text()), Code::AlreadyExists),
+            (ControlError::Precondition(text()), Code::FailedPrecondition),
+            (ControlError::CapReached(text()), Code::ResourceExhausted),
             (ControlError::Unavailable(text()), Code::Unavailable),
             (ControlError::Busy(text()), Code::ResourceExhausted),
             (ControlError::Internal(text()), Code::Internal),

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Timeout,
     /// It contradicts what is stored.
     Conflict,
+    /// There would be more of something than may be.
+    CapReached,
     /// The body is too large.
     TooLarge,
     /// The body is of a type that is not taken.
@@ -57,6 +59,7 @@ impl Kind {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "In conflict with what is stored"),
+            Self::CapReached => (StatusCode::FORBIDDEN, "cap-reached", "There are as many as there may be"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of an unsupported type")
@@ -188,7 +191,8 @@ impl From<ControlError> for Problem {
             ControlError::Invalid(_) => Kind::Invalid,
             ControlError::Rejected(_) => Kind::Rejected,
             ControlError::NotFound(_) => Kind::NotFound,
-            ControlError::Conflict(_) => Kind::Conflict,
+            ControlError::Conflict(_) | ControlError::Precondition(_) => Kind::Conflict,
+            ControlError::CapReached(_) => Kind::CapReached,
             ControlError::Unavailable(_) => Kind::Unavailable,
             ControlError::Busy(_) => Kind::Busy,
             ControlError::Internal(_) => Kind::Internal,

@@ -6,16 +6,27 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
 use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Params, Tenant, UserId};
 
+use super::quarantine::rule_quarantine;
 use super::{SqliteStore, rows};
-use crate::store::{AlertFilter, Idempotency, NewAlert, StoreError, StoredAlert};
+use crate::store::{AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, StoreError, StoredAlert};
 
 impl SqliteStore {
-    pub(in crate::store) async fn create_alert(&self, new: &NewAlert) -> Result<StoredAlert, StoreError> {
+    pub(in crate::store) async fn create_alert(
+        &self,
+        new: &NewAlert,
+        caps: BindingCaps,
+    ) -> Result<StoredAlert, StoreError> {
         let mut transaction = self.write().await?;
         if let Some(idempotency) = &new.idempotency
             && let Some(earlier) = earlier_request(&mut transaction, &new.tenant, idempotency).await?
         {
             return Ok(earlier);
+        }
+        if let Some(quarantine) = rule_quarantine(&mut transaction, &new.tenant, &new.rule).await? {
+            return Ok(StoredAlert::RuleQuarantined(quarantine));
+        }
+        if let Some(reached) = cap_reached(&mut transaction, new, caps).await? {
+            return Ok(StoredAlert::CapReached(reached));
         }
         let revision = Self::next_revision(&mut transaction).await?;
         let id = insert_alert(&mut transaction, new, revision).await?;
@@ -113,6 +124,25 @@ async fn earlier_request(
     Ok(Some(alert.map_or(StoredAlert::KeyReused, StoredAlert::Repeated)))
 }
 
+/// The cap that an alert would exceed: the counters are kept by triggers.
+async fn cap_reached(
+    transaction: &mut Transaction<'static, Sqlite>,
+    new: &NewAlert,
+    caps: BindingCaps,
+) -> Result<Option<CapReached>, StoreError> {
+    let of_tenant = sqlx::query_scalar("SELECT live FROM live_by_tenant WHERE tenant = ?").bind(new.tenant.as_str());
+    let of_tenant: Option<i64> = of_tenant.fetch_optional(&mut **transaction).await?;
+    let of_rule: Option<i64> = sqlx::query_scalar("SELECT live FROM live_by_rule WHERE tenant = ? AND rule_digest = ?")
+        .bind(new.tenant.as_str())
+        .bind(&new.rule.digest.0[..])
+        .fetch_optional(&mut **transaction)
+        .await?;
+    let more = new.symbols.len() as u64;
+    let counts = [(Capped::Tenant, of_tenant, caps.per_tenant), (Capped::Rule, of_rule, caps.per_rule)];
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live.unwrap_or(0) as u64, cap });
+    Ok(counts.into_iter().find(|count| count.live + more > count.cap))
+}
+
 async fn insert_alert(
     transaction: &mut Transaction<'static, Sqlite>,
     new: &NewAlert,
@@ -142,13 +172,14 @@ async fn insert_alert(
     .await?;
     for (symbol, counts_from) in &new.symbols {
         sqlx::query(
-            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision)
-             VALUES (?, ?, ?, ?, 'active', ?)",
+            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, created_revision)
+             VALUES (?, ?, ?, ?, 'active', ?, ?)",
         )
         .bind(id)
         .bind(symbol.as_str())
         .bind(counts_from.partition)
         .bind(counts_from.offset as i64)
+        .bind(revision)
         .bind(revision)
         .execute(&mut **transaction)
         .await?;
@@ -168,7 +199,7 @@ async fn insert_alert(
     Ok(AlertId(id))
 }
 
-async fn fetch_alert(
+pub(super) async fn fetch_alert(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     id: AlertId,

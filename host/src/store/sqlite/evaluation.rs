@@ -5,27 +5,46 @@ use tocsin_engine::domain::{BindingId, Firing};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
+use super::faults::insert_faults;
+use super::quarantine::quarantine_rule;
 use super::{SqliteStore, rows};
-use crate::store::{BindingRow, Checkpoint, Claim, Commit, StoreError};
+use crate::store::{BindingRow, Changed, Checkpoint, Claim, Commit, StoreError};
 
 impl SqliteStore {
     pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
         Ok(self.0.newest_revision.subscribe())
     }
 
-    pub(in crate::store) async fn changes(&self, after: u64, limit: u32) -> Result<Vec<BindingRow>, StoreError> {
-        sqlx::query(
+    pub(in crate::store) async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
+        // One transaction, so that all of it is of one moment.
+        let mut transaction = self.0.readers.begin().await?;
+        let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
+        let rows = sqlx::query(
             "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat
              FROM bindings b JOIN alerts a ON a.id = b.alert_id
              WHERE b.revision > ? ORDER BY b.revision, b.id LIMIT ?",
         )
         .bind(after as i64)
         .bind(limit)
-        .fetch_all(&self.0.readers)
-        .await?
-        .iter()
-        .map(rows::binding_row)
-        .collect()
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut bindings = rows.iter().map(rows::binding_row).collect::<Result<Vec<_>, _>>()?;
+        let mut revision = newest as u64;
+        if bindings.len() == limit as usize {
+            // The last revision may go on behind the limit: it is read again, whole.
+            let last = bindings.last().map_or(0, |row| row.revision);
+            bindings.retain(|row| row.revision != last);
+            revision = bindings.last().map_or(after, |row| row.revision);
+        }
+        let impure: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT DISTINCT digest FROM rule_versions WHERE quarantine_revision > ? AND quarantine_revision <= ?",
+        )
+        .bind(after as i64)
+        .bind(revision as i64)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let impure_rules = impure.iter().map(|digest| rows::digest(digest)).collect::<Result<_, _>>()?;
+        Ok(Changed { bindings, impure_rules, revision })
     }
 
     pub(in crate::store) async fn live_bindings(
@@ -38,7 +57,9 @@ impl SqliteStore {
         sqlx::query(
             "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat
              FROM bindings b JOIN alerts a ON a.id = b.alert_id
-             WHERE b.\"partition\" = ? AND b.status IN ('active', 'quarantined') AND b.revision <= ? AND b.id > ? ORDER BY b.id LIMIT ?",
+             JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+             WHERE b.\"partition\" = ? AND b.status IN ('active', 'quarantined') AND b.created_revision <= ?
+               AND b.id > ? AND r.quarantine_revision IS NULL ORDER BY b.id LIMIT ?",
         )
         .bind(partition)
         .bind(up_to_revision as i64)
@@ -55,16 +76,19 @@ impl SqliteStore {
         // A first claim has evaluated nothing: -1 stands for that.
         let row = sqlx::query(
             "INSERT INTO partitions (\"partition\", epoch, next_offset, revision) VALUES (?, 1, -1, 0)
-             ON CONFLICT DO UPDATE SET epoch = epoch + 1 RETURNING epoch, next_offset, revision",
+             ON CONFLICT DO UPDATE SET epoch = epoch + 1 RETURNING epoch, next_offset, revision, released",
         )
         .bind(partition)
         .fetch_one(&self.0.writer)
         .await?;
+        let released: Vec<i64> =
+            serde_json::from_str(row.try_get("released")?).map_err(|error| rows::damaged("list of releases", error))?;
         Ok(Claim {
             partition,
             epoch: row.try_get::<i64, _>("epoch")? as u64,
             next_offset: u64::try_from(row.try_get::<i64, _>("next_offset")?).ok(),
             revision: row.try_get::<i64, _>("revision")? as u64,
+            released: released.into_iter().map(BindingId).collect(),
         })
     }
 
@@ -85,8 +109,7 @@ impl SqliteStore {
         for claim in claims {
             check_claim(&mut transaction, claim).await?;
         }
-        let mut newest = None;
-        let mut inserted = 0;
+        let (mut newest, mut revision, mut inserted) = (None, None, 0);
         for (firing, last) in &commit.firings {
             if let Some(seq) = insert_firing(&mut transaction, firing).await? {
                 newest = Some(seq);
@@ -96,11 +119,15 @@ impl SqliteStore {
                 set_status(&mut transaction, firing.binding, "triggered", "").await?;
             }
         }
-        for (binding, reason) in &commit.quarantined {
-            set_status(&mut transaction, *binding, "quarantined", reason).await?;
+        insert_faults(&mut transaction, &commit.faults).await?;
+        for fault in commit.faults.iter().filter(|fault| fault.quarantined) {
+            set_status(&mut transaction, fault.binding, "quarantined", &fault.bundle.fault.to_string()).await?;
         }
         for binding in &commit.recovered {
             set_status(&mut transaction, *binding, "active", "").await?;
+        }
+        for (rule, reason) in &commit.impure_rules {
+            revision = quarantine_rule(&mut transaction, rule, reason, commit.at_ms).await?.or(revision);
         }
         for checkpoint in &commit.checkpoints {
             write_checkpoint(&mut transaction, checkpoint).await?;
@@ -108,6 +135,9 @@ impl SqliteStore {
         transaction.commit().await?;
         if let Some(newest) = newest {
             self.0.newest_firing.send_replace(newest as u64);
+        }
+        if let Some(revision) = revision {
+            self.publish_revision(revision);
         }
         Ok(inserted)
     }
@@ -153,19 +183,26 @@ async fn insert_firing(
     .await?)
 }
 
-/// Ends an active binding. The evaluator that says so knows already: no new revision.
+/// Changes a live binding. The evaluator that says so knows already: no new revision. One whose rule is impure stays in
+/// quarantine for as long as it lives.
 async fn set_status(
     transaction: &mut Transaction<'static, Sqlite>,
     binding: BindingId,
     status: &str,
     reason: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE bindings SET status = ?, reason = ? WHERE id = ? AND status IN ('active', 'quarantined')")
-        .bind(status)
-        .bind(reason)
-        .bind(binding.0)
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE bindings AS b SET status = ?1, reason = ?2 WHERE id = ?3 AND status IN ('active', 'quarantined')
+           AND NOT (?1 IN ('active', 'quarantined') AND EXISTS (
+             SELECT 1 FROM alerts a
+             JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+             WHERE a.id = b.alert_id AND r.quarantine_revision IS NOT NULL))",
+    )
+    .bind(status)
+    .bind(reason)
+    .bind(binding.0)
+    .execute(&mut **transaction)
+    .await?;
     Ok(())
 }
 
@@ -186,9 +223,19 @@ async fn write_checkpoint(
         .execute(&mut **transaction)
         .await?;
     }
-    sqlx::query("UPDATE partitions SET next_offset = ?, revision = ? WHERE \"partition\" = ?")
+    for binding in &checkpoint.released {
+        // A replay of the fault that quarantined it may have said so again.
+        set_status(transaction, *binding, "active", "").await?;
+        sqlx::query("UPDATE bindings SET release_due = 0 WHERE id = ?")
+            .bind(binding.0)
+            .execute(&mut **transaction)
+            .await?;
+    }
+    let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
+    sqlx::query("UPDATE partitions SET next_offset = ?, revision = ?, released = ? WHERE \"partition\" = ?")
         .bind(checkpoint.next_offset as i64)
         .bind(checkpoint.revision as i64)
+        .bind(serde_json::to_string(&released).expect("numbers are JSON"))
         .bind(checkpoint.partition)
         .execute(&mut **transaction)
         .await?;

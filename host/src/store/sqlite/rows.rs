@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use tocsin_engine::Fault;
 use tocsin_engine::domain::{
-    AlertId, BindingId, BindingStatus, Conditions, Digest, Evidence, Firing, FiringId, Lifecycle, Position, Repeat,
-    RuleName, RuleRef, RuleVersion, Symbol, Tenant, Tick, Version,
+    AlertId, BindingId, BindingStatus, Conditions, Digest, Evidence, FaultId, Firing, FiringId, Lifecycle, Position,
+    Repeat, RuleName, RuleQuarantine, RuleRef, RuleVersion, Symbol, Tenant, Tick, Version,
 };
 
-use crate::store::{BindingRow, StoreError};
+use crate::store::{BindingRow, FaultRecord, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
     StoreError::Damaged { what, detail: detail.to_string() }
@@ -64,7 +65,14 @@ pub(super) fn rule_version(row: &SqliteRow) -> Result<RuleVersion, StoreError> {
         reference: rule_ref(row)?,
         manifest: row.try_get("manifest")?,
         created_at_ms: row.try_get("created_at_ms")?,
+        quarantine: rule_quarantine(row)?,
     })
+}
+
+pub(super) fn rule_quarantine(row: &SqliteRow) -> Result<Option<RuleQuarantine>, StoreError> {
+    let reason: Option<String> = row.try_get("quarantine_reason")?;
+    let at_ms: Option<i64> = row.try_get("quarantined_at_ms")?;
+    Ok(reason.zip(at_ms).map(|(reason, at_ms)| RuleQuarantine { reason, at_ms }))
 }
 
 pub(super) fn position(row: &SqliteRow, offset: &str) -> Result<Position, StoreError> {
@@ -83,6 +91,8 @@ pub(super) fn binding_row(row: &SqliteRow) -> Result<BindingRow, StoreError> {
         lifecycle: lifecycle(row.try_get("repeat")?)?,
         status: status(row.try_get("status")?, row.try_get("reason")?)?,
         revision: row.try_get::<i64, _>("revision")? as u64,
+        created_revision: row.try_get::<i64, _>("created_revision")? as u64,
+        release_due: row.try_get("release_due")?,
     })
 }
 
@@ -91,28 +101,45 @@ pub(super) fn evidence_json(evidence: &Evidence) -> String {
     serde_json::to_string(&pairs).expect("names and finite numbers are JSON")
 }
 
-pub(super) fn firing(row: &SqliteRow) -> Result<(u64, Firing), StoreError> {
-    let id: &[u8] = row.try_get("id")?;
-    let id = id.try_into().map_err(|_| damaged("firing id", format!("{} bytes", id.len())))?;
+/// The tick that something happened on.
+pub(super) fn tick(row: &SqliteRow) -> Result<Tick, StoreError> {
     let conditions = Conditions(row.try_get::<i64, _>("conditions")? as u64);
-    let tick = Tick::new(
-        symbol(row.try_get("symbol")?)?,
-        row.try_get("price")?,
-        row.try_get("volume")?,
-        row.try_get("time_ms")?,
-        conditions,
-    );
+    let (price, volume) = (row.try_get("price")?, row.try_get("volume")?);
+    Tick::new(symbol(row.try_get("symbol")?)?, price, volume, row.try_get("time_ms")?, conditions)
+        .map_err(|error| damaged("tick", error))
+}
+
+fn id_bytes(row: &SqliteRow, what: &'static str) -> Result<[u8; 16], StoreError> {
+    let id: &[u8] = row.try_get("id")?;
+    id.try_into().map_err(|_| damaged(what, format!("{} bytes", id.len())))
+}
+
+pub(super) fn firing(row: &SqliteRow) -> Result<(u64, Firing), StoreError> {
     let evidence: Vec<(Arc<str>, f64)> =
         serde_json::from_str(row.try_get("evidence")?).map_err(|error| damaged("evidence", error))?;
     let firing = Firing {
-        id: FiringId::from_bytes(id),
+        id: FiringId::from_bytes(id_bytes(row, "firing id")?),
         tenant: Tenant::from_stored(row.try_get("tenant")?),
         alert: AlertId(row.try_get("alert_id")?),
         binding: BindingId(row.try_get("binding_id")?),
-        tick: tick.map_err(|error| damaged("firing", error))?,
+        tick: tick(row)?,
         position: position(row, "offset")?,
         rule: rule_ref(row)?,
         evidence,
     };
     Ok((row.try_get::<i64, _>("seq")? as u64, firing))
+}
+
+pub(super) fn fault(row: &SqliteRow) -> Result<(u64, FaultRecord), StoreError> {
+    let (kind, detail): (&str, &str) = (row.try_get("kind")?, row.try_get("detail")?);
+    let record = FaultRecord {
+        id: FaultId::from_bytes(id_bytes(row, "fault id")?),
+        alert: AlertId(row.try_get("alert_id")?),
+        rule: rule_ref(row)?,
+        tick: tick(row)?,
+        position: position(row, "offset")?,
+        fault: Fault::from_parts(kind, detail).ok_or_else(|| damaged("fault", format!("{kind} {detail}")))?,
+        quarantined: row.try_get("quarantined")?,
+    };
+    Ok((row.try_get::<i64, _>("seq")? as u64, record))
 }

@@ -16,8 +16,13 @@ impl SqliteStore {
     ) -> Result<StoredRule, StoreError> {
         let reference = &rule.reference;
         let inserted = sqlx::query(
-            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            // Bytes that were found to be impure are so for everybody who uploads them.
+            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms,
+                                        quarantine_reason, quarantined_at_ms, quarantine_revision)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, q.quarantine_reason, q.quarantined_at_ms, q.quarantine_revision
+             FROM (SELECT 1) LEFT JOIN (SELECT * FROM rule_versions
+                                        WHERE digest = ?4 AND quarantine_revision IS NOT NULL LIMIT 1) q
+             WHERE true ON CONFLICT DO NOTHING",
         )
         .bind(tenant.as_str())
         .bind(reference.name.as_str())
@@ -29,18 +34,15 @@ impl SqliteStore {
         .execute(&self.0.writer)
         .await?
         .rows_affected();
-        if inserted == 1 {
-            return Ok(StoredRule::Created(rule.clone()));
-        }
         let versions = self.rule_versions(tenant, &reference.name).await?;
         let existing = versions.into_iter().find(|other| other.reference.version == reference.version);
         let existing =
             existing.ok_or_else(|| rows::damaged("rule version", "it vanished, though versions never do"))?;
-        if existing.reference.digest == reference.digest {
-            Ok(StoredRule::Existing(existing))
-        } else {
-            Ok(StoredRule::Conflict(existing))
-        }
+        Ok(match inserted {
+            1 => StoredRule::Created(existing),
+            _ if existing.reference.digest == reference.digest => StoredRule::Existing(existing),
+            _ => StoredRule::Conflict(existing),
+        })
     }
 
     pub(in crate::store) async fn rule_versions(
@@ -49,7 +51,8 @@ impl SqliteStore {
         name: &RuleName,
     ) -> Result<Vec<RuleVersion>, StoreError> {
         let rows = sqlx::query(
-            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms
+            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms,
+                    quarantine_reason, quarantined_at_ms
              FROM rule_versions WHERE tenant = ? AND name = ?",
         )
         .bind(tenant.as_str())
@@ -69,7 +72,8 @@ impl SqliteStore {
         limit: u32,
     ) -> Result<Vec<RuleVersion>, StoreError> {
         let rows = sqlx::query(
-            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms
+            "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms,
+                    quarantine_reason, quarantined_at_ms
              FROM rule_versions WHERE tenant = ? AND name IN
                (SELECT DISTINCT name FROM rule_versions WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?)",
         )

@@ -60,7 +60,7 @@ impl Firings {
         };
         let id = firing.id.to_string();
         let commit = Commit { firings: vec![(firing, false)], ..Default::default() };
-        assert_eq!(self.server.backends.store.commit(&[self.claim], &commit).await.unwrap(), 1);
+        assert_eq!(self.server.backends.store.commit(std::slice::from_ref(&self.claim), &commit).await.unwrap(), 1);
         id
     }
 

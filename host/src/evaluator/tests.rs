@@ -1,0 +1,307 @@
+//! Real workers over real backends: what faults lead to, and that a crash changes none of it. Time between checkpoints
+//! is so long that none is taken but those that a release or a clean stop asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tocsin_engine::domain::{Alert, BindingStatus, Conditions, Lifecycle, Repeat, Symbol, Tenant, Tick};
+use tocsin_engine::{Engine, Judging, Waking};
+use tokio_util::sync::CancellationToken;
+
+use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
+use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
+use crate::compiler::Compiler;
+use crate::control::{Control, ControlError, CreateAlert};
+use crate::library::Library;
+use crate::store::{BindingCaps, Store};
+
+const NOW_MS: i64 = 1_700_000_000_123;
+/// No price of a trial run.
+const GOOD: f64 = 4321.5;
+/// The price that makes [`COUNTER`] trap.
+const BAD: f64 = 4321.25;
+
+/// Counts its evaluations in its state and fires with the count; traps at one price.
+const COUNTER: &str = r#"(module (memory (export "memory") 1)
+  (func (export "evaluate") (param $tick i32) (param i32) (param $state i32) (param $verdict i32) (result i32)
+    (f64.store (local.get $state) (f64.add (f64.load (local.get $state)) (f64.const 1)))
+    (if (f64.eq (f64.load (local.get $tick)) (f64.const 4321.25)) (then unreachable))
+    (f64.store (local.get $verdict) (f64.load (local.get $state)))
+    (i32.const 1))
+  (@custom "tocsin.manifest"
+    "{\"abi\":1,\"name\":\"counter\",\"version\":\"1.0.0\",\"state\":{\"size\":8},\"evidence\":[\"count\"]}"))"#;
+
+/// Counts its evaluations where nobody should, in a global, unless it is tried.
+const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut f64) (f64.const 0))
+  (func (export "evaluate") (param $tick i32) (param i32 i32) (param $verdict i32) (result i32)
+    (if (f64.eq (f64.load (local.get $tick)) (f64.const 4321.5))
+      (then (global.set $count (f64.add (global.get $count) (f64.const 1)))))
+    (f64.store (local.get $verdict) (global.get $count))
+    (i32.const 1))
+  (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"impure\",\"version\":\"1.0.0\",\"evidence\":[\"count\"]}"))"#;
+
+struct Rig {
+    bus: Bus,
+    store: Store,
+    library: Library,
+    control: Control,
+    clock: Clock,
+    _dir: TempDir,
+}
+
+struct Running {
+    evaluator: RunningEvaluator,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn stats(&self) -> EvaluatorSnapshot {
+        self.evaluator.stats().snapshot()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.evaluator.finished().await.unwrap();
+    }
+}
+
+impl Rig {
+    async fn new(modules: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = EmbeddedDb::open(dir.path()).unwrap();
+        let clock: Clock = Arc::new(|| NOW_MS);
+        let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
+        let store = Store::open_sqlite(dir.path()).await.unwrap();
+        let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
+        let caps = BindingCaps { per_tenant: 100, per_rule: 100 };
+        let control = Control::new(store.clone(), bus.clone(), library.clone(), clock.clone(), caps);
+        for module in modules {
+            control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
+        }
+        Self { bus, store, library, control, clock, _dir: dir }
+    }
+
+    async fn start(&self) -> Running {
+        let config = EvaluatorConfig {
+            workers: 2,
+            checkpoint_interval: Duration::from_secs(600),
+            skip_lost_ticks: false,
+            judging: Judging { waking: Waking::Indexed, audit_every_calls: 1 },
+        };
+        let stop = CancellationToken::new();
+        let (store, bus, library) = (self.store.clone(), self.bus.clone(), self.library.clone());
+        let evaluator = start(store, bus, library, config, self.clock.clone(), stop.clone()).await.unwrap();
+        Running { evaluator, stop }
+    }
+
+    /// The process dies: nothing of it is written any more.
+    async fn crash(&self, running: Running) {
+        for partition in 0..self.bus.partitions() {
+            self.store.claim(partition).await.unwrap();
+        }
+        running.stop.cancel();
+        let ended = running.evaluator.finished().await;
+        assert!(matches!(ended, Err(EvaluatorError::Store(crate::store::StoreError::Fenced(_)))), "{ended:?}");
+    }
+
+    async fn create(&self, rule: &str, symbols: &[&str]) -> Result<i64, ControlError> {
+        let request = CreateAlert {
+            user_id: 1,
+            symbols: symbols.iter().map(|symbol| (*symbol).to_owned()).collect(),
+            rule: rule.into(),
+            version: None,
+            params: json!({}),
+            lifecycle: Lifecycle { repeat: Repeat::Every },
+            idempotency: None,
+        };
+        Ok(self.control.create_alert(&Tenant::standard(), request).await?.0.id.0)
+    }
+
+    async fn publish(&self, symbol: &str, prices: &[f64]) {
+        let symbol = Symbol::parse(symbol).unwrap();
+        let tick = |price: &f64| Tick::new(symbol.clone(), *price, 1.0, NOW_MS, Conditions::default()).unwrap();
+        self.bus.publish(prices.iter().map(tick).collect()).await.unwrap();
+    }
+
+    async fn alert(&self, id: i64) -> Alert {
+        self.control.alert(&Tenant::standard(), id).await.unwrap()
+    }
+
+    /// The counts that an alert fired with, in order.
+    async fn counts(&self, id: i64) -> Vec<f64> {
+        let page = self.control.firings(&Tenant::standard(), Some(id), None, None).await.unwrap();
+        page.items.iter().map(|firing| firing.evidence[0].1).collect()
+    }
+
+    async fn faults(&self, id: i64) -> Vec<u64> {
+        let page = self.control.faults(&Tenant::standard(), id, None, None).await.unwrap();
+        page.items.iter().map(|fault| fault.position.offset).collect()
+    }
+
+    async fn until_counts(&self, id: i64, expect: &[f64]) {
+        wait_until(async || self.counts(id).await == expect).await;
+    }
+
+    async fn until_quarantined(&self, id: i64) {
+        wait_until(async || matches!(self.alert(id).await.bindings[0].status, BindingStatus::Quarantined(_))).await;
+    }
+
+    async fn release(&self, id: i64) {
+        let released = self.control.release_alert(&Tenant::standard(), id, None).await.unwrap();
+        assert!(released.bindings.iter().all(|binding| binding.status == BindingStatus::Active));
+    }
+
+    /// Until the checkpoint is written behind which a release takes effect.
+    async fn until_applied(&self) {
+        wait_until(async || {
+            let changed = self.store.changes(0, 1_000).await.unwrap();
+            !changed.bindings.iter().any(|row| row.release_due)
+        })
+        .await;
+    }
+}
+
+async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
+    let patience = tokio::time::timeout(Duration::from_secs(60), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    patience.await.expect("what is waited for happens");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again() {
+    let rig = Rig::new(&[COUNTER]).await;
+    let id = rig.create("counter", &["X"]).await.unwrap();
+    let running = rig.start().await;
+    rig.publish("X", &[GOOD, GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_quarantined(id).await;
+    let BindingStatus::Quarantined(reason) = rig.alert(id).await.bindings[0].status.clone() else { panic!() };
+    assert!(reason.contains("unreachable"), "{reason}");
+    assert_eq!((rig.counts(id).await, rig.faults(id).await), (vec![1.0, 2.0], vec![2, 3, 4, 5, 6]));
+
+    rig.release(id).await;
+    rig.until_applied().await;
+    rig.publish("X", &[GOOD]).await;
+    rig.until_counts(id, &[1.0, 2.0, 3.0]).await;
+    wait_until(async || running.stats().recovered == 1).await;
+
+    rig.publish("X", &[BAD; 5]).await;
+    rig.until_quarantined(id).await;
+    rig.release(id).await;
+    rig.until_applied().await;
+    rig.publish("X", &[BAD]).await;
+    rig.until_quarantined(id).await;
+    assert_eq!(rig.faults(id).await.len(), 11, "one fault is enough for who is on probe");
+    assert_eq!(running.stats().quarantined, 3);
+    running.stop().await;
+    rig.until_quarantined(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_while_nothing_runs_takes_effect_at_the_start() {
+    let rig = Rig::new(&[COUNTER]).await;
+    let id = rig.create("counter", &["X"]).await.unwrap();
+    let running = rig.start().await;
+    rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_quarantined(id).await;
+    running.stop().await;
+    rig.release(id).await;
+    let running = rig.start().await;
+    rig.until_applied().await;
+    rig.publish("X", &[GOOD]).await;
+    rig.until_counts(id, &[1.0, 2.0]).await;
+    running.stop().await;
+    assert_eq!(rig.alert(id).await.bindings[0].status, BindingStatus::Active);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_begins_with_the_release_that_its_checkpoint_names() {
+    let rig = Rig::new(&[COUNTER]).await;
+    let id = rig.create("counter", &["X"]).await.unwrap();
+    let running = rig.start().await;
+    rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_quarantined(id).await;
+    rig.release(id).await;
+    rig.until_applied().await;
+    // Behind that checkpoint: the release succeeds, and then it is quarantined again.
+    rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_counts(id, &[1.0, 2.0]).await;
+    rig.until_quarantined(id).await;
+    let faults = rig.faults(id).await;
+    rig.crash(running).await;
+
+    let running = rig.start().await;
+    wait_until(async || running.stats().quarantined == 1).await;
+    assert_eq!((rig.counts(id).await, rig.faults(id).await), (vec![1.0, 2.0], faults), "nothing is doubled");
+    rig.release(id).await;
+    rig.until_applied().await;
+    rig.publish("X", &[GOOD]).await;
+    rig.until_counts(id, &[1.0, 2.0, 3.0]).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged() {
+    let rig = Rig::new(&[COUNTER]).await;
+    let id = rig.create("counter", &["X"]).await.unwrap();
+    let running = rig.start().await;
+    rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_quarantined(id).await;
+    // Judged, and asleep in quarantine, before the crash.
+    rig.publish("X", &[GOOD, GOOD]).await;
+    wait_until(async || running.stats().ticks == 8).await;
+    rig.crash(running).await;
+    rig.release(id).await;
+
+    let running = rig.start().await;
+    rig.until_applied().await;
+    assert_eq!(rig.counts(id).await, [1.0]);
+    rig.publish("X", &[GOOD]).await;
+    rig.until_counts(id, &[1.0, 2.0]).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again() {
+    let rig = Rig::new(&[IMPURE, COUNTER]).await;
+    let symbols: Vec<String> = (0..8).map(|i| format!("S{i}")).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let id = rig.create("impure", &symbols).await.unwrap();
+    let honest = rig.create("counter", &["S0"]).await.unwrap();
+    let running = rig.start().await;
+    // The first evaluation of an instance is like that of a fresh one.
+    for symbol in &symbols {
+        rig.publish(symbol, &[GOOD, GOOD]).await;
+    }
+    rig.until_quarantined(id).await;
+    rig.until_counts(honest, &[1.0, 2.0]).await;
+    wait_until(async || running.stats().bindings == 1).await;
+    let alert = rig.alert(id).await;
+    for binding in &alert.bindings {
+        let BindingStatus::Quarantined(reason) = &binding.status else { panic!("{binding:?}") };
+        assert!(reason.contains("impure") && reason.contains("count 2.0, then 1.0"), "{reason}");
+    }
+    let rule = rig.control.rule(&Tenant::standard(), "impure", None).await.unwrap();
+    assert_eq!(rule.quarantine.map(|quarantine| quarantine.at_ms), Some(NOW_MS));
+    let again = rig.control.upload_rule(&Tenant::standard(), wat::parse_str(IMPURE).unwrap()).await.unwrap();
+    assert!(!again.created && again.rule.quarantine.is_some());
+    let refused = rig.create("impure", &["S0"]).await;
+    assert!(matches!(&refused, Err(ControlError::Precondition(told)) if told.contains("impure 1.0.0")), "{refused:?}");
+    let refused = rig.control.release_alert(&Tenant::standard(), id, None).await;
+    assert!(matches!(&refused, Err(ControlError::Precondition(_))), "{refused:?}");
+
+    let before = rig.counts(id).await;
+    rig.crash(running).await;
+    let running = rig.start().await;
+    for symbol in symbols {
+        rig.publish(symbol, &[GOOD]).await;
+    }
+    rig.until_counts(honest, &[1.0, 2.0, 3.0]).await;
+    assert_eq!(running.stats().bindings, 1);
+    running.stop().await;
+    assert_eq!(rig.counts(id).await, before);
+}

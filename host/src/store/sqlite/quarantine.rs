@@ -1,0 +1,99 @@
+//! Quarantine: releasing bindings from it, and rule versions that are put into it for ever.
+
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use tocsin_engine::domain::{AlertId, RuleQuarantine, RuleRef, Symbol, Tenant};
+
+use super::alerts::fetch_alert;
+use super::{SqliteStore, rows};
+use crate::store::{Released, StoreError};
+
+impl SqliteStore {
+    pub(in crate::store) async fn release(
+        &self,
+        tenant: &Tenant,
+        id: AlertId,
+        symbol: Option<&Symbol>,
+    ) -> Result<Released, StoreError> {
+        let mut transaction = self.write().await?;
+        let Some(alert) = fetch_alert(&mut transaction, tenant, id).await? else { return Ok(Released::NoAlert) };
+        if let Some(quarantine) = rule_quarantine(&mut transaction, tenant, &alert.rule).await? {
+            return Ok(Released::RuleQuarantined(quarantine));
+        }
+        let revision = Self::next_revision(&mut transaction).await?;
+        let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = 1");
+        update.push(", revision = ").push_bind(revision).push(" WHERE alert_id = ").push_bind(id.0);
+        update.push(" AND status = 'quarantined'");
+        if let Some(symbol) = symbol {
+            update.push(" AND symbol = ").push_bind(symbol.as_str());
+        }
+        if update.build().execute(&mut *transaction).await?.rows_affected() == 0 {
+            return Ok(Released::NothingQuarantined(alert));
+        }
+        let alert = fetch_alert(&mut transaction, tenant, id).await?;
+        transaction.commit().await?;
+        self.publish_revision(revision);
+        Ok(alert.map_or(Released::NoAlert, Released::Released))
+    }
+
+    pub(in crate::store) async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT r.name AS rule_name, r.version AS rule_version, r.digest AS rule_digest, l.live
+             FROM rule_versions r JOIN live_by_rule l ON (l.tenant, l.rule_digest) = (r.tenant, r.digest)
+             WHERE r.quarantine_revision IS NOT NULL AND l.live > 0 ORDER BY r.quarantine_revision LIMIT ?",
+        )
+        .bind(limit)
+        .fetch_all(&self.0.readers)
+        .await?;
+        rows.iter().map(|row| Ok((rows::rule_ref(row)?, row.try_get::<i64, _>("live")? as u64))).collect()
+    }
+}
+
+/// Whether and why a rule version is judged no more.
+pub(super) async fn rule_quarantine(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    rule: &RuleRef,
+) -> Result<Option<RuleQuarantine>, StoreError> {
+    let row = sqlx::query(
+        "SELECT quarantine_reason, quarantined_at_ms FROM rule_versions WHERE tenant = ? AND name = ? AND version = ?",
+    )
+    .bind(tenant.as_str())
+    .bind(rule.name.as_str())
+    .bind(rule.version.to_string())
+    .fetch_optional(connection)
+    .await?;
+    row.map_or(Ok(None), |row| rows::rule_quarantine(&row))
+}
+
+/// Puts a rule version into quarantine, whoever uploaded its module, with all its live bindings. Returns the revision
+/// by which evaluators hear of it; None if it is there already.
+pub(super) async fn quarantine_rule(
+    transaction: &mut Transaction<'static, Sqlite>,
+    rule: &RuleRef,
+    reason: &str,
+    at_ms: i64,
+) -> Result<Option<i64>, StoreError> {
+    let quarantined = sqlx::query(
+        "UPDATE rule_versions SET quarantine_reason = ?, quarantined_at_ms = ?,
+                                  quarantine_revision = (SELECT newest + 1 FROM revisions)
+         WHERE digest = ? AND quarantine_revision IS NULL",
+    )
+    .bind(reason)
+    .bind(at_ms)
+    .bind(&rule.digest.0[..])
+    .execute(&mut **transaction)
+    .await?
+    .rows_affected();
+    if quarantined == 0 {
+        return Ok(None);
+    }
+    sqlx::query(
+        "UPDATE bindings SET status = 'quarantined', reason = ?, release_due = 0
+         WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = ?)",
+    )
+    .bind(format!("its rule is impure: {reason}"))
+    .bind(&rule.digest.0[..])
+    .execute(&mut **transaction)
+    .await?;
+    SqliteStore::next_revision(transaction).await.map(Some)
+}
