@@ -6,6 +6,7 @@ mod alerts;
 mod connections;
 mod etag;
 mod extract;
+mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
@@ -67,6 +68,7 @@ fn router(served: Served) -> Router {
         .merge(rules::routes())
         .merge(alerts::routes())
         .merge(firings::routes())
+        .merge(faults::routes())
         .split_for_parts();
     router
         .merge(openapi::route(&openapi))

@@ -1,4 +1,4 @@
-//! `tocsin alert`: create, list, show and delete alerts, and read their firings.
+//! `tocsin alert`: create, list, show, release and delete alerts, and read their firings and faults.
 
 use clap::Subcommand;
 use reqwest::Url;
@@ -41,6 +41,31 @@ pub enum AlertCommand {
     /// End an alert; its firings stay
     #[command(after_help = "Examples:\n  tocsin alert delete 1")]
     Delete {
+        /// The alert's number
+        id: i64,
+    },
+    /// Release an alert from quarantine: it is judged again, on probe
+    #[command(after_help = "\
+Examples:
+  tocsin alert release 1
+  tocsin alert release 1 --symbol AAPL
+
+One good evaluation ends the probe; one fault quarantines the alert again.")]
+    Release {
+        /// The alert's number
+        id: i64,
+        /// Only on this instrument [default: all that are quarantined]
+        #[arg(long)]
+        symbol: Option<String>,
+    },
+    /// List an alert's faults: what its rule did instead of answering
+    #[command(after_help = "\
+Examples:
+  tocsin alert faults 1
+  tocsin alert faults 1 --json | jq -r '.faults[-1].id'
+
+GET /api/v1/faults/ID/bundle gives what `tocsin rule reproduce` needs to see a fault again.")]
+    Faults {
         /// The alert's number
         id: i64,
     },
@@ -129,6 +154,15 @@ pub(super) async fn run(command: AlertCommand, server: &Url, output: Output) -> 
         AlertCommand::Delete { id } => {
             client.delete(&["alerts", &id.to_string()]).await?;
             output.result(&json!({ "id": id, "deleted": true }), || format!("alert {id} deleted"))
+        }
+        AlertCommand::Release { id, symbol } => {
+            let body = symbol.map_or_else(|| json!({}), |symbol| json!({ "symbol": symbol }));
+            let alert = client.post(&["alerts", &id.to_string(), "release"], &body).await?;
+            output.result(&alert, || alert_view::show(&alert))
+        }
+        AlertCommand::Faults { id } => {
+            let faults = client.list(&["alerts", &id.to_string(), "faults"], &[], "faults").await?;
+            output.result(&json!({ "faults": faults }), || alert_view::faults(&faults))
         }
         AlertCommand::Firings { id } => {
             let firings = client.list(&["alerts", &id.to_string(), "firings"], &[], "firings").await?;

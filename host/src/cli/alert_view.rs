@@ -1,4 +1,4 @@
-//! Alerts and firings as text.
+//! Alerts, firings and faults as text.
 
 use serde_json::{Map, Value};
 
@@ -39,6 +39,19 @@ pub(super) fn firings(firings: &[Value]) -> String {
     };
     let rows: Vec<Vec<_>> = firings.iter().map(row).collect();
     table(&["TIME", "SYMBOL", "PRICE", "RULE", "EVIDENCE", "ID"], &rows)
+}
+
+/// A line for each fault, oldest first.
+pub(super) fn faults(faults: &[Value]) -> String {
+    let row = |fault: &Value| {
+        let rule = format!("{} {}", text(&fault["rule"]), text(&fault["version"]));
+        let quarantined = if fault["quarantined"] == true { " (quarantined)" } else { "" };
+        let told = format!("{}{quarantined}", text(&fault["fault"]));
+        let cells = [time(&fault["timestamp"]), text(&fault["symbol"]), text(&fault["price"]), rule];
+        cells.into_iter().chain([told, text(&fault["id"])]).collect()
+    };
+    let rows: Vec<Vec<_>> = faults.iter().map(row).collect();
+    table(&["TIME", "SYMBOL", "PRICE", "RULE", "FAULT", "ID"], &rows)
 }
 
 /// A firing on a line of its own.

@@ -1,4 +1,4 @@
-//! `tocsin rule`: check a module offline, upload it, list and show what the server has.
+//! `tocsin rule`: check a module and reproduce a fault offline, upload a module, list and show what the server has.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,7 +12,7 @@ use tocsin_engine::limits::MAX_MODULE_BYTES;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::Output;
-use super::{rule_check, rule_view};
+use super::{rule_check, rule_reproduce, rule_view};
 
 pub(super) const LONG_ABOUT: &str = "A rule decides when an alert fires. It is a WebAssembly module with a name, a \
     version and params; `above` and `below` are built in.\n\n\
@@ -49,6 +49,18 @@ The same bytes again change nothing. A version never changes: to change a rule, 
         /// The module, a .wasm file
         file: PathBuf,
     },
+    /// See a fault again from its bundle, without a server
+    #[command(after_help = "\
+Examples:
+  curl -so bundle.json http://127.0.0.1:8080/api/v1/faults/ID/bundle
+  tocsin rule reproduce bundle.json
+
+`tocsin alert faults` lists the ids. Exit status: 0 if the same fault comes of it, 1 if something else does, or if the
+file is no bundle; what differs is told.")]
+    Reproduce {
+        /// The bundle, a .json file
+        bundle: PathBuf,
+    },
     /// List the server's rules, each in its newest version
     #[command(after_help = "Examples:\n  tocsin rule list\n  tocsin rule list --json | jq -r '.rules[].name'")]
     List,
@@ -69,6 +81,10 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
             let report = rule_check::check(&read_module(&file)?)?;
             output.result(&report.json(), || report.text())
         }
+        RuleCommand::Reproduce { bundle } => {
+            let seen = rule_reproduce::reproduce(&read_at_most(&bundle, rule_reproduce::MAX_BUNDLE_BYTES)?)?;
+            output.result(&seen.json(), || seen.text())
+        }
         RuleCommand::Upload { file } => {
             let (rule, created) = Client::new(server)?.upload(read_module(&file)?).await?;
             output.result(&rule, || rule_view::uploaded(&rule, created))
@@ -88,10 +104,15 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
     }
 }
 
-/// Reads a module; of a file that is too large no more than shows that it is.
+/// Reads a module.
 pub(super) fn read_module(file: &Path) -> Result<Vec<u8>, Failure> {
-    let mut module = Vec::new();
-    let read = File::open(file).and_then(|open| open.take(MAX_MODULE_BYTES as u64 + 1).read_to_end(&mut module));
+    read_at_most(file, MAX_MODULE_BYTES)
+}
+
+/// Reads a file; of one that is too large no more than shows that it is.
+fn read_at_most(file: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|open| open.take(max_bytes as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::Local(format!("cannot read {}: {error}", file.display())))?;
-    Ok(module)
+    Ok(bytes)
 }

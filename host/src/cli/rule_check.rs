@@ -1,13 +1,13 @@
 //! `tocsin rule check`: what the server would say of a module, without a server.
 
 use serde_json::{Value, json};
-use tocsin_engine::Engine;
 use tocsin_engine::cost::Metering;
 use tocsin_engine::domain::{Digest, RuleRef};
 use tocsin_engine::inspect::{Inspection, inspect};
 use tocsin_engine::limits::{FUEL_PER_EVALUATION, MAX_GUEST_PAGES, MAX_MODULE_BYTES};
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::violation::Violation;
+use tocsin_engine::{Engine, LoadError};
 
 use super::failure::Failure;
 use super::rule_view;
@@ -28,6 +28,14 @@ pub(super) fn check(module: &[u8]) -> Result<Report, Failure> {
     try_module(&engine, module).map_err(|violations| refused(&violations))?;
     let Manifest { name, version, .. } = inspection.manifest.clone();
     Ok(Report { rule: RuleRef { name, version, digest: Digest::of(module) }, inspection, module_bytes: module.len() })
+}
+
+/// Why a module is no rule.
+pub(super) fn not_loaded(error: LoadError) -> Failure {
+    match error {
+        LoadError::Rejected(rejection) => refused(&rejection.violations),
+        LoadError::Compile(_) => Failure::Local(error.to_string()),
+    }
 }
 
 fn refused(violations: &[Violation]) -> Failure {

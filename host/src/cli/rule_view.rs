@@ -32,6 +32,11 @@ pub(super) fn show(rule: &Value) -> String {
         ("evidence", evidence.join(", ")),
         ("state", format!("{} bytes an alert and symbol", manifest["state"]["size"].as_u64().unwrap_or(0))),
     ];
+    let quarantine = &rule["quarantine"];
+    if quarantine.is_object() {
+        let told = format!("since {}, for ever: {}", text(&quarantine["at"]), text(&quarantine["reason"]));
+        lines.push(("quarantine", told));
+    }
     lines.retain(|(_, value)| !value.is_empty());
     let rows: Vec<_> = properties(manifest).map(|(name, schema)| param(name, schema)).collect();
     if rows.is_empty() {

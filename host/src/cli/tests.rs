@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tocsin_engine::builtin;
 
 use super::failure::Failure;
-use super::{Cli, Command, Typed, alert_view, rule_check, rule_view, usage_failure};
+use super::{Cli, Command, Typed, alert_view, rule_check, rule_reproduce, rule_view, usage_failure};
 
 fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(["tocsin"].iter().chain(args).map(Into::into).collect())
@@ -68,6 +68,11 @@ fn a_wrong_command_line_exits_with_2() {
         &["alert", "create", "--user", "x", "--symbol", "A", "--rule", "above"],
         &["alert", "create", "--user", "1", "--symbol", "A", "--rule", "above", "--param", "target"],
         &["alert", "show", "first"],
+        &["alert", "release"],
+        &["alert", "release", "1", "--symbol"],
+        &["alert", "faults", "x"],
+        &["rule", "reproduce"],
+        &["serve", "--waking", "naive"],
         &["rule", "list", "--server", "ftp://127.0.0.1"],
         &["rule", "list", "--server", "https://127.0.0.1"],
         &["rule", "list", "--server", "127.0.0.1:8080"],
@@ -190,6 +195,14 @@ fn alert() -> Value {
     })
 }
 
+fn fault() -> Value {
+    json!({
+        "id": "23b243b1-d333-5a0a-ab7c-a6645259ff0d", "alert_id": 7, "symbol": "AAPL", "price": 151.25, "volume": 100,
+        "timestamp": 1_700_000_000_123_i64, "partition": 3, "offset": 10, "rule": "moves", "version": "0.1.0",
+        "digest": "sha256:00", "kind": "trap", "fault": "it trapped: integer divide by zero", "quarantined": true,
+    })
+}
+
 fn firing() -> Value {
     json!({
         "id": "d1d624dd-a38f-56f1-a0d7-bb0476335c2a", "alert_id": 7, "symbol": "AAPL", "price": 151.25, "volume": 100,
@@ -203,6 +216,7 @@ fn results_as_text() {
     insta::assert_snapshot!("alert_list", alert_view::list(&[alert()]));
     insta::assert_snapshot!("alert_show", alert_view::show(&alert()));
     insta::assert_snapshot!("alert_firings", alert_view::firings(&[firing()]));
+    insta::assert_snapshot!("alert_faults", alert_view::faults(&[fault()]));
     insta::assert_snapshot!("alert_watch", alert_view::firing(&firing()));
     let rules = [builtin::ABOVE, &metered()].map(|module| rule_check::check(module).unwrap().json());
     insta::assert_snapshot!("rule_list", rule_view::list(&rules));
@@ -213,10 +227,74 @@ fn results_as_text() {
 fn whatever_a_server_answers_can_be_shown() {
     for odd in [json!(null), json!([]), json!({ "bindings": 1, "manifest": [], "params": "x", "evidence": [{}] })] {
         let many = [odd.clone()];
-        let texts = [alert_view::show(&odd), alert_view::list(&many), alert_view::firings(&many)];
+        let lists = [alert_view::list, alert_view::firings, alert_view::faults].map(|list| list(&many));
+        let texts = lists.into_iter().chain([alert_view::show(&odd)]).collect::<Vec<_>>();
         assert!(texts.iter().all(|text| !text.is_empty()));
         assert!(!rule_view::show(&odd).is_empty() && !rule_view::list(&many).is_empty());
         assert!(Failure::Problem(odd).text().starts_with("error: "));
+    }
+}
+
+/// A bundle of a rule that divides by its state, as the server writes it.
+fn bundle() -> Value {
+    use base64::Engine as _;
+    let module = wat::parse_str(
+        r#"(module (memory (export "memory") 1)
+             (func (export "evaluate") (param i32 i32) (param $state i32) (param i32) (result i32)
+               (i32.div_u (i32.const 0) (i32.load (local.get $state))))
+             (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"divides\",\"version\":\"1.0.0\",\"state\":{\"size\":8}}"))"#,
+    )
+    .unwrap();
+    let digest = tocsin_engine::domain::Digest::of(&module).to_string();
+    let module = base64::engine::general_purpose::STANDARD.encode(module);
+    json!({
+        "format": 1, "alert_id": 7, "fuel": 100_000, "partition": 3, "offset": 10, "params": "", "params_json": {},
+        "state": "0000000000000000",
+        "rule": { "name": "divides", "version": "1.0.0", "digest": digest, "module": module },
+        "tick": { "symbol": "AAPL", "price": 151.25, "volume": 1, "timestamp": 1, "conditions": u64::MAX },
+        "fault": {
+            "kind": "trap", "detail": "wasm trap: integer divide by zero", "text": "it trapped: integer divide by zero",
+        },
+    })
+}
+
+#[test]
+fn a_fault_is_reproduced_from_its_bundle() {
+    let seen = rule_reproduce::reproduce(bundle().to_string().as_bytes()).unwrap();
+    let text = "divides 1.0.0 on AAPL at 151.25: the same fault again: it trapped: wasm trap: integer divide by zero";
+    assert_eq!(seen.text(), text);
+    assert_eq!((&seen.json()["reproduced"], &seen.json()["kind"]), (&json!(true), &json!("trap")));
+}
+
+#[test]
+fn what_keeps_a_fault_from_being_reproduced_is_told() {
+    for (member, value, expect) in [
+        ("/state", json!("0100000000000000"), "evaluated again, it held"),
+        ("/fault/kind", json!("out_of_fuel"), "\n  fault: "),
+        ("/fault", json!({ "kind": "stray_write", "detail": "" }), "evaluated again, it trapped"),
+        ("/fuel", json!(5), "could burn 5 fuel"),
+        ("/state", json!("00"), "state record has 1 bytes"),
+        ("/state", json!("0"), "\n  state: "),
+        ("/params", json!("xy"), "\n  params: "),
+        ("/rule/module", json!("!"), "\n  rule.module: "),
+        ("/rule/module", json!(""), "\n  rule.digest: the module's digest is "),
+        ("/rule/digest", json!("sha256:0"), "\n  rule.digest: "),
+        ("/rule/name", json!("X"), "\n  rule.name: "),
+        ("/rule/version", json!("1"), "\n  rule.version: "),
+        ("/tick/symbol", json!("🚀"), "\n  tick.symbol: "),
+        ("/tick/timestamp", json!(-1), "\n  tick: "),
+        ("/format", json!(2), "\n  format: 2: this program reads format 1"),
+        ("", json!([]), "\n  format: "),
+        ("/tick/price", json!(null), "\n  file: "),
+    ] {
+        let mut changed = bundle();
+        *changed.pointer_mut(member).unwrap() = value;
+        let failure = rule_reproduce::reproduce(changed.to_string().as_bytes()).unwrap_err();
+        assert!(failure.text().contains(expect), "{member}: {}", failure.text());
+    }
+    for bytes in [&b""[..], b"{", b"\xff", &vec![b' '; rule_reproduce::MAX_BUNDLE_BYTES + 1]] {
+        let text = rule_reproduce::reproduce(bytes).unwrap_err().text();
+        assert!(text.starts_with("error: this is not the bundle of a fault\n  file: "), "{text}");
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod docs;
 mod example_rules;
+mod faults;
 mod files;
 mod kill;
 mod operations;

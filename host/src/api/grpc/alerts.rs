@@ -5,7 +5,8 @@ use futures_util::stream::BoxStream;
 use tocsin_proto::tocsin::v1::alert_service_server::AlertService;
 use tocsin_proto::tocsin::v1::{
     Alert, CreateAlertRequest, DeleteAlertRequest, Firing, GetAlertRequest, ListAlertsRequest, ListAlertsResponse,
-    ListFiringsRequest, ListFiringsResponse, WatchFiringsRequest,
+    ListFaultsRequest, ListFaultsResponse, ListFiringsRequest, ListFiringsResponse, ReleaseAlertRequest,
+    WatchFiringsRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -47,6 +48,24 @@ impl AlertService for Service {
         let id = from_proto::alert_id("id", request.into_inner().id).map_err(status)?;
         self.api.control.delete_alert(&self.api.tenant, id).await.map_err(status)?;
         Ok(Response::new(()))
+    }
+
+    async fn release_alert(&self, request: Request<ReleaseAlertRequest>) -> Result<Response<Alert>, Status> {
+        let request = request.into_inner();
+        let id = from_proto::alert_id("id", request.id).map_err(status)?;
+        let symbol = from_proto::given(request.symbol);
+        let released = self.api.control.release_alert(&self.api.tenant, id, symbol.as_deref());
+        Ok(Response::new(to_proto::alert(released.await.map_err(status)?).map_err(status)?))
+    }
+
+    async fn list_faults(&self, request: Request<ListFaultsRequest>) -> Result<Response<ListFaultsResponse>, Status> {
+        let request = request.into_inner();
+        let alert = from_proto::alert_id("alert_id", request.alert_id).map_err(status)?;
+        let limit = from_proto::page_size(request.page_size);
+        let faults = self.api.control.faults(&self.api.tenant, alert, Some(&request.page_token), limit);
+        let page = faults.await.map_err(list_status)?;
+        let faults = page.items.into_iter().map(to_proto::fault).collect();
+        Ok(Response::new(ListFaultsResponse { faults, next_page_token: page.next.unwrap_or_default() }))
     }
 
     async fn list_firings(

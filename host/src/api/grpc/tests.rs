@@ -1,6 +1,7 @@
 //! A client of the real server, over real backends.
 
 mod alerts;
+mod faults;
 mod firings;
 mod price_alerts;
 mod rules;

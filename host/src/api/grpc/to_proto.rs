@@ -8,6 +8,7 @@ use tocsin_proto::tocsin::v1 as pb;
 
 use super::structs;
 use crate::control::{Condition, ControlError, CreatePriceAlert};
+use crate::store::FaultRecord;
 
 pub(super) fn rule(rule: &RuleVersion) -> Result<pb::Rule, ControlError> {
     let manifest = stored_json("manifest", &rule.manifest)?;
@@ -26,6 +27,10 @@ pub(super) fn rule(rule: &RuleVersion) -> Result<pb::Rule, ControlError> {
         evidence: evidence.map(str::to_owned).collect(),
         sleeps: manifest["sleeps"].as_bool().unwrap_or_default(),
         created_at: Some(timestamp(rule.created_at_ms)),
+        quarantine: rule.quarantine.as_ref().map(|quarantine| pb::RuleQuarantine {
+            reason: quarantine.reason.clone(),
+            at: Some(timestamp(quarantine.at_ms)),
+        }),
     })
 }
 
@@ -74,6 +79,25 @@ pub(super) fn firing(firing: Firing) -> pb::Firing {
         version: firing.rule.version.to_string(),
         digest: firing.rule.digest.to_string(),
         evidence: firing.evidence.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+    }
+}
+
+pub(super) fn fault(record: FaultRecord) -> pb::Fault {
+    pb::Fault {
+        id: record.id.to_string(),
+        alert_id: record.alert.0,
+        kind: record.fault.kind().to_owned(),
+        fault: record.fault.to_string(),
+        quarantined: record.quarantined,
+        symbol: record.tick.symbol.to_string(),
+        price: record.tick.price,
+        volume: record.tick.volume,
+        timestamp: record.tick.time_ms,
+        partition: record.position.partition as i32,
+        offset: record.position.offset as i64,
+        rule: record.rule.name.to_string(),
+        version: record.rule.version.to_string(),
+        digest: record.rule.digest.to_string(),
     }
 }
 

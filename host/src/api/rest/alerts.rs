@@ -68,7 +68,7 @@ enum RepeatBody {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Alert)]
-struct AlertBody {
+pub(super) struct AlertBody {
     id: i64,
     user_id: i32,
     /// The rule's name.
@@ -126,7 +126,7 @@ impl LifecycleBody {
 }
 
 impl AlertBody {
-    fn from_alert(alert: Alert) -> Result<Self, Problem> {
+    pub(super) fn from_alert(alert: Alert) -> Result<Self, Problem> {
         Ok(Self {
             id: alert.id.0,
             user_id: alert.user.0,
@@ -161,10 +161,12 @@ impl BindingBody {
         (status = 200, body = AlertBody, description = "An earlier request with this Idempotency-Key created it"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "`violations` lists all that is wrong, params by their path (`params.percent`)"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json",
+            description = "There would be more live bindings of the tenant or the rule version than may be"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such rule, or it has no such version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Idempotency-Key was used for another request"),
+            description = "The Idempotency-Key was used for another request, or the rule is impure and is judged no more"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json"),
     ),

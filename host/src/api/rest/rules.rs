@@ -40,6 +40,18 @@ struct RuleBody {
     manifest: Box<RawValue>,
     #[schema(format = DateTime)]
     created_at: String,
+    /// Set once the version was found to be impure: it is judged no more, and no alert is created on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine: Option<RuleQuarantineBody>,
+}
+
+/// Why a rule version is judged no more.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleQuarantine)]
+struct RuleQuarantineBody {
+    reason: String,
+    #[schema(format = DateTime)]
+    at: String,
 }
 
 /// The newest version of a rule, and what other versions there are.
@@ -59,6 +71,10 @@ struct VersionBody {
     digest: String,
     #[schema(format = DateTime)]
     created_at: String,
+    /// Whether it was found to be impure.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    quarantined: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -71,12 +87,16 @@ struct RulesBody {
 
 impl RuleBody {
     fn from_rule(rule: RuleVersion) -> Result<Self, Problem> {
+        let quarantine = rule.quarantine.map(|quarantine| {
+            Ok::<_, Problem>(RuleQuarantineBody { reason: quarantine.reason, at: rfc3339(quarantine.at_ms)? })
+        });
         Ok(Self {
             name: rule.reference.name.to_string(),
             version: rule.reference.version.to_string(),
             digest: rule.reference.digest.to_string(),
             manifest: RawValue::from_string(rule.manifest).map_err(|error| internal(&error))?,
             created_at: rfc3339(rule.created_at_ms)?,
+            quarantine: quarantine.transpose()?,
         })
     }
 }
@@ -86,7 +106,7 @@ impl RuleBody {
     request_body(content((Vec<u8> = "application/wasm"), (Vec<u8> = "application/octet-stream"))),
     responses(
         (status = 201, body = RuleBody, headers(("Location" = String, description = "The stored version"))),
-        (status = 200, body = RuleBody, description = "These very bytes were stored before"),
+        (status = 200, body = RuleBody, description = "These very bytes were stored before; `quarantine` tells if they are impure"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "Name and version are taken by other bytes"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json"),
@@ -152,6 +172,7 @@ async fn newest(
             version: rule.reference.version.to_string(),
             digest: rule.reference.digest.to_string(),
             created_at: rfc3339(rule.created_at_ms)?,
+            quarantined: rule.quarantine.is_some(),
         })
     });
     let versions = versions.collect::<Result<_, Problem>>()?;

@@ -148,6 +148,25 @@ async fn every_member_of_an_alert() {
 }
 
 #[tokio::test]
+async fn every_member_of_a_release() {
+    let server = fixture().await;
+    let alert = json!({"user_id": 1, "symbols": ["X"], "rule": "above", "params": {"target": 1}});
+    assert_eq!(server.post_json("/api/v1/alerts", &alert).await.status, StatusCode::CREATED);
+    let uri = "/api/v1/alerts/1/release";
+    // Without a symbol, all that are quarantined are meant.
+    let no_symbol: Vec<&str> = NO_TEXT.iter().copied().filter(|text| *text != "null").collect();
+    check_member(&server, uri, r#"{"symbol":{}}"#, "symbol", &no_symbol).await;
+    check_member(&server, uri, r#"{"symbol":"X","unknown":{}}"#, "unknown", &["1", "null"]).await;
+    check_member(&server, uri, r#"{"symbol":"X","symbol":{}}"#, "symbol", &["\"X\""]).await;
+    check_named(&server.call("POST", uri, JSON, r#"{"symbol":"Y"}"#).await, "not watched", "symbol");
+    for body in ["null", "[]", "[\"X\"]", "\"X\"", "{", "{}{}"] {
+        check_named(&server.call("POST", uri, JSON, body).await, body, "body");
+    }
+    check_named(&server.call("POST", uri, &[("content-type", "text/plain")], "{}").await, "text", "Content-Type");
+    check_named(&server.call("POST", &format!("{uri}?x=1"), JSON, "{}").await, "?x=1", "x");
+}
+
+#[tokio::test]
 async fn bodies_that_are_no_objects() {
     let server = fixture().await;
     let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
@@ -237,20 +256,36 @@ async fn every_parameter_of_a_query() {
     for uri in ["/api/v1/firings/stream?after=x", "/api/v1/firings?after=00000000-0000-0000-0000-000000000000"] {
         check_named(&server.get(uri).await, uri, "after");
     }
+    let alert = json!({"user_id": 1, "symbols": ["X"], "rule": "above", "params": {"target": 1}});
+    assert_eq!(server.post_json("/api/v1/alerts", &alert).await.status, StatusCode::CREATED);
+    for value in ["x", "-1", "1.5", "%00", "00000000-0000-0000-0000-000000000000", "99999999999999999999"] {
+        let uri = format!("/api/v1/alerts/1/faults?after={value}");
+        check_named(&server.get(&uri).await, &uri, "after");
+    }
+    for value in ["", "x", "0", "501"] {
+        let uri = format!("/api/v1/alerts/1/faults?limit={value}");
+        check_named(&server.get(&uri).await, &uri, "limit");
+    }
     for uri in ["/api/v1/rules/above?x=1", "/api/v1/rules/above/versions/1.0.0?x=1", "/api/v1/alerts/1?x=1"] {
         check_named(&server.get(uri).await, uri, "x");
     }
-    assert_eq!(server.get("/api/v1/firings/stream?alert_id=1").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/api/v1/firings/stream?alert_id=2").await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn every_parameter_of_a_path() {
     let server = fixture().await;
     for id in ["x", "0", "-1", "1.5", "NaN", "null", "9223372036854775808", "%00", "%FF", "%F0%9F%9A%80", "%20"] {
-        for (method, uri) in [("GET", "{}"), ("DELETE", "{}"), ("GET", "{}/firings")] {
+        let routes =
+            [("GET", "{}"), ("DELETE", "{}"), ("GET", "{}/firings"), ("GET", "{}/faults"), ("POST", "{}/release")];
+        for (method, uri) in routes {
             let uri = format!("/api/v1/alerts/{}", uri.replace("{}", id));
             check_named(&server.call(method, &uri, &[], "").await, &uri, "id");
         }
+    }
+    for id in ["x", "0", "-1", "%00", "%FF", "%F0%9F%9A%80", "00000000-0000-0000-0000", &"0".repeat(5000)] {
+        let uri = format!("/api/v1/faults/{id}/bundle");
+        check_named(&server.get(&uri).await, &uri, "id");
     }
     for name in ["X", "0", "-1", "%00", "%FF", "%F0%9F%9A%80", "a--b", &"a".repeat(65), &"a".repeat(5000)] {
         for rest in ["", "/versions/1.0.0", "/versions/1.0.0/module"] {
@@ -267,6 +302,8 @@ async fn every_parameter_of_a_path() {
     for uri in [
         "/api/v1/alerts/9223372036854775807",
         "/api/v1/alerts/1/firings",
+        "/api/v1/alerts/1/faults",
+        "/api/v1/faults/00000000-0000-0000-0000-000000000000/bundle",
         "/api/v1/rules/no-such-rule",
         "/api/v1/rules/above/versions/99.0.0",
         "/api/v1/rules/above/versions/99.0.0/module",
@@ -286,6 +323,8 @@ async fn a_wrong_method_is_told_the_right_ones() {
     for (method, uri, allow) in [
         ("PUT", "/api/v1/alerts", "GET,HEAD,POST"),
         ("POST", "/api/v1/alerts/1", "GET,HEAD,DELETE"),
+        ("GET", "/api/v1/alerts/1/release", "POST"),
+        ("DELETE", "/api/v1/alerts/1/faults", "GET,HEAD"),
         ("DELETE", "/api/v1/rules", "GET,HEAD,POST"),
         ("POST", "/api/v1/firings", "GET,HEAD"),
         ("POST", "/health", "GET,HEAD"),

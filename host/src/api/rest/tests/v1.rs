@@ -192,7 +192,9 @@ async fn the_description_names_every_route() {
         "GET /alerts",
         "GET /api/v1/alerts",
         "GET /api/v1/alerts/{id}",
+        "GET /api/v1/alerts/{id}/faults",
         "GET /api/v1/alerts/{id}/firings",
+        "GET /api/v1/faults/{id}/bundle",
         "GET /api/v1/firings",
         "GET /api/v1/firings/stream",
         "GET /api/v1/rules",
@@ -206,6 +208,7 @@ async fn the_description_names_every_route() {
         "GET /ws/trades/{ticker}",
         "POST /alerts",
         "POST /api/v1/alerts",
+        "POST /api/v1/alerts/{id}/release",
         "POST /api/v1/rules",
     ];
     assert_eq!(routes, expect);

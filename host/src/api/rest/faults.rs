@@ -1,0 +1,264 @@
+//! Faults of an alert, the bundle that reproduces one, and the release of what they have quarantined.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Served;
+use super::alerts::AlertBody;
+use super::extract::{self, Body, Query, UrlPath};
+use super::problem::{Problem, ProblemBody, internal};
+use crate::store::{FaultRecord, StoredBundle};
+
+/// The version of the bundle's format: raised when a reader of the one before could not read it.
+const BUNDLE_FORMAT: u32 = 1;
+
+pub(super) fn routes() -> OpenApiRouter<Served> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(bundle)).routes(routes!(release))
+}
+
+/// What a rule did on a tick instead of answering.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Fault)]
+struct FaultBody {
+    /// The same however often its tick is replayed.
+    id: String,
+    alert_id: i64,
+    /// `out_of_fuel`, `trap`, `stray_write`, `bad_code`, `bad_evidence` or `overslept`.
+    kind: &'static str,
+    /// What went wrong, for people.
+    fault: String,
+    /// Whether the alert was quarantined for it on this symbol.
+    quarantined: bool,
+    symbol: String,
+    price: f64,
+    volume: f64,
+    /// The tick's event time, Unix milliseconds.
+    timestamp: i64,
+    /// Where the tick is in the bus.
+    partition: u32,
+    /// See `partition`.
+    offset: u64,
+    /// The rule's name.
+    rule: String,
+    /// The rule's version.
+    version: String,
+    /// The rule module's digest.
+    digest: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultsPage)]
+struct FaultsBody {
+    faults: Vec<FaultBody>,
+    /// What to give as `after` for the next page; null on the last.
+    next: Option<String>,
+}
+
+/// All that decided a fault: `tocsin rule reproduce` evaluates it again without a server.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultBundle)]
+struct BundleBody {
+    /// The version of this format.
+    format: u32,
+    rule: BundleRuleBody,
+    /// The packed params record, hexadecimal.
+    params: String,
+    /// The alert's params, defaults filled in.
+    #[schema(value_type = Object)]
+    params_json: Box<RawValue>,
+    /// The state record before the evaluation, hexadecimal.
+    state: String,
+    tick: BundleTickBody,
+    /// Where the tick is in the bus.
+    partition: u32,
+    /// See `partition`.
+    offset: u64,
+    /// The fuel that the evaluation could burn.
+    fuel: u64,
+    fault: BundleFaultBody,
+    alert_id: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultBundleRule)]
+struct BundleRuleBody {
+    name: String,
+    version: String,
+    /// SHA-256 of the module: `sha256:` and 64 hexadecimal digits.
+    digest: String,
+    /// The module, base64.
+    module: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultBundleTick)]
+struct BundleTickBody {
+    symbol: String,
+    price: f64,
+    volume: f64,
+    /// Event time, Unix milliseconds.
+    timestamp: i64,
+    /// A set: bit n stands for condition n.
+    conditions: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = FaultBundleFault)]
+struct BundleFaultBody {
+    /// As in the list of faults.
+    kind: &'static str,
+    /// What is to be known beside the kind: the trap, the code, the evidence number's place.
+    detail: String,
+    /// What went wrong, for people.
+    text: String,
+}
+
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Release)]
+struct ReleaseBody {
+    /// Only the binding on this symbol.
+    symbol: Option<String>,
+}
+
+impl FaultBody {
+    fn from_record(record: FaultRecord) -> Self {
+        let FaultRecord { id, alert, rule, tick, position, fault, quarantined } = record;
+        Self {
+            id: id.to_string(),
+            alert_id: alert.0,
+            kind: fault.kind(),
+            fault: fault.to_string(),
+            quarantined,
+            symbol: tick.symbol.as_str().to_owned(),
+            price: tick.price,
+            volume: tick.volume,
+            timestamp: tick.time_ms,
+            partition: position.partition,
+            offset: position.offset,
+            rule: rule.name.to_string(),
+            version: rule.version.to_string(),
+            digest: rule.digest.to_string(),
+        }
+    }
+}
+
+impl BundleBody {
+    fn from_stored(stored: StoredBundle) -> Result<Self, Problem> {
+        let StoredBundle { alert, bundle, module, params_json } = stored;
+        let (rule, tick, fault) = (bundle.rule, bundle.tick, bundle.fault);
+        Ok(Self {
+            format: BUNDLE_FORMAT,
+            rule: BundleRuleBody {
+                name: rule.name.to_string(),
+                version: rule.version.to_string(),
+                digest: rule.digest.to_string(),
+                module: BASE64.encode(module),
+            },
+            params: hex::encode(bundle.params),
+            params_json: RawValue::from_string(params_json).map_err(|error| internal(&error))?,
+            state: hex::encode(bundle.state),
+            tick: BundleTickBody {
+                symbol: tick.symbol.as_str().to_owned(),
+                price: tick.price,
+                volume: tick.volume,
+                timestamp: tick.time_ms,
+                conditions: tick.conditions.0,
+            },
+            partition: bundle.position.partition,
+            offset: bundle.position.offset,
+            fuel: bundle.fuel,
+            fault: BundleFaultBody { kind: fault.kind(), detail: fault.detail(), text: fault.to_string() },
+            alert_id: alert.0,
+        })
+    }
+}
+
+/// The faults of an alert, oldest first: the newest 16 of each symbol are kept, as long as there are not too many in all.
+#[utoipa::path(get, path = "/api/v1/alerts/{id}/faults", tag = "faults",
+    params(
+        ("id" = i64, Path, description = "The alert's number"),
+        ("after" = Option<String>, Query, description = "The cursor of a page"),
+        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+    ),
+    responses(
+        (status = 200, body = FaultsBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(
+    State(served): State<Served>,
+    UrlPath(id): UrlPath<String>,
+    mut query: Query,
+) -> Result<Json<FaultsBody>, Problem> {
+    let (after, limit) = (query.text("after"), query.limit());
+    query.finish()?;
+    let alert = extract::id("id", &id)?;
+    let page = served.api.control.faults(&served.api.tenant, alert, after.as_deref(), limit).await?;
+    let faults = page.items.into_iter().map(FaultBody::from_record).collect();
+    Ok(Json(FaultsBody { faults, next: page.next }))
+}
+
+/// All that decided a fault, the rule's module included: save it and give it to `tocsin rule reproduce`.
+#[utoipa::path(get, path = "/api/v1/faults/{id}/bundle", tag = "faults",
+    params(("id" = String, Path, description = "The fault's id")),
+    responses(
+        (status = 200, body = BundleBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such fault, or newer ones have displaced it"),
+    ),
+)]
+async fn bundle(
+    State(served): State<Served>,
+    UrlPath(id): UrlPath<String>,
+    query: Query,
+) -> Result<Json<BundleBody>, Problem> {
+    query.finish()?;
+    let stored = served.api.control.fault_bundle(&served.api.tenant, &id).await?;
+    Ok(Json(BundleBody::from_stored(stored)?))
+}
+
+/// Releases an alert from quarantine, on all its symbols or on one: it is judged again within milliseconds, on probe.
+/// One good evaluation ends the probe, one fault quarantines it again. The body may be left out.
+#[utoipa::path(post, path = "/api/v1/alerts/{id}/release", tag = "faults", request_body = Option<ReleaseBody>,
+    params(("id" = i64, Path, description = "The alert's number")),
+    responses(
+        (status = 200, body = AlertBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "Nothing of it is quarantined, or its rule is impure and is judged no more"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn release(
+    State(served): State<Served>,
+    UrlPath(id): UrlPath<String>,
+    query: Query,
+    headers: HeaderMap,
+    body: Result<Body, Problem>,
+) -> Result<Json<AlertBody>, Problem> {
+    query.finish()?;
+    let alert = extract::id("id", &id)?;
+    let Body(bytes) = body?;
+    let ReleaseBody { symbol } = match bytes.is_empty() {
+        true => ReleaseBody::default(),
+        false => {
+            extract::content_type(&headers, &["application/json"])?;
+            extract::json(&bytes)?
+        }
+    };
+    let alert = served.api.control.release_alert(&served.api.tenant, alert, symbol.as_deref()).await?;
+    Ok(Json(AlertBody::from_alert(alert)?))
+}
