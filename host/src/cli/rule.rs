@@ -52,11 +52,12 @@ The same bytes again change nothing. A version never changes: to change a rule, 
     /// See a fault again from its bundle, without a server
     #[command(after_help = "\
 Examples:
+  tocsin alert faults 1                      the ids of an alert's faults
   curl -so bundle.json http://127.0.0.1:8080/api/v1/faults/ID/bundle
   tocsin rule reproduce bundle.json
 
-`tocsin alert faults` lists the ids. Exit status: 0 if the same fault comes of it, 1 if something else does, or if the
-file is no bundle; what differs is told.")]
+Exit status: 0 if the same fault comes of it, 1 if something else does, or if the file is no bundle; what differs is
+told.")]
     Reproduce {
         /// The bundle, a .json file
         bundle: PathBuf,

@@ -12,7 +12,7 @@ use super::SqliteStore;
 use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING};
 use crate::store::{BindingCaps, Capped, Checkpoint, Claim, Commit, NewAlert, NewFault, StoredAlert};
 
-const CAPS: BindingCaps = BindingCaps { per_tenant: 60, per_rule: 40 };
+const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
 
 fn rule(name: &str) -> RuleRef {
     let name = tocsin_engine::domain::RuleName::parse(name).unwrap();
