@@ -64,8 +64,8 @@ pub(crate) fn check(
 ) -> Result<Option<Impurity>, MemoryError> {
     let rule = instance.rule();
     let mut fresh = Instance::new(rule)?;
-    let params_at = fresh.allocate(table.params_bytes)?;
-    let state_at = fresh.allocate(table.state_bytes)?;
+    let params_at = allocate_elsewhere(&mut fresh, table.params_bytes, table.params_at(slot))?;
+    let state_at = allocate_elsewhere(&mut fresh, table.state_bytes, table.state_at(slot))?;
     fresh.bytes_mut(params_at, table.params_bytes).copy_from_slice(table.params(instance, slot));
     fresh.bytes_mut(state_at, table.state_bytes).copy_from_slice(before);
     fresh.set_tick(tick);
@@ -82,6 +82,12 @@ pub(crate) fn check(
     Ok(difference(rule, first, again)
         .or_else(|| state_difference(states.0, states.1))
         .map(|differed| Impurity { differed }))
+}
+
+/// A block at another address than the first time: a rule that looks at addresses is impure too.
+fn allocate_elsewhere(fresh: &mut Instance, bytes: usize, first: usize) -> Result<usize, MemoryError> {
+    let at = fresh.allocate(bytes)?;
+    if at == first { fresh.allocate(bytes) } else { Ok(at) }
 }
 
 fn difference(rule: &Rule, first: Option<Answer>, again: Option<Answer>) -> Option<String> {

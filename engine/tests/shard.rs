@@ -5,7 +5,8 @@
 use std::sync::OnceLock;
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
-use tocsin_engine::{Arming, Engine, Event, Fault, Health, Rule, SavedBinding, Shard, builtin};
+use tocsin_engine::limits::{PROBE_AFTER_TICKS, QUARANTINE_AFTER_FAULTS};
+use tocsin_engine::{Arming, Engine, Event, Fault, GroupSnapshot, Health, Judging, Rule, SavedBinding, Shard, builtin};
 
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -242,7 +243,7 @@ fn a_restored_shard_goes_on_as_the_first_would_have() {
     }
     let mut second = Shard::default();
     for snapshot in first.take_changed() {
-        for saved in tocsin_engine::GroupSnapshot::unpack(&snapshot.bytes).unwrap() {
+        for saved in GroupSnapshot::unpack(&snapshot.bytes).unwrap() {
             let mut new = arming(saved.binding.0, "X", &counter, &[], Repeat::Every);
             new.saved = Some(saved);
             second.arm(new).unwrap();
@@ -255,4 +256,121 @@ fn a_restored_shard_goes_on_as_the_first_would_have() {
     assert_eq!(fire(&mut third, &[1.0; 7]), expect);
     assert!(!first.take_changed().is_empty());
     assert!(first.take_changed().is_empty(), "nothing happened since");
+}
+
+/// Judges `ticks` ticks of price 1 from an offset on.
+fn events(shard: &mut Shard, from: u64, ticks: u64) -> Vec<Event> {
+    let mut events = Vec::new();
+    for offset in from..from + ticks {
+        shard.judge(&tick("X", 1.0), Position { partition: 0, offset }, &mut events).unwrap();
+    }
+    events
+}
+
+/// Counts its evaluations in its state, fires, and traps at the first so many.
+fn bad_at_first(evaluations: u32) -> Rule {
+    rule(
+        8,
+        "",
+        &format!(
+            "(if (f64.lt (f64.load (local.get $tick)) (f64.const {evaluations})) (then unreachable)) (i32.const 1)"
+        ),
+    )
+}
+
+#[test]
+fn a_quarantined_binding_waits_for_its_probe_through_a_restart_and_can_be_released() {
+    let rule = bad_at_first(2);
+    let mut shard = Shard::default();
+    shard.arm(arming(1, "X", &rule, &[], Repeat::Every)).unwrap();
+    let faults = u64::from(QUARANTINE_AFTER_FAULTS);
+    assert_eq!(events(&mut shard, 0, faults + 500).len() as u64, faults, "it is not judged while it is quarantined");
+    let evaluations = shard.evaluations();
+
+    // A restart from the snapshot waits on where this one was.
+    let saved = shard.take_changed().remove(0);
+    let mut restarted = Shard::default();
+    for saved in GroupSnapshot::unpack(&saved.bytes).unwrap() {
+        restarted.arm(Arming { saved: Some(saved), ..arming(1, "X", &rule, &[], Repeat::Every) }).unwrap();
+    }
+    for shard in [&mut shard, &mut restarted] {
+        let waits = PROBE_AFTER_TICKS - 500;
+        assert!(events(shard, 0, waits - 1).is_empty());
+        let probed = events(shard, 0, 1);
+        assert!(matches!(&probed[..], [Event::Faulted { quarantined: true, .. }]), "one fault is enough: {probed:?}");
+        assert!(events(shard, 0, 2 * PROBE_AFTER_TICKS - 1).is_empty(), "and the wait is twice as long");
+        assert_eq!(events(shard, 0, 1).len(), 1);
+    }
+    assert_eq!(shard.evaluations(), evaluations + 2);
+
+    // Released by hand, when the price is one that it can judge.
+    assert!(shard.release(BindingId(1)).unwrap());
+    assert!(!shard.release(BindingId(1)).unwrap(), "it is quarantined no more");
+    let mut released = Vec::new();
+    shard.judge(&tick("X", 5.0), Position { partition: 0, offset: 9 }, &mut released).unwrap();
+    assert!(matches!(&released[..], [Event::Fired { .. }, Event::Recovered { .. }]), "{released:?}");
+    assert_eq!(shard.saved(BindingId(1)).unwrap().health, Health::default());
+}
+
+#[test]
+fn an_impure_rule_is_found_and_taken_out_of_service() {
+    let counter = "(global.set $hidden (i32.add (global.get $hidden) (i32.const 1)))";
+    let impure = [
+        ("code", format!("{counter} (i32.gt_s (global.get $hidden) (i32.const 100))"), ""),
+        (
+            "n ",
+            format!(
+                "{counter} (f64.store (local.get $verdict) (f64.convert_i32_s (global.get $hidden))) (i32.const 1)"
+            ),
+            "\"n\"",
+        ),
+        (
+            "bytes of the state",
+            format!("{counter} (i32.store (local.get $state) (global.get $hidden)) (i32.const 0)"),
+            "",
+        ),
+        ("bytes of the state", "(i32.store (local.get $state) (local.get $state)) (i32.const 0)".into(), ""),
+    ];
+    for (differs, body, evidence) in impure {
+        let rule = rule(8, evidence, &body);
+        let mut shard = Shard::new(Judging { audit_every_calls: 10, ..Judging::default() });
+        for id in 1..=20 {
+            shard.arm(arming(id, if id % 2 == 0 { "X" } else { "Y" }, &rule, &[], Repeat::Every)).unwrap();
+        }
+        let events = events(&mut shard, 0, 50);
+        let found = events.iter().filter_map(|event| match event {
+            Event::Impure { impurity, .. } => Some(impurity.differed.clone()),
+            _ => None,
+        });
+        let found: Vec<String> = found.collect();
+        assert!(matches!(&found[..], [one] if one.contains(differs)), "{body}: {found:?}");
+        assert!(shard.is_empty());
+    }
+}
+
+#[test]
+fn a_table_that_shrinks_keeps_its_states() {
+    let counter = rule(
+        8,
+        "",
+        "(i64.store (local.get $state) (i64.add (i64.load (local.get $state)) (i64.const 1))) (i32.const 0)",
+    );
+    let mut shard = Shard::default();
+    for round in 1..=3 {
+        for id in 0..5000 {
+            shard.arm(arming(id, "X", &counter, &[], Repeat::Every)).unwrap();
+            if id % 1000 == 0 {
+                fire(&mut shard, &[1.0]);
+            }
+        }
+        fire(&mut shard, &[1.0]);
+        for id in (0..5000).filter(|id| id % 1000 != 7) {
+            assert!(shard.disarm(BindingId(id)));
+        }
+        for thousand in 0..5 {
+            let state = shard.saved(BindingId(thousand * 1000 + 7)).unwrap().state;
+            let first_round = 5 - thousand;
+            assert_eq!(i64::from_le_bytes(state.try_into().unwrap()), first_round + (round - 1) * 6, "{thousand}");
+        }
+    }
 }
