@@ -1,0 +1,239 @@
+//! Honest alerts over a recording, once alone and once in the same shard as hostile rules.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use tocsin_engine::domain::{
+    AlertId, BindingId, Conditions, Firing, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
+};
+use tocsin_engine::limits::THREAD_STACK_BYTES;
+use tocsin_engine::{Arming, Engine, Event, Judging, Rule, Shard, builtin};
+use tocsin_testdata::hostile;
+
+/// Honest alerts.
+const HONEST: i64 = 1_000;
+/// Hostile rules that are armed at the same time. Each is an instance.
+const AT_ONCE: usize = 100;
+/// Ticks that each hostile rule is judged on: enough to be quarantined.
+const TICKS_EACH: usize = 8;
+/// The first number of a hostile binding.
+const FIRST_HOSTILE: i64 = 1_000_000;
+/// Evaluations between audits of purity, in calls.
+const AUDIT_EVERY_CALLS: u32 = 50;
+
+/// What came of it.
+pub(crate) struct Report {
+    rules: usize,
+    /// Judged by the engine, each a call that hurt nobody.
+    hostile_faults: usize,
+    impure: usize,
+    /// Kinds of hostile rules and the most that one tick of theirs took.
+    slowest: BTreeMap<&'static str, Duration>,
+    /// How long a tick of a hostile rule took, sorted.
+    calls: Vec<Duration>,
+    /// Firings of the honest, the same in both runs.
+    honest_firings: usize,
+    rss_before_kib: u64,
+    rss_after_kib: u64,
+}
+
+/// Runs on a thread with the stack that rules may use up.
+pub(crate) fn run(count: usize) -> Report {
+    let (send, receive) = mpsc::channel();
+    let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
+    thread.spawn(move || send.send(run_here(count))).expect("a thread can be started");
+    receive.recv().expect("the honest fire as they would alone, and nothing panics")
+}
+
+fn run_here(count: usize) -> Report {
+    let engine = Engine::new().expect("Wasmtime starts");
+    let honest = [builtin::ABOVE, builtin::BELOW].map(|module| engine.load(module).expect("it is built in"));
+    let trades = &tocsin_testdata::recordings()[0].trades;
+    let needed = count.div_ceil(AT_ONCE) * TICKS_EACH;
+    let trades = &trades[..needed.max(20_000).min(trades.len())];
+    let expect = alone(&honest, trades);
+
+    let mut shard = shard();
+    arm_honest(&mut shard, &honest, trades);
+    let mut report = Report {
+        rules: count,
+        hostile_faults: 0,
+        impure: 0,
+        slowest: BTreeMap::new(),
+        calls: Vec::new(),
+        honest_firings: expect.len(),
+        rss_before_kib: rss_kib(),
+        rss_after_kib: 0,
+    };
+    let mut fired = Vec::new();
+    let mut rules = hostile::rules(count).enumerate();
+    let mut armed = Vec::new();
+    for (offset, trade) in trades.iter().enumerate() {
+        if offset % TICKS_EACH == 0 {
+            for (id, _) in armed.drain(..) {
+                shard.disarm(BindingId(id));
+            }
+            for (number, hostile) in rules.by_ref().take(AT_ONCE) {
+                let rule = engine.load(&hostile.module).unwrap_or_else(|error| panic!("{}: {error}", hostile.kind));
+                let id = FIRST_HOSTILE + number as i64;
+                // On the honest ones' own symbol, and on one where its time can be told.
+                for (id, symbol) in [(id, symbol(&trade.symbol)), (-id, symbol(&format!("H{number}")))] {
+                    shard.arm(arming(id, symbol, &rule, Vec::new(), Repeat::Every)).expect("there is memory");
+                    armed.push((id, hostile.kind));
+                }
+            }
+        }
+        for (id, kind) in armed.iter().filter(|(id, _)| *id < 0) {
+            let tick = Tick { symbol: symbol(&format!("H{}", -id - FIRST_HOSTILE)), ..tick(trade) };
+            let start = Instant::now();
+            judge(&mut shard, &tick, offset, &mut Vec::new(), &mut report);
+            let took = start.elapsed();
+            report.calls.push(took);
+            let slowest = report.slowest.entry(kind).or_default();
+            *slowest = took.max(*slowest);
+        }
+        judge(&mut shard, &tick(trade), offset, &mut fired, &mut report);
+    }
+    assert!(rules.next().is_none(), "the recording has ticks for every hostile rule");
+    assert_eq!(ids(&fired), ids(&expect), "the honest fire as they would alone");
+    report.calls.sort();
+    report.rss_after_kib = rss_kib();
+    report
+}
+
+/// What the honest fire without anybody else.
+fn alone(honest: &[Rule; 2], trades: &[tocsin_testdata::Trade]) -> Vec<Firing> {
+    let mut shard = Shard::default();
+    arm_honest(&mut shard, honest, trades);
+    let mut fired = Vec::new();
+    for (offset, trade) in trades.iter().enumerate() {
+        let mut events = Vec::new();
+        shard.judge(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
+        fired.extend(events.into_iter().filter_map(|event| match event {
+            Event::Fired { firing, .. } => Some(firing),
+            _ => None,
+        }));
+    }
+    assert!(!fired.is_empty());
+    fired
+}
+
+fn judge(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firing>, report: &mut Report) {
+    let mut events = Vec::new();
+    shard.judge(tick, position(offset), &mut events).expect("the machine keeps up");
+    for event in events {
+        match event {
+            Event::Fired { firing, .. } if (1..=HONEST).contains(&firing.binding.0) => fired.push(firing),
+            Event::Faulted { binding, fault, .. } => {
+                assert!(!(1..=HONEST).contains(&binding.0), "an honest alert faulted: {fault}");
+                report.hostile_faults += 1;
+            }
+            Event::Impure { .. } => report.impure += 1,
+            _ => {}
+        }
+    }
+}
+
+fn ids(firings: &[Firing]) -> Vec<[u8; 16]> {
+    let mut ids: Vec<_> = firings.iter().map(|firing| *firing.id.as_bytes()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn shard() -> Shard {
+    Shard::new(Judging { audit_every_calls: AUDIT_EVERY_CALLS, ..Judging::default() })
+}
+
+fn arm_honest(shard: &mut Shard, rules: &[Rule; 2], trades: &[tocsin_testdata::Trade]) {
+    let prices = trades.iter().filter(|trade| trade.symbol == trades[0].symbol).map(|trade| trade.price);
+    let (low, high) = prices.fold((f64::MAX, f64::MIN), |(low, high), price| (low.min(price), high.max(price)));
+    for id in 1..=HONEST {
+        let target = low + (high - low) * id as f64 / HONEST as f64;
+        let rule = &rules[id as usize % 2];
+        let repeat = if id % 3 == 0 { Repeat::Every } else { Repeat::Once };
+        shard
+            .arm(arming(id, symbol(&trades[0].symbol), rule, target.to_le_bytes().to_vec(), repeat))
+            .expect("there is memory");
+    }
+}
+
+fn arming(id: i64, symbol: Symbol, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
+    Arming {
+        binding: BindingId(id),
+        alert: AlertId(id),
+        tenant: Tenant::standard(),
+        symbol,
+        rule: rule.clone(),
+        params,
+        lifecycle: Lifecycle { repeat },
+        saved: None,
+    }
+}
+
+fn symbol(name: &str) -> Symbol {
+    Symbol::parse(name).expect("recordings have good symbols")
+}
+
+fn tick(trade: &tocsin_testdata::Trade) -> Tick {
+    Tick::new(symbol(&trade.symbol), trade.price, trade.volume, trade.time_ms, Conditions::default())
+        .expect("recordings have sane numbers")
+}
+
+fn position(offset: usize) -> Position {
+    Position { partition: 0, offset: offset as u64 }
+}
+
+/// Memory of this process that is resident, KiB; 0 where the system does not say.
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+impl Report {
+    fn quantile(&self, part: f64) -> Duration {
+        self.calls[((self.calls.len() - 1) as f64 * part) as usize]
+    }
+
+    /// The bounds of the threat table that a clock is needed for.
+    #[allow(dead_code)] // the tests hold no time
+    pub(crate) fn check_times(&self) {
+        assert!(self.quantile(0.999) < Duration::from_millis(1), "p99.9 of a call is at most 1 ms");
+        assert!(self.quantile(1.0) < Duration::from_millis(20), "no call takes more than 20 ms");
+    }
+
+    /// Hostile rules that were caught.
+    #[allow(dead_code)] // for the tests
+    pub(crate) fn caught(&self) -> (usize, usize) {
+        (self.hostile_faults, self.impure)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} hostile rules among {HONEST} honest alerts: the honest fired {} times, as they do alone",
+            self.rules, self.honest_firings
+        )?;
+        writeln!(f, "{} faults, {} rules found impure, 0 panics, 0 aborts", self.hostile_faults, self.impure)?;
+        let [p50, p999, most] = [0.5, 0.999, 1.0].map(|part| self.quantile(part).as_secs_f64() * 1e6);
+        writeln!(
+            f,
+            "a tick of one hostile rule: p50 {p50:.0} us, p99.9 {p999:.0} us, at most {most:.0} us, of {}",
+            self.calls.len()
+        )?;
+        writeln!(
+            f,
+            "memory (RSS): {} MiB before, {} MiB after",
+            self.rss_before_kib / 1024,
+            self.rss_after_kib / 1024
+        )?;
+        for (kind, slowest) in &self.slowest {
+            writeln!(f, "  {kind:<40} at most {:>7.0} us", slowest.as_secs_f64() * 1e6)?;
+        }
+        Ok(())
+    }
+}
