@@ -15,7 +15,7 @@ pub(crate) fn plugin<R: Rule<Params: 'static, State: 'static> + 'static>(
 ) -> Box<dyn Fn(usize) -> Pass> {
     Box::new(move |count| {
         let evaluate: Evaluate<R> = black_box(evaluate::<R>);
-        over::<R>(count, params, move |tick, params, state, verdict| evaluate(tick, params, state, verdict))
+        over::<R>(count, params, evaluate)
     })
 }
 
