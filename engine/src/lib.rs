@@ -20,6 +20,7 @@ mod judging;
 pub mod limits;
 pub mod manifest;
 mod migration;
+pub mod pack;
 pub mod params;
 mod purity;
 mod reproduce;

@@ -11,6 +11,7 @@ mod feed;
 mod output;
 mod rule;
 mod rule_check;
+mod rule_pack;
 mod rule_reproduce;
 mod rule_view;
 mod table;

@@ -1,4 +1,5 @@
-//! `tocsin rule`: check a module and reproduce a fault offline, upload a module, list and show what the server has.
+//! `tocsin rule`: check a module, attach its manifest and reproduce a fault offline; upload a module, list and show what the
+//! server has.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,17 +13,19 @@ use tocsin_engine::limits::MAX_MODULE_BYTES;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::Output;
-use super::{rule_check, rule_reproduce, rule_view};
+use super::rule_pack::PackArgs;
+use super::{rule_check, rule_pack, rule_reproduce, rule_view};
 
 pub(super) const LONG_ABOUT: &str = "A rule decides when an alert fires. It is a WebAssembly module with a name, a \
     version and params; `above` and `below` are built in.\n\n\
     docs/write-a-rule.md leads from an empty folder to a rule that fires.";
 
-/// Check, upload and list rules
+/// Check, pack, upload and list rules
 #[derive(Subcommand, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   tocsin rule check my_rule.wasm
+  tocsin rule pack my_rule.wasm --manifest my_rule.json
   tocsin rule upload my_rule.wasm
   tocsin rule show percent-move              its params, with defaults and bounds")]
 pub enum RuleCommand {
@@ -39,6 +42,15 @@ A module that is no rule: every violation is listed, and the exit status is 1.")
         /// The module, a .wasm file
         file: PathBuf,
     },
+    /// Attach a manifest to a module, for compilers that cannot
+    #[command(after_help = "\
+Examples:
+  tocsin rule pack my_rule.wasm --manifest my_rule.json
+  tocsin rule pack bare.wasm --manifest my_rule.json --out my_rule.wasm
+
+The result is checked as `tocsin rule check` does, and written only if it is a rule. docs/other-languages.md shows rules
+in AssemblyScript, C, WebAssembly text and Zig that are packed so.")]
+    Pack(PackArgs),
     /// Give a module to the server
     #[command(after_help = "\
 Examples:
@@ -82,6 +94,10 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
             let report = rule_check::check(&read_module(&file)?)?;
             output.result(&report.json(), || report.text())
         }
+        RuleCommand::Pack(args) => {
+            let packed = rule_pack::pack(&args)?;
+            output.result(&packed.json(), || packed.text())
+        }
         RuleCommand::Reproduce { bundle } => {
             let seen = rule_reproduce::reproduce(&read_at_most(&bundle, rule_reproduce::MAX_BUNDLE_BYTES)?)?;
             output.result(&seen.json(), || seen.text())
@@ -111,7 +127,7 @@ pub(super) fn read_module(file: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Reads a file; of one that is too large no more than shows that it is.
-fn read_at_most(file: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_at_most(file: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = File::open(file).and_then(|open| open.take(max_bytes as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::Local(format!("cannot read {}: {error}", file.display())))?;

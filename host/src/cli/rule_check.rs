@@ -15,6 +15,7 @@ use super::table::pairs;
 use crate::compiler::try_module;
 
 /// A module that is a rule.
+#[derive(Debug)]
 pub(super) struct Report {
     rule: RuleRef,
     inspection: Inspection,
@@ -38,7 +39,8 @@ pub(super) fn not_loaded(error: LoadError) -> Failure {
     }
 }
 
-fn refused(violations: &[Violation]) -> Failure {
+/// A refusal, with all of its reasons.
+pub(super) fn refused(violations: &[Violation]) -> Failure {
     let violations: Vec<Value> = violations
         .iter()
         .map(|violation| json!({ "code": violation.code.as_str(), "message": violation.message }))

@@ -1,5 +1,6 @@
 //! The command line: what it understands, how it explains itself, and how it meets servers.
 
+mod pack;
 mod server;
 
 use std::path::PathBuf;

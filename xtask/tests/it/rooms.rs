@@ -182,8 +182,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: &["tocsin::cli"],
-        // They work without a server: `rule check`, `rule reproduce`, and the size that `rule upload` reads.
-        except: &["tocsin::cli::rule_check", "tocsin::cli::rule_reproduce", "tocsin::cli::rule"],
+        // They work without a server: `rule check`, `rule pack`, `rule reproduce`, and the size that `rule upload` reads.
+        except: &[
+            "tocsin::cli::rule_check",
+            "tocsin::cli::rule_pack",
+            "tocsin::cli::rule_reproduce",
+            "tocsin::cli::rule",
+        ],
         forbids: &["tocsin_engine"],
         because: "the command line speaks to a server over its public API; what works without one needs the engine",
     },
