@@ -87,3 +87,19 @@ pub fn volume_spike(volumes: &[f64], trades: usize, z_score: f64) -> Fired {
     }
     fired
 }
+
+/// `volume-above`: every trade, a price and its volume, looks back at those since the last firing that were not below
+/// `price`. The evidence is the trade's price, the volume of all of them, and their number.
+pub fn volume_above(trades: &[(f64, f64)], price: f64, volume: f64) -> Fired {
+    let mut counted: Vec<f64> = Vec::new();
+    let mut fired = Vec::new();
+    for (now, &(at, traded)) in trades.iter().enumerate().filter(|(_, trade)| trade.0 >= price) {
+        counted.push(traded);
+        let sum = counted.iter().fold(0.0, |sum, traded| sum + traded);
+        if sum >= volume {
+            fired.push((now, vec![at, sum, counted.len() as f64]));
+            counted.clear();
+        }
+    }
+    fired
+}

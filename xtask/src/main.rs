@@ -1,11 +1,13 @@
 //! `cargo xtask`: Tocsin's development tasks. Each is a file of its own; this one only picks.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod rules;
 mod test;
+mod tools;
 mod wat;
 
 #[derive(Parser)]
@@ -38,6 +40,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The root of the repository.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
 }
 
 /// Says what went wrong, with its causes.

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::tools;
+
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// The stack of a rule, in bytes. The compiler's default of 1 MiB would make every instance 17 pages of memory; stack
@@ -47,15 +49,11 @@ pub(crate) struct Args {
 
 /// Builds the rules, copies the modules and says how large they are.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace");
-    let target_dir = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(folder) => std::path::absolute(folder)?,
-        None => workspace.join("target"),
-    };
+    let target_dir = tools::target_folder()?;
     let out = args.out.clone().unwrap_or_else(|| target_dir.join("rules"));
     let manifests = match &args.manifest_path {
         Some(path) => vec![path.clone()],
-        None => example_manifests(&workspace.join("example-rules"))?,
+        None => example_manifests(&crate::workspace().join("example-rules"))?,
     };
     let toolchain = Toolchain::find()?;
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;

@@ -5,17 +5,22 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::rules;
+use crate::tools::{ASSEMBLYSCRIPT, ZIG};
 
 /// Debian's packages that build rules where rustup has no wasm32 target.
 const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
 
-/// Tools that tests start, each with its Debian package: the first two build the C example of docs/abi.md, the last
-/// runs the README's lines.
-const TOOLS: [(&str, &str); 3] = [("clang", "clang"), ("wasm-ld", "lld"), ("curl", "curl")];
+/// Tools that tests start, each with its Debian package: the first two build rules in C, npm fetches the compiler of
+/// AssemblyScript, and the last runs the README's lines.
+const TOOLS: [(&str, &str); 4] = [("clang", "clang"), ("wasm-ld", "lld"), ("npm", "npm"), ("curl", "curl")];
 
 /// Builds the example rules, then runs the tests of the whole workspace.
 pub(crate) fn run() -> Result<()> {
     install(&missing(rules::can_build(), answers));
+    // The other compilers of docs/other-languages.md. Where this fails, the test that needs one fails.
+    for compiler in [ASSEMBLYSCRIPT, ZIG] {
+        compiler.install().unwrap_or_else(|error| crate::report(&error));
+    }
     rules::run(&rules::Args::default())?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo).args(["test", "--workspace", "--no-fail-fast"]).status()?;
@@ -52,6 +57,6 @@ mod tests {
     fn only_what_is_missing_is_installed() {
         assert!(missing(true, |_| true).is_empty());
         assert_eq!(missing(true, |tool| tool != "wasm-ld"), ["lld"]);
-        assert_eq!(missing(false, |tool| tool == "curl"), [&RULE_PACKAGES[..], &["clang", "lld"]].concat());
+        assert_eq!(missing(false, |tool| tool == "curl"), [&RULE_PACKAGES[..], &["clang", "lld", "npm"]].concat());
     }
 }

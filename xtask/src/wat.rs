@@ -24,8 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let (Some(text), Some(module)) = (&args.text, &args.module) {
         return assemble(text, module);
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace");
-    let folder = workspace.join(BUILTIN);
+    let folder = crate::workspace().join(BUILTIN);
     for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let text = entry?.path();
         if text.extension().is_some_and(|extension| extension == "wat") {

@@ -38,7 +38,7 @@ fn blocks(doc: &str) -> Vec<Block<'_>> {
 }
 
 /// The commands of the `sh` blocks of a text, in order.
-fn commands(doc: &str) -> Vec<String> {
+pub(crate) fn commands(doc: &str) -> Vec<String> {
     let shell = blocks(doc).into_iter().filter(|block| block.language == "sh");
     shell.flat_map(|block| lines_of_shell(&block.text)).collect()
 }
@@ -50,7 +50,7 @@ fn lines_of_shell(text: &str) -> Vec<String> {
 
 /// The text from one heading to the next.
 #[track_caller]
-fn section<'a>(doc: &'a str, heading: &str) -> &'a str {
+pub(crate) fn section<'a>(doc: &'a str, heading: &str) -> &'a str {
     let (_, rest) = doc.split_once(&format!("\n## {heading}\n")).expect("the heading is there");
     rest.split("\n## ").next().expect("a split has a first part")
 }
@@ -131,11 +131,11 @@ fn json(answer: &str) -> Value {
     serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
 }
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("host is a folder of the repository").to_owned()
 }
 
-fn target_folder() -> &'static Path {
+pub(crate) fn target_folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the folder is in the target folder")
 }
 

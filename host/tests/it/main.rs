@@ -8,6 +8,7 @@ mod faults;
 mod files;
 mod kill;
 mod operations;
+mod other_languages;
 mod replay;
 mod rules;
 mod server;
