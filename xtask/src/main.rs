@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod fuzz;
 mod rules;
 mod test;
 mod tools;
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Fuzz the engine.
+    Fuzz(fuzz::Args),
     /// Build rules to WebAssembly: the examples, or a crate of yours.
     Rules(rules::Args),
     /// Run every test, building what they need.
@@ -29,6 +32,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Rules(args) => rules::run(&args),
         Task::Test => test::run(),
         Task::Wat(args) => wat::run(&args),

