@@ -71,6 +71,9 @@ struct Field {
     default: Option<Value>,
 }
 
+/// The most bytes of a packed param.
+const MAX_FIELD_BYTES: usize = 8;
+
 /// How a param is packed.
 #[derive(Clone, Debug)]
 enum Kind {
@@ -133,7 +136,8 @@ impl ParamsSpec {
         let mut packed = vec![0; self.packed_bytes];
         if errors.is_empty() {
             for field in &self.layout {
-                if let Err(message) = field.pack(&full[&field.name], &mut packed) {
+                let place = &mut packed[field.offset..][..field.kind.bytes()];
+                if let Err(message) = field.kind.pack(&full[&field.name], place) {
                     errors.push(ParamError { path: field.name.clone(), message });
                 }
             }
@@ -173,8 +177,9 @@ impl ParamsSpec {
             for error in errors {
                 wrong(format!("manifest.params.schema.properties.{}.default: {error}", field.name));
             }
-            let mut packed = vec![0; self.packed_bytes.max(abi::MAX_PARAMS_BYTES)];
-            if let Err(message) = field.pack(default, &mut packed) {
+            // Not in a record: its size and the field's offset may be what is wrong with them.
+            let mut place = [0; MAX_FIELD_BYTES];
+            if let Err(message) = field.kind.pack(default, &mut place[..field.kind.bytes()]) {
                 wrong(format!("manifest.params.schema.properties.{}.default: {message}", field.name));
             }
         }
@@ -309,15 +314,13 @@ impl Kind {
             Self::F32 | Self::I32 | Self::U32 | Self::Bool | Self::Enum(_) => 4,
         }
     }
-}
 
-impl Field {
-    /// Writes a value, already checked against the schema, to its place in the record.
-    fn pack(&self, value: &Value, record: &mut [u8]) -> Result<(), String> {
-        let mut put = |bytes: &[u8]| record[self.offset..self.offset + bytes.len()].copy_from_slice(bytes);
-        match &self.kind {
-            Kind::F64 => put(&finite(value)?.to_le_bytes()),
-            Kind::F32 => {
+    /// Writes a value, already checked against the schema, to its place of [`Self::bytes`].
+    fn pack(&self, value: &Value, place: &mut [u8]) -> Result<(), String> {
+        let mut put = |bytes: &[u8]| place.copy_from_slice(bytes);
+        match self {
+            Self::F64 => put(&finite(value)?.to_le_bytes()),
+            Self::F32 => {
                 // A tiny number becomes zero here, and a zero has no sign.
                 let number = finite(value)? as f32 + 0.0;
                 if !number.is_finite() {
@@ -325,11 +328,11 @@ impl Field {
                 }
                 put(&number.to_le_bytes());
             }
-            Kind::I64 => put(&integer::<i64>(value, "a 64-bit integer")?.to_le_bytes()),
-            Kind::I32 => put(&integer::<i32>(value, "a 32-bit integer")?.to_le_bytes()),
-            Kind::U32 => put(&integer::<u32>(value, "an unsigned 32-bit integer")?.to_le_bytes()),
-            Kind::Bool => put(&u32::from(value == true).to_le_bytes()),
-            Kind::Enum(values) => {
+            Self::I64 => put(&integer::<i64>(value, "a 64-bit integer")?.to_le_bytes()),
+            Self::I32 => put(&integer::<i32>(value, "a 32-bit integer")?.to_le_bytes()),
+            Self::U32 => put(&integer::<u32>(value, "an unsigned 32-bit integer")?.to_le_bytes()),
+            Self::Bool => put(&u32::from(value == true).to_le_bytes()),
+            Self::Enum(values) => {
                 let index = values.iter().position(|known| known == value).ok_or("not in the list")?;
                 put(&(index as u32).to_le_bytes());
             }

@@ -448,6 +448,7 @@ fn check_manifest(members: &str, words: &str) {
 #[test]
 fn a_bad_params_schema_or_layout_is_refused_by_path() {
     let good = r#"{"type":"number"}"#;
+    let fallback = r#"{"type":"number","default":1}"#;
     let at = r#"{"name":"p","type":"f64","offset":0}"#;
     let cases = [
         (r#"{"type":"number","pattern":"a"}"#, at, "properties.p.pattern: not among the keywords"),
@@ -470,6 +471,13 @@ fn a_bad_params_schema_or_layout_is_refused_by_path() {
         (good, r#"{"name":"p","type":"f64","offset":4}"#, "layout[0].offset: 4 does not place 8 aligned bytes"),
         (good, r#"{"name":"p","type":"f64","offset":16}"#, "layout[0].offset: 16 does not place"),
         (good, r#"{"name":"p","type":"f64","offset":18446744073709551608}"#, "layout[0].offset: 18446744073709551608"),
+        // A default is packed on trial, though there is no place for it.
+        (fallback, r#"{"name":"p","type":"f64","offset":8000}"#, "layout[0].offset: 8000"),
+        (
+            fallback,
+            r#"{"name":"p","type":"f64","offset":18446744073709551608}"#,
+            "layout[0].offset: 18446744073709551608",
+        ),
         (
             good,
             r#"{"name":"p","type":"f64","offset":0},{"name":"p","type":"f64","offset":8}"#,
@@ -509,6 +517,10 @@ fn a_bad_params_schema_or_layout_is_refused_by_path() {
     for (schema, words) in outer {
         check_params(schema, at, words);
     }
+    // More than any machine has, if a record of that size were made to try the default in.
+    let schema = format!(r#"{{"properties":{{"p":{fallback}}}}}"#);
+    let members = format!(r#"{{"params":{{"schema":{schema},"layout":[{at}],"size":1152921504606846976}}}}"#);
+    check_manifest(&members, "manifest.params.size: 1152921504606846976 bytes, more than the 4096");
 }
 
 #[track_caller]
