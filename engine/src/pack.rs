@@ -43,7 +43,8 @@ fn without_manifest(module: &[u8]) -> Option<Vec<u8>> {
         let Some((_, content)) = payload.as_section() else { continue };
         let is_manifest = matches!(&payload, Payload::CustomSection(custom) if custom.name() == MANIFEST_SECTION);
         if !is_manifest {
-            kept.extend_from_slice(&module[start..content.end]);
+            // The code section is told at its start, and may say that it is longer than the module.
+            kept.extend_from_slice(module.get(start..content.end)?);
         }
         start = content.end;
     }
@@ -88,6 +89,8 @@ mod tests {
             (b"(module)", "WebAssembly text"),
             (b"\0as", "does not begin"),
             (cut, "unexpected end"),
+            // A code section that says it is longer than the module.
+            (b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x49\x01\xb9", "unexpected end"),
         ] {
             let refused = pack(bytes, b"{}").unwrap_err().to_string();
             assert!(refused.contains(expect), "{refused}");

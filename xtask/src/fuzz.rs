@@ -14,7 +14,7 @@ const FUZZ_FOLDER: &str = "engine/fuzz";
 /// The longest input, in bytes: generated modules have some hundred operators.
 const MAX_INPUT_BYTES: u32 = 8192;
 
-/// Seeds of noise, and the bytes of one: enough that what is generated from it has all of its parts.
+/// Seeds of noise, and the bytes of one: enough that what a grammar makes of it has all of its parts.
 const NOISE_FILES: u64 = 32;
 const NOISE_BYTES: usize = 4096;
 
@@ -60,21 +60,19 @@ impl Target {
         }
     }
 
-    fn seeds(self) -> Seeds {
+    /// Files of the repository to begin with.
+    fn seeds(self) -> &'static [&'static str] {
         match self {
-            Self::Validator => Seeds::Files(&["engine/src/builtin/above.wasm", "engine/src/builtin/below.wasm"]),
-            Self::Manifest => Seeds::Files(&["example-rules/other-languages/volume-above.json"]),
-            Self::Injection | Self::Evaluation => Seeds::Noise,
+            Self::Validator => &["engine/src/builtin/above.wasm", "engine/src/builtin/below.wasm"],
+            Self::Manifest => &["example-rules/other-languages/volume-above.json"],
+            Self::Injection | Self::Evaluation => &[],
         }
     }
-}
 
-/// What a target begins with.
-enum Seeds {
-    /// Files of the repository.
-    Files(&'static [&'static str]),
-    /// Any bytes: modules are generated from them.
-    Noise,
+    /// Whether it makes something of any bytes by a grammar, and so begins with noise too.
+    fn has_grammar(self) -> bool {
+        self != Self::Validator
+    }
 }
 
 /// Runs the targets; the first that finds something ends the run.
@@ -117,15 +115,12 @@ fn corpus(target: Target) -> Result<PathBuf> {
         let file = folder.join(name);
         std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))
     };
-    match target.seeds() {
-        Seeds::Files(files) => {
-            for file in files {
-                let bytes =
-                    std::fs::read(crate::workspace().join(file)).with_context(|| format!("cannot read {file}"))?;
-                write(&file.replace('/', "-"), &bytes)?;
-            }
-        }
-        Seeds::Noise => (1..=NOISE_FILES).try_for_each(|seed| write(&format!("noise-{seed}"), &noise(seed)))?,
+    for file in target.seeds() {
+        let bytes = std::fs::read(crate::workspace().join(file)).with_context(|| format!("cannot read {file}"))?;
+        write(&file.replace('/', "-"), &bytes)?;
+    }
+    if target.has_grammar() {
+        (1..=NOISE_FILES).try_for_each(|seed| write(&format!("noise-{seed}"), &noise(seed)))?;
     }
     Ok(folder)
 }
@@ -159,10 +154,8 @@ mod tests {
 
     #[test]
     fn seeds_are_there_and_differ() {
-        for target in ALL {
-            if let Seeds::Files(files) = target.seeds() {
-                assert!(files.iter().all(|file| crate::workspace().join(file).is_file()), "{files:?}");
-            }
+        for file in ALL.into_iter().flat_map(Target::seeds) {
+            assert!(crate::workspace().join(file).is_file(), "{file}");
         }
         // The first steps from a small seed are not noise yet.
         let zeroes = noise(1).iter().filter(|byte| **byte == 0).count();
