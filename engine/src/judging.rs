@@ -73,6 +73,14 @@ pub(crate) struct Bench {
     addresses: Vec<(u32, u32)>,
 }
 
+impl Bench {
+    /// Whether something came of judging that the shard must act on.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        !self.outcomes.is_empty() || self.impurity.is_some()
+    }
+}
+
 /// Which slots one call judges.
 #[derive(Clone, Copy)]
 enum Chunk<'a> {

@@ -243,18 +243,18 @@ impl Shard {
         // Groups may come to an end while they are walked, but none is made: from the last to the first.
         for at in (0..self.groups_of[symbol].len()).rev() {
             let Some(key) = self.groups_of[symbol].get(at).copied() else { continue };
-            let mut bench = std::mem::take(&mut self.bench);
-            let judged = self.judge_group(key, tick, &mut bench);
-            if !bench.outcomes.is_empty() || bench.impurity.is_some() {
+            let judged = self.judge_group(key, tick);
+            if self.bench.has_news() {
+                let mut bench = std::mem::take(&mut self.bench);
                 self.settle(key, tick, position, &mut bench, events);
+                self.bench = bench;
             }
-            self.bench = bench;
             judged?;
         }
         Ok(())
     }
 
-    fn judge_group(&mut self, key: usize, tick: &Tick, bench: &mut Bench) -> Result<(), JudgeError> {
+    fn judge_group(&mut self, key: usize, tick: &Tick) -> Result<(), JudgeError> {
         let group = &mut self.groups[key];
         let instance = &mut self.instances[group.instance];
         if !group.parked.is_empty() {
@@ -262,7 +262,7 @@ impl Shard {
                 self.places.insert(binding, Place::new(key, slot));
             }
         }
-        group.judge(instance, tick, self.waking, &mut self.audit, bench)
+        group.judge(instance, tick, self.waking, &mut self.audit, &mut self.bench)
     }
 
     /// Makes events of what judging a group came to, and takes those bindings away that have come to an end.

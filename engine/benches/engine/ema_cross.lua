@@ -1,13 +1,14 @@
 function new()
-  return { fast_period = 12, slow_period = 26, direction = 2, fast = 0, slow = 0, seen = 0, side = 0 }
+  return { fast_period = 12, slow_period = 26, direction = 2, fast = 0, slow = 0, fast_weight = 0, slow_weight = 0, seen = 0, side = 0 }
 end
 
 function judge(binding, price, time_ms)
   if binding.seen == 0 then
     binding.fast, binding.slow = price, price
+    binding.fast_weight, binding.slow_weight = 2 / (binding.fast_period + 1), 2 / (binding.slow_period + 1)
   end
-  local fast = binding.fast + 2 / (binding.fast_period + 1) * (price - binding.fast)
-  local slow = binding.slow + 2 / (binding.slow_period + 1) * (price - binding.slow)
+  local fast = binding.fast + binding.fast_weight * (price - binding.fast)
+  local slow = binding.slow + binding.slow_weight * (price - binding.slow)
   binding.fast, binding.slow = fast, slow
   if binding.seen <= binding.slow_period then
     binding.seen = binding.seen + 1

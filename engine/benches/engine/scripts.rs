@@ -1,21 +1,29 @@
 //! The rules as scripts, called once for each binding: LuaJIT by mlua, and Rhai.
 
-use mlua::{Function, Lua, Table};
+use mlua::{Function, Lua};
 use rhai::{AST, CallFnOptions, Dynamic, Scope};
 
 use crate::Pass;
 
+/// Keeps the bindings: Lua's stack holds a few thousand handles only.
+const KEEPER: &str = "
+local bindings = {}
+function add() bindings[#bindings + 1] = new() end
+function judge_at(place, price, time_ms) return judge(bindings[place], price, time_ms) end
+";
+
 pub(crate) fn lua(source: &str, count: usize) -> Pass {
     let lua = Lua::new();
     lua.load(source).exec().unwrap();
-    let new: Function = lua.globals().get("new").unwrap();
-    let judge: Function = lua.globals().get("judge").unwrap();
-    let bindings: Vec<Table> = (0..count).map(|_| new.call(()).unwrap()).collect();
+    lua.load(KEEPER).exec().unwrap();
+    let function = |name: &str| lua.globals().get::<Function>(name).unwrap();
+    let (add, judge) = (function("add"), function("judge_at"));
+    (0..count).for_each(|_| add.call(()).unwrap());
     Box::new(move |price, time_ms| {
-        // Functions and tables live as long as their Lua.
+        // Functions live as long as their Lua.
         let _alive = &lua;
-        for binding in &bindings {
-            let fired: bool = judge.call((binding, price, time_ms)).unwrap();
+        for place in 1..=count {
+            let fired: bool = judge.call((place, price, time_ms)).unwrap();
             assert!(!fired);
         }
     })

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Firing, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
@@ -87,9 +89,9 @@ fn run_here(count: usize) -> Report {
         }
         for (id, kind) in armed.iter().filter(|(id, _)| *id < 0) {
             let tick = Tick { symbol: symbol(&format!("H{}", -id - FIRST_HOSTILE)), ..tick(trade) };
-            let start = Instant::now();
+            let start = thread_cpu_time();
             judge(&mut shard, &tick, offset, &mut Vec::new(), &mut report);
-            let took = start.elapsed();
+            let took = thread_cpu_time() - start;
             report.calls.push(took);
             let slowest = report.slowest.entry(kind).or_default();
             *slowest = took.max(*slowest);
@@ -136,6 +138,12 @@ fn judge(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firing>,
     }
 }
 
+/// Time that this thread has computed for: what others do on the machine is not a rule's doing.
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 fn ids(firings: &[Firing]) -> Vec<[u8; 16]> {
     let mut ids: Vec<_> = firings.iter().map(|firing| *firing.id.as_bytes()).collect();
     ids.sort_unstable();
@@ -152,7 +160,7 @@ fn arm_honest(shard: &mut Shard, rules: &[Rule; 2], trades: &[tocsin_testdata::T
     for id in 1..=HONEST {
         let target = low + (high - low) * id as f64 / HONEST as f64;
         let rule = &rules[id as usize % 2];
-        let repeat = if id % 3 == 0 { Repeat::Every } else { Repeat::Once };
+        let repeat = if id % 100 == 0 { Repeat::Every } else { Repeat::Once };
         shard
             .arm(arming(id, symbol(&trades[0].symbol), rule, target.to_le_bytes().to_vec(), repeat))
             .expect("there is memory");
@@ -222,7 +230,7 @@ impl fmt::Display for Report {
         let [p50, p999, most] = [0.5, 0.999, 1.0].map(|part| self.quantile(part).as_secs_f64() * 1e6);
         writeln!(
             f,
-            "a tick of one hostile rule: p50 {p50:.0} us, p99.9 {p999:.0} us, at most {most:.0} us, of {}",
+            "a tick of one hostile rule, CPU time: p50 {p50:.0} us, p99.9 {p999:.0} us, at most {most:.0} us, of {}",
             self.calls.len()
         )?;
         writeln!(

@@ -51,14 +51,17 @@ pub enum Direction {
 pub struct Averages {
     fast: f64,
     slow: f64,
+    /// The weights of a new price. They depend on the params alone: a division at the first tick, and none after it.
+    fast_weight: f64,
+    slow_weight: f64,
     /// Ticks seen, up to one more than the warm-up.
     seen: u32,
     /// The side of fast: 1 above slow, -1 below, 0 while they have not differed yet.
     side: i32,
 }
 
-fn step(average: f64, price: f64, period: u32) -> f64 {
-    average + 2.0 / (f64::from(period) + 1.0) * (price - average)
+fn weight(period: u32) -> f64 {
+    2.0 / (f64::from(period) + 1.0)
 }
 
 /// Fires when the fast moving average of the price crosses the slow one.
@@ -66,9 +69,10 @@ fn step(average: f64, price: f64, period: u32) -> f64 {
 pub fn ema_cross(tick: &Tick, params: &EmaCross, averages: &mut Averages) -> Verdict {
     if averages.seen == 0 {
         (averages.fast, averages.slow) = (tick.price, tick.price);
+        (averages.fast_weight, averages.slow_weight) = (weight(params.fast), weight(params.slow));
     }
-    let fast = step(averages.fast, tick.price, params.fast);
-    let slow = step(averages.slow, tick.price, params.slow);
+    let fast = averages.fast + averages.fast_weight * (tick.price - averages.fast);
+    let slow = averages.slow + averages.slow_weight * (tick.price - averages.slow);
     (averages.fast, averages.slow) = (fast, slow);
     if averages.seen <= params.slow {
         averages.seen += 1;
