@@ -42,6 +42,9 @@ extern crate std;
 pub mod abi;
 pub mod manifest;
 pub mod math;
+// The one place where an address becomes a reference.
+#[allow(unsafe_code)]
+mod migration;
 // `unsafe` traits: who implements one promises that the host's bytes are a value of the type.
 #[allow(unsafe_code)]
 mod record;
@@ -54,8 +57,9 @@ mod verdict;
 pub use tocsin_rules_sdk_macros::{Choice, Params, State, rule};
 
 pub use abi::Tick;
+pub use migration::OldState;
 pub use record::{Choice, Params, State};
-pub use rule::{Rule, evaluate};
+pub use rule::{Rule, evaluate, migrate};
 pub use verdict::Verdict;
 
 /// All that a rule's source needs: `use tocsin_rules_sdk::prelude::*;`.

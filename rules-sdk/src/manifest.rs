@@ -25,6 +25,8 @@ pub struct Manifest {
     pub evidence: &'static [&'static str],
     /// Whether verdicts may carry a wake band.
     pub sleeps: bool,
+    /// The older versions whose states the rule can take over.
+    pub migrates: &'static [&'static str],
 }
 
 /// One param: a property of the schema and its place in the record.
@@ -124,7 +126,11 @@ impl Manifest {
         to.raw("],\"size\":").number(self.params_bytes);
         to.raw("},\"state\":{\"size\":").number(self.state_bytes);
         to.raw("},\"evidence\":").texts(self.evidence);
-        to.raw(",\"sleeps\":").raw(if self.sleeps { "true" } else { "false" }).raw("}");
+        to.raw(",\"sleeps\":").raw(if self.sleeps { "true" } else { "false" });
+        if !self.migrates.is_empty() {
+            to.raw(",\"migrates\":").texts(self.migrates);
+        }
+        to.raw("}");
         to.length
     }
 

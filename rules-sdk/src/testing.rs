@@ -3,9 +3,9 @@
 use core::borrow::Borrow;
 use std::string::String;
 use std::vec::Vec;
-use std::{assert, assert_eq, vec};
+use std::{assert, assert_eq, panic, vec};
 
-use crate::{Rule, State, Tick, Verdict};
+use crate::{OldState, Rule, State, Tick, Verdict};
 
 /// One binding of a rule: its params, and a state that starts as zeroes.
 pub struct Run<R: Rule> {
@@ -17,6 +17,20 @@ impl<R: Rule> Run<R> {
     /// A binding that has seen no tick. The params are used as they are; the host would check them by the schema.
     pub fn new(params: R::Params) -> Self {
         Self { params, state: R::State::ZERO }
+    }
+
+    /// A binding that comes over from an older version with the state that it had there; None where the rule refuses it.
+    /// `params` are those for this version.
+    ///
+    /// # Panics
+    /// Where the rule's `migrates` does not name the version, or its function takes another type of state.
+    pub fn migrated<O: State>(version: &str, old: &O, params: R::Params) -> Option<Self> {
+        let names = R::MANIFEST.migrates;
+        let Some(from) = names.iter().position(|name| *name == version) else {
+            panic!("the rule does not migrate from {version}: `migrates` names {names:?}");
+        };
+        let mut state = R::State::ZERO;
+        R::migrate(from, OldState::of(old), &params, &mut state).then_some(Self { params, state })
     }
 
     /// Judges the next tick.

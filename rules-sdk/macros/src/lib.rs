@@ -10,6 +10,7 @@ use proc_macro::TokenStream;
 use syn::{DeriveInput, ItemFn, parse_macro_input};
 
 mod choice;
+mod migrates;
 mod params;
 mod record;
 mod rule;
@@ -50,8 +51,12 @@ pub fn state(input: TokenStream) -> TokenStream {
 /// at most 4; `sleeps` says that verdicts may carry a wake band; `name` is the package's name unless it is given. The
 /// description is the first paragraph of the doc comment, or the package's; version and authors are the package's.
 ///
+/// `migrates("1.0.0" | "1.1.0" => from_v1)` takes over alerts of older versions: `from_v1` is a function
+/// `fn(old: &OldState, params: &P, state: &mut S) -> bool` that makes a state, which is all zero, out of the one that the
+/// older version left, or refuses it by `false`. It has no `params` where the rule has none.
+///
 /// Beside the function it makes a type of the same name that implements `Rule`, for native tests; on wasm32 also the
-/// module's export and manifest.
+/// module's exports and manifest.
 #[proc_macro_attribute]
 pub fn rule(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let options = parse_macro_input!(attribute as rule::Options);

@@ -7,6 +7,7 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{Error, FnArg, Ident, ItemFn, LitStr, Result, ReturnType, Token, Type, TypeReference};
 
+use crate::migrates::{self, Takeover};
 use crate::text;
 
 const SIGNATURE: &str = "a rule is `fn(tick: &Tick, params: &MyParams, state: &mut MyState) -> Verdict`; \
@@ -18,6 +19,7 @@ pub(crate) struct Options {
     evidence: Vec<LitStr>,
     sleeps: bool,
     name: Option<LitStr>,
+    migrates: Vec<Takeover>,
 }
 
 impl Parse for Options {
@@ -37,7 +39,11 @@ impl Parse for Options {
                     let names = Punctuated::<LitStr, Token![,]>::parse_terminated(&names)?;
                     options.evidence = names.into_iter().collect();
                 }
-                _ => return Err(Error::new(key.span(), "use evidence(\"…\", …), sleeps or name = \"…\"")),
+                "migrates" => options.migrates = migrates::parse(&key, input)?,
+                _ => {
+                    let message = "use evidence(\"…\", …), sleeps, name = \"…\" or migrates(\"…\" => …)";
+                    return Err(Error::new(key.span(), message));
+                }
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -76,7 +82,7 @@ impl Options {
 }
 
 /// What Cargo says of the package that is compiled.
-fn package(variable: &str) -> String {
+pub(crate) fn package(variable: &str) -> String {
     std::env::var(format!("CARGO_PKG_{variable}")).unwrap_or_default()
 }
 
@@ -132,7 +138,7 @@ fn reference<'a>(input: Option<&'a FnArg>, sig: &syn::Signature) -> Result<(Opti
 pub(crate) fn expand(options: &Options, function: &ItemFn) -> Result<TokenStream> {
     let signature = Signature::of(function)?;
     let implementation = expand_rule(options, function, &signature)?;
-    let module = expand_module(function, &signature);
+    let module = expand_module(options, function, &signature);
     Ok(quote! {
         #function
         #implementation
@@ -160,6 +166,8 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
     let bounds = expand_bounds(options, params, state);
     let arguments =
         signature.params.map(|_| quote! { params }).into_iter().chain(signature.state.map(|_| quote! { state }));
+    let versions = options.migrates.iter().flat_map(|takeover| &takeover.versions);
+    let migrate = migrates::expand(&options.migrates, signature.params, signature.state)?;
     let doc = format!("The rule `{name}` as a type, for native tests.");
     Ok(quote! {
         #[doc = #doc]
@@ -179,6 +187,7 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
                 state_bytes: ::tocsin_rules_sdk::manifest::record_bytes::<#state>(),
                 evidence: &[#(#evidence),*],
                 sleeps: #sleeps,
+                migrates: &[#(#versions),*],
             };
 
             #[inline(always)]
@@ -190,6 +199,7 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
             ) -> ::tocsin_rules_sdk::Verdict {
                 #ident(tick, #(#arguments),*)
             }
+            #migrate
         }
         #bounds
     })
@@ -220,8 +230,8 @@ fn expand_bounds(options: &Options, params: &Type, state: &Type) -> TokenStream 
     quote! { #evidence #params #state }
 }
 
-/// The module's export and its manifest section.
-fn expand_module(function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
+/// The module's exports and its manifest section.
+fn expand_module(options: &Options, function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
     let ident = &function.sig.ident;
     // Of a record without bytes the host passes any address, which no reference may hold: it is not looked at.
     let (params_argument, params) = match signature.params {
@@ -232,10 +242,22 @@ fn expand_module(function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
         Some(ty) => (quote! { state: &mut #ty }, quote! { state }),
         None => (quote! { _: usize }, quote! { &mut () }),
     };
+    let migrate = (!options.migrates.is_empty()).then(|| {
+        quote! {
+            #[unsafe(export_name = "migrate")]
+            extern "C" fn export_migrate(from: usize, old_state: usize, #params_argument, #state_argument) -> i32 {
+                // SAFETY: the host passes the address of a state of the version that `from` stands for.
+                let old_state = unsafe { OldState::at(old_state) };
+                migrate::<#ident>(from, old_state, #params, #state)
+            }
+        }
+    });
+    let migrate_imports = migrate.as_ref().map(|_| quote! { use ::tocsin_rules_sdk::{OldState, migrate}; });
     quote! {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use ::tocsin_rules_sdk::{Rule, Tick, abi, evaluate};
+            #migrate_imports
 
             // The host passes aligned, disjoint records in the guest's memory, so references may stand for pointers.
             #[unsafe(export_name = "evaluate")]
@@ -247,6 +269,7 @@ fn expand_module(function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
             ) -> i32 {
                 evaluate::<#ident>(tick, #params, #state, verdict)
             }
+            #migrate
 
             const BYTES: usize = <#ident as Rule>::MANIFEST.json_bytes();
             #[unsafe(link_section = "tocsin.manifest")]

@@ -59,9 +59,18 @@ mod everything {
     /// but at length.
     ///
     /// More.
-    #[rule(evidence("one", "two_2"), sleeps, name = "every-thing")]
+    #[rule(
+        evidence("one", "two_2"),
+        sleeps,
+        name = "every-thing",
+        migrates("0.0.1" => from_first, "0.0.3" | "0.1.0-rc.1" => from_first)
+    )]
     pub(super) fn everything(_tick: &Tick, _params: &Everything, _memory: &mut Memory) -> Verdict {
         Verdict::hold()
+    }
+
+    fn from_first(_old: &f64, _params: &Everything, _memory: &mut Memory) -> bool {
+        true
     }
 }
 
@@ -111,6 +120,7 @@ fn a_manifest_says_all_that_the_source_says() {
         "author": "The Tocsin authors",
         "params": {"schema": schema, "layout": layout, "size": 48},
         "state": {"size": 48}, "evidence": ["one", "two_2"], "sleeps": true,
+        "migrates": ["0.0.1", "0.0.3", "0.1.0-rc.1"],
     }));
 }
 

@@ -1,7 +1,7 @@
 //! Rules run natively: what they remember, what they answer, and what `Run` refuses.
 
 use tocsin_rules_sdk::testing::Run;
-use tocsin_rules_sdk::{abi, evaluate, prelude::*};
+use tocsin_rules_sdk::{OldState, abi, evaluate, migrate, prelude::*};
 
 fn tick(price: f64) -> Tick {
     Tick { price, volume: 1.0, time_ms: 0, conditions: 0 }
@@ -46,6 +46,81 @@ mod careless {
     pub(super) fn careless(tick: &Tick) -> Verdict {
         if tick.price > 0.0 { Verdict::fire().evidence([1.0]) } else { Verdict::hold().until(1) }
     }
+}
+
+mod newer {
+    use super::*;
+
+    #[derive(State)]
+    #[repr(C)]
+    pub(super) struct Old {
+        pub(super) count: u32,
+        pub(super) spare: u32,
+    }
+
+    #[derive(Params)]
+    #[repr(C)]
+    pub(super) struct Factor {
+        pub(super) factor: u32,
+    }
+
+    /// Counts in steps that older versions did not know.
+    #[rule(migrates("0.0.1" | "0.0.2" => from_first, "0.0.3" => from_nothing), evidence("count"))]
+    pub(super) fn newer(_tick: &Tick, params: &Factor, count: &mut u64) -> Verdict {
+        *count += u64::from(params.factor);
+        Verdict::fire().evidence([*count as f64])
+    }
+
+    fn from_first(old: &Old, params: &Factor, count: &mut u64) -> bool {
+        *count = u64::from(old.count * params.factor);
+        old.spare == 0
+    }
+
+    fn from_nothing(_old: &(), _params: &Factor, count: &mut u64) -> bool {
+        *count = 100;
+        true
+    }
+}
+
+/// The next count of a binding that comes over with factor 7; none where it is refused.
+fn taken_over<O: State>(version: &str, old: &O) -> Option<Vec<f64>> {
+    let mut run = Run::<newer::newer>::migrated(version, old, newer::Factor { factor: 7 })?;
+    Some(run.judge(&tick(1.0)).evidence_numbers().to_vec())
+}
+
+#[test]
+fn a_binding_comes_over_with_its_state_or_is_refused() {
+    let old = |count, spare| newer::Old { count, spare };
+    assert_eq!(taken_over("0.0.1", &old(2, 0)), Some(vec![21.0]));
+    assert_eq!(taken_over("0.0.2", &old(3, 0)), Some(vec![28.0]));
+    assert_eq!(taken_over("0.0.2", &old(3, 1)), None);
+    assert_eq!(taken_over("0.0.3", &()), Some(vec![107.0]));
+}
+
+#[test]
+fn the_migration_answers_as_the_abi_says() {
+    let answer = |spare| {
+        let (old, mut state) = (newer::Old { count: 2, spare }, 0);
+        let answer = migrate::<newer::newer>(1, OldState::of(&old), &newer::Factor { factor: 7 }, &mut state);
+        (answer == abi::MIGRATED, state)
+    };
+    assert_eq!(answer(0), (true, 14));
+    assert!(!answer(1).0);
+    let mut state = 0;
+    let beyond = migrate::<newer::newer>(3, OldState::of(&()), &newer::Factor { factor: 7 }, &mut state);
+    assert_ne!(beyond, abi::MIGRATED);
+}
+
+#[test]
+#[should_panic(expected = "does not migrate from 0.0.9")]
+fn a_version_without_a_path_fails_the_test() {
+    taken_over("0.0.9", &());
+}
+
+#[test]
+#[should_panic(expected = "takes a `it::running::newer::Old`, the test gives a `u64`")]
+fn a_state_of_another_type_fails_the_test() {
+    taken_over("0.0.1", &5_u64);
 }
 
 #[test]
