@@ -190,6 +190,7 @@ impl Shard {
         let pushed = match arming.saved {
             Some(SavedBinding { health, state, .. }) if health.is_quarantined() => {
                 group.parked.push(Parked { member, params: arming.params, state, health });
+                group.changed = true;
                 Ok(PARKED as usize)
             }
             saved => {

@@ -22,6 +22,15 @@ pub struct SavedBinding {
     pub state: Vec<u8>,
 }
 
+impl SavedBinding {
+    /// The record of this binding alone: [`GroupSnapshot::unpack`] reads it.
+    pub fn pack(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_record(&mut bytes, self.binding, self.health, &self.state);
+        bytes
+    }
+}
+
 /// The memory of a group, packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSnapshot {
@@ -49,16 +58,7 @@ impl GroupSnapshot {
     ) -> Self {
         let mut bytes = Vec::new();
         for (binding, health, state) in records {
-            let flag = if health.is_clean() { 0 } else { HAS_HEALTH };
-            bytes.extend_from_slice(&binding.0.to_le_bytes());
-            bytes.extend_from_slice(&(state.len() as u32 | flag).to_le_bytes());
-            if flag != 0 {
-                bytes.extend_from_slice(&health.history.to_le_bytes());
-                bytes.extend_from_slice(&health.trips.to_le_bytes());
-                bytes.extend_from_slice(&u16::from(health.on_probe).to_le_bytes());
-                bytes.extend_from_slice(&health.wait_ticks.to_le_bytes());
-            }
-            bytes.extend_from_slice(state);
+            put_record(&mut bytes, binding, health, state);
         }
         Self { tenant, symbol, rule, bytes }
     }
@@ -73,6 +73,19 @@ impl GroupSnapshot {
         }
         Ok(saved)
     }
+}
+
+fn put_record(bytes: &mut Vec<u8>, binding: BindingId, health: Health, state: &[u8]) {
+    let flag = if health.is_clean() { 0 } else { HAS_HEALTH };
+    bytes.extend_from_slice(&binding.0.to_le_bytes());
+    bytes.extend_from_slice(&(state.len() as u32 | flag).to_le_bytes());
+    if flag != 0 {
+        bytes.extend_from_slice(&health.history.to_le_bytes());
+        bytes.extend_from_slice(&health.trips.to_le_bytes());
+        bytes.extend_from_slice(&u16::from(health.on_probe).to_le_bytes());
+        bytes.extend_from_slice(&health.wait_ticks.to_le_bytes());
+    }
+    bytes.extend_from_slice(state);
 }
 
 fn take_record(left: &mut &[u8]) -> Option<SavedBinding> {
@@ -104,6 +117,7 @@ mod tests {
         let unpacked = GroupSnapshot::unpack(&packed.bytes).unwrap();
         let expect = records.map(|(binding, health, state)| SavedBinding { binding, health, state: state.to_vec() });
         assert_eq!(unpacked, expect);
+        assert_eq!(unpacked.iter().flat_map(SavedBinding::pack).collect::<Vec<u8>>(), packed.bytes);
         for cut in [1, 11, 13, 27, 30, 35, 42] {
             assert!(GroupSnapshot::unpack(&packed.bytes[..cut]).is_err(), "cut at {cut}");
         }

@@ -5,6 +5,7 @@ mod alerts;
 mod faults;
 mod firings;
 mod price_alerts;
+mod promotion;
 mod rules;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::store::{BindingCaps, Store, StoreError};
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
 pub use self::firings::START;
 pub use self::price_alerts::{Condition, CreatePriceAlert};
+pub use self::promotion::{PromoteRule, Promoted};
 pub use self::rules::Upload;
 
 /// The largest page that a list answers with.

@@ -10,6 +10,10 @@
 //! A manual release from quarantine takes effect right behind a checkpoint that names it: a replay from there begins with
 //! the same release. One that was stored, but not yet applied when the process died, waits after the restart until all
 //! ticks that were published before are replayed without it.
+//!
+//! For a promotion to another version of its rule a binding is handed over to the store right behind a checkpoint, with
+//! its state and the offset up to which it is judged. It comes back like a new one that remembers: on the new version or,
+//! if the promotion failed, on the old one. Either way it catches up from that offset, and no tick is judged twice.
 
 mod committer;
 mod feeder;
@@ -105,6 +109,8 @@ enum Change {
     Disarm(BindingId),
     /// Release a binding of a partition from quarantine.
     Release(BindingId, u32),
+    /// Hand a binding of a partition over to the store, for a promotion.
+    HandOver(BindingId, u32),
     /// Disarm all bindings of a rule version: it is impure.
     DisarmRule(Digest),
 }

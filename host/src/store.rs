@@ -2,6 +2,7 @@
 //! domain types travel.
 
 mod faults;
+mod promotion;
 mod sqlite;
 
 use std::path::Path;
@@ -16,6 +17,10 @@ use tokio::sync::watch;
 use self::sqlite::SqliteStore;
 
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
+pub use self::promotion::{
+    BegunPromotion, FinishedPromotion, HandedOver, HeldBinding, Hold, Moved, NewPromotion, Promotable, PromotedAlert,
+    PromotionId,
+};
 
 /// Where Tocsin keeps what must not be lost. Cloning is cheap.
 #[derive(Clone)]
@@ -140,6 +145,8 @@ pub enum Released {
     NothingQuarantined(Alert),
     /// Its rule version is judged no more: there is nothing to try.
     RuleQuarantined(RuleQuarantine),
+    /// A promotion of it is under way.
+    BeingPromoted,
     /// There is no such alert.
     NoAlert,
 }
@@ -166,7 +173,7 @@ pub struct BindingRow {
     pub tenant: Tenant,
     /// What it watches.
     pub symbol: Symbol,
-    /// The first tick that counts.
+    /// The first tick that counts since `armed_revision`.
     pub counts_from: Position,
     /// The rule version that judges it.
     pub rule: Digest,
@@ -178,8 +185,14 @@ pub struct BindingRow {
     pub status: Option<BindingStatus>,
     /// The change that made it so.
     pub revision: u64,
-    /// The change that created it.
-    pub created_revision: u64,
+    /// The change by which evaluators last began with it: its creation, or the end of a promotion.
+    pub armed_revision: u64,
+    /// What it remembers at `counts_from`, as long as no checkpoint does.
+    pub resume: Option<SavedBinding>,
+    /// Where it stands in a promotion.
+    pub hold: Hold,
+    /// Its rule version is judged no more.
+    pub rule_impure: bool,
     /// It was released by hand, and no checkpoint was taken for that yet.
     pub release_due: bool,
 }
@@ -238,6 +251,8 @@ pub struct Checkpoint {
     pub revision: u64,
     /// Bindings that are released from quarantine right behind it.
     pub released: Vec<BindingId>,
+    /// Bindings that are handed over for a promotion: right behind it they are no longer judged.
+    pub handed_over: Vec<HandedOver>,
     /// Groups whose states changed since the last checkpoint.
     pub groups: Vec<GroupSnapshot>,
 }
@@ -364,6 +379,59 @@ impl Store {
         on_member!(self, impure_rules_in_use(limit))
     }
 
+    /// Alerts on a rule with a live binding, on one version or on all but `to`, behind `after`, at most `limit`.
+    pub async fn promotable(
+        &self,
+        tenant: &Tenant,
+        to: &RuleRef,
+        from: Option<&RuleRef>,
+        after: AlertId,
+        limit: u32,
+    ) -> Result<Vec<Promotable>, StoreError> {
+        on_member!(self, promotable(tenant, to, from, after, limit))
+    }
+
+    /// Begins a promotion: evaluators are asked for the live bindings of its alerts. Alerts that were deleted since they
+    /// were read are left out.
+    pub async fn begin_promotion(&self, new: &NewPromotion) -> Result<BegunPromotion, StoreError> {
+        on_member!(self, begin_promotion(new))
+    }
+
+    /// The promotion under way, and to which version.
+    pub async fn unfinished_promotion(&self) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
+        on_member!(self, unfinished_promotion())
+    }
+
+    /// How many live bindings are asked for and not handed over yet. Each that is raises the newest revision.
+    pub async fn bindings_asked_for(&self) -> Result<u64, StoreError> {
+        on_member!(self, bindings_asked_for())
+    }
+
+    /// Live bindings that are held, by number, behind `after`, at most `limit`.
+    pub async fn held_bindings(&self, after: BindingId, limit: u32) -> Result<Vec<HeldBinding>, StoreError> {
+        on_member!(self, held_bindings(after, limit))
+    }
+
+    /// Keeps what held bindings are to remember once the promotion is finished.
+    pub async fn stage_promotion(&self, id: PromotionId, states: &[SavedBinding]) -> Result<(), StoreError> {
+        on_member!(self, stage_promotion(id, states))
+    }
+
+    /// Finishes a promotion whose bindings are all held and staged, and tells evaluators to go on with them.
+    pub async fn finish_promotion(
+        &self,
+        id: PromotionId,
+        max_bindings_per_rule: u64,
+    ) -> Result<FinishedPromotion, StoreError> {
+        on_member!(self, finish_promotion(id, max_bindings_per_rule))
+    }
+
+    /// Takes a promotion back, and tells evaluators to go on with what they have handed over. False while bindings are
+    /// asked for and not handed over yet; nothing happens if it is not under way.
+    pub async fn roll_back_promotion(&self, id: PromotionId) -> Result<bool, StoreError> {
+        on_member!(self, roll_back_promotion(id))
+    }
+
     /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
     pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
         on_member!(self, newest_firing())
@@ -385,7 +453,7 @@ impl Store {
     }
 
     /// The bindings of a partition that are neither triggered nor deleted, whose rule is not impure, and that were
-    /// created up to a revision, by number, behind `after`, at most `limit`.
+    /// armed up to a revision, by number, behind `after`, at most `limit`.
     pub async fn live_bindings(
         &self,
         partition: u32,
@@ -396,8 +464,9 @@ impl Store {
         on_member!(self, live_bindings(partition, up_to_revision, after, limit))
     }
 
-    /// What the bindings of a partition remembered at its checkpoint.
-    pub async fn saved_states(&self, partition: u32) -> Result<Vec<SavedBinding>, StoreError> {
+    /// What the bindings of a partition remembered at its checkpoint, each with its rule version. A binding that was
+    /// promoted since may also have a record left of the version before.
+    pub async fn saved_states(&self, partition: u32) -> Result<Vec<(Digest, SavedBinding)>, StoreError> {
         on_member!(self, saved_states(partition))
     }
 

@@ -1,7 +1,8 @@
 //! Creating, reading and deleting alerts.
 
 use serde_json::Value;
-use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, RuleVersion, Symbol, Tenant, UserId};
+use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, RuleRef, RuleVersion, Symbol, Tenant, UserId};
+use tocsin_engine::params::ParamError;
 
 use super::rules::{parse_version, rule_quarantined};
 use super::{Control, ControlError, FieldViolation, Page, page_size};
@@ -63,10 +64,7 @@ impl Control {
         let params = match compiled.manifest().params.pack(&request.params) {
             Ok(params) => Some(params),
             Err(errors) => {
-                violations.extend(errors.into_iter().map(|error| FieldViolation {
-                    field: if error.path.is_empty() { "params".into() } else { format!("params.{}", error.path) },
-                    message: error.message,
-                }));
+                violations.extend(params_violations(errors));
                 None
             }
         };
@@ -161,7 +159,10 @@ impl Control {
             StoredAlert::KeyReused => {
                 Err(ControlError::Conflict("this Idempotency-Key was used for another request: send a new key".into()))
             }
-            StoredAlert::CapReached(reached) => Err(cap_reached(reached, &new)),
+            StoredAlert::CapReached(reached) => {
+                let needs = format!("this alert needs {} more", new.symbols.len());
+                Err(cap_reached(reached, &new.tenant, &new.rule, &needs))
+            }
             StoredAlert::RuleQuarantined(quarantine) => Err(rule_quarantined(&new.rule, &quarantine)),
         }
     }
@@ -171,16 +172,25 @@ pub(super) fn no_alert(id: i64) -> ControlError {
     ControlError::NotFound(format!("there is no alert {id}"))
 }
 
-fn cap_reached(reached: CapReached, new: &NewAlert) -> ControlError {
+/// What is wrong with the params of an alert.
+pub(super) fn params_violations(errors: Vec<ParamError>) -> Vec<FieldViolation> {
+    let violation = |error: ParamError| FieldViolation {
+        field: if error.path.is_empty() { "params".into() } else { format!("params.{}", error.path) },
+        message: error.message,
+    };
+    errors.into_iter().map(violation).collect()
+}
+
+/// `needs` says what would exceed the cap.
+pub(super) fn cap_reached(reached: CapReached, tenant: &Tenant, rule: &RuleRef, needs: &str) -> ControlError {
     let CapReached { capped, live, cap } = reached;
     let (of, setting) = match capped {
-        Capped::Tenant => (format!("the tenant {}", new.tenant), "--max-bindings-per-tenant"),
-        Capped::Rule => (format!("the rule {} {}", new.rule.name, new.rule.version), "--max-bindings-per-rule"),
+        Capped::Tenant => (format!("the tenant {tenant}"), "--max-bindings-per-tenant"),
+        Capped::Rule => (format!("the rule {} {}", rule.name, rule.version), "--max-bindings-per-rule"),
     };
     ControlError::CapReached(format!(
-        "{of} has {live} live bindings (one for each alert and symbol) of at most {cap}, and this alert needs {} more: \
-         delete alerts that are not needed, or have the operator raise {setting}",
-        new.symbols.len()
+        "{of} has {live} live bindings (one for each alert and symbol) of at most {cap}, and {needs}: \
+         delete alerts that are not needed, or have the operator raise {setting}"
     ))
 }
 

@@ -15,6 +15,9 @@ impl Control {
         let symbol = symbol.map_err(|error| ControlError::invalid("symbol", error.to_string()))?;
         match self.0.store.release(tenant, AlertId(id), symbol.as_ref()).await? {
             Released::Released(alert) => Ok(alert),
+            Released::BeingPromoted => {
+                Err(ControlError::Busy(format!("alert {id} is being promoted: release it again in a moment")))
+            }
             Released::NoAlert => Err(no_alert(id)),
             Released::RuleQuarantined(quarantine) => {
                 let alert = self.alert(tenant, id).await?;

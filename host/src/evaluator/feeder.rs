@@ -1,5 +1,5 @@
-//! Tells workers of bindings that were created, deleted or released, and of impure rules: woken by the store, it reads what changed after the
-//! revision that it knows, so that a wake-up that got lost loses nothing.
+//! Tells workers of bindings that were created, deleted, released or promoted, and of impure rules: woken by the store,
+//! it reads what changed after the revision that it knows, so that a wake-up that got lost loses nothing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{Change, Changes, EvaluatorError};
 use crate::bus::Waker;
 use crate::evaluator::restore::arming;
 use crate::library::Library;
-use crate::store::{BindingRow, Changed, Store};
+use crate::store::{BindingRow, Changed, Hold, Store};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -92,14 +92,18 @@ impl Feeder {
         self.revision = revision;
     }
 
-    async fn change(&self, row: BindingRow) -> Option<Change> {
+    async fn change(&self, mut row: BindingRow) -> Option<Change> {
         let counts_from = row.counts_from;
         match row.status {
             None => Some(Change::Disarm(row.id)),
+            Some(BindingStatus::Triggered) => None,
+            Some(_) if row.hold == Hold::Asked => Some(Change::HandOver(row.id, counts_from.partition)),
             Some(_) if row.release_due => Some(Change::Release(row.id, counts_from.partition)),
-            Some(BindingStatus::Active) if row.revision == row.created_revision => {
+            // One that comes back from a promotion may be quarantined: then it goes on waiting.
+            Some(_) if row.revision == row.armed_revision && row.hold == Hold::None && !row.rule_impure => {
+                let resume = row.resume.take();
                 match self.library.get(row.rule).await {
-                    Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, None)), counts_from)),
+                    Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, resume)), counts_from)),
                     Err(error) => {
                         error!(%error, alert = row.alert.0, "an alert cannot be evaluated");
                         None

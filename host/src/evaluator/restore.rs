@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::warn;
 
 use super::{EvaluatorConfig, EvaluatorError};
 use crate::bus::Bus;
 use crate::library::Library;
-use crate::store::{BindingRow, Claim, Store};
+use crate::store::{BindingRow, Claim, Hold, Store};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
@@ -30,6 +30,8 @@ pub(super) struct Restored {
     /// Bindings whose release is stored and was never applied. Each takes effect behind the ticks that may have been
     /// judged without it: from this position on.
     pub(super) release_due: Vec<(BindingId, Position)>,
+    /// Bindings that a promotion has asked for, each with its partition.
+    pub(super) asked_for: Vec<(BindingId, u32)>,
 }
 
 /// Claims partitions and loads what was remembered of them, with the bindings up to `revision`.
@@ -81,22 +83,27 @@ async fn load(
     restored: &mut Restored,
 ) -> Result<(), EvaluatorError> {
     let saved = store.saved_states(claim.partition).await?;
-    let mut saved: HashMap<BindingId, SavedBinding> = saved.into_iter().map(|saved| (saved.binding, saved)).collect();
+    let mut saved: HashMap<(Digest, BindingId), SavedBinding> =
+        saved.into_iter().map(|(rule, saved)| ((rule, saved.binding), saved)).collect();
     let mut after = BindingId(0);
     loop {
         let rows = store.live_bindings(claim.partition, revision, after, MAX_ROWS).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
-        for row in rows {
+        // Who is held is judged by nobody: the feeder tells how that ends.
+        for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held) {
             let rule = library.get(row.rule).await?;
             let counts_from = row.counts_from;
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
-            let armed = row.created_revision <= claim.revision && counts_from.offset <= from.offset;
+            let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.
             if row.release_due && row.revision <= revision {
                 restored.release_due.push((row.id, due_from));
             }
-            let state = if armed { saved.remove(&row.id) } else { None };
+            if row.hold == Hold::Asked && row.revision <= revision {
+                restored.asked_for.push((row.id, counts_from.partition));
+            }
+            let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };
             let arming = arming(row, rule, state);
             if armed { restored.armed.push(arming) } else { restored.new.push((arming, counts_from)) }
         }

@@ -1,6 +1,8 @@
 //! Real workers over real backends: what faults lead to, and that a crash changes none of it. Time between checkpoints
 //! is so long that none is taken but those that a release or a clean stop asks for.
 
+mod promotion;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,15 +109,7 @@ impl Rig {
     }
 
     async fn create(&self, rule: &str, symbols: &[&str]) -> Result<i64, ControlError> {
-        let request = CreateAlert {
-            user_id: 1,
-            symbols: symbols.iter().map(|symbol| (*symbol).to_owned()).collect(),
-            rule: rule.into(),
-            version: None,
-            params: json!({}),
-            lifecycle: Lifecycle { repeat: Repeat::Every },
-            idempotency: None,
-        };
+        let request = request(rule, symbols);
         Ok(self.control.create_alert(&Tenant::standard(), request).await?.0.id.0)
     }
 
@@ -160,6 +154,18 @@ impl Rig {
             !changed.bindings.iter().any(|row| row.release_due)
         })
         .await;
+    }
+}
+
+fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
+    CreateAlert {
+        user_id: 1,
+        symbols: symbols.iter().map(|symbol| (*symbol).to_owned()).collect(),
+        rule: rule.into(),
+        version: None,
+        params: json!({}),
+        lifecycle: Lifecycle { repeat: Repeat::Every },
+        idempotency: None,
     }
 }
 

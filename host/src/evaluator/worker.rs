@@ -1,6 +1,6 @@
 //! The thread that owns a shard: reads ticks, judges them, hands over what happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::restore::Restored;
 use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats};
 use crate::bus::{Bus, BusError, Reader, Record, Waker};
-use crate::store::{Checkpoint, Commit, NewFault};
+use crate::store::{Checkpoint, Commit, HandedOver, NewFault};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
@@ -45,6 +45,8 @@ pub(super) struct Worker {
     /// Bindings that left quarantine since the last checkpoint.
     recovered: Vec<BindingId>,
     counted: Counted,
+    /// What the worker begins with, on its own thread: it may have to catch up, and to wait for its committer.
+    begin_with: (Vec<(Arming, Position)>, Bindings),
 }
 
 /// One partition.
@@ -60,8 +62,17 @@ struct Lane {
 
 type Waiting = BTreeMap<u64, Vec<Arming>>;
 
-/// Bindings to be released, by partition.
-type Releases = BTreeMap<u32, Vec<BindingId>>;
+/// Bindings by partition.
+type Bindings = BTreeMap<u32, Vec<BindingId>>;
+
+/// What is done to bindings right behind a checkpoint that names them.
+#[derive(Default)]
+struct Behind {
+    /// They are released from quarantine.
+    released: Bindings,
+    /// They are handed over to the store.
+    handed_over: Bindings,
+}
 
 /// What this worker has added to the shared counters.
 #[derive(Default)]
@@ -95,6 +106,7 @@ impl Worker {
             judging: config.judging,
             recovered: Vec::new(),
             counted: Counted::default(),
+            begin_with: (restored.new, Bindings::new()),
         };
         for arming in restored.armed {
             arm(&mut worker.shard, arming)?;
@@ -106,7 +118,10 @@ impl Worker {
             let lane = worker.lanes.entry(from.partition).or_default();
             lane.release_due.entry(from.offset).or_default().push(binding);
         }
-        worker.arm_new(restored.new)?;
+        for (binding, partition) in restored.asked_for {
+            worker.begin_with.1.entry(partition).or_default().push(binding);
+        }
+        worker.count_bindings();
         Ok(worker)
     }
 
@@ -130,6 +145,9 @@ impl Worker {
     }
 
     fn run(&mut self, stop: &CancellationToken) -> Result<(), EvaluatorError> {
+        let (new, handed_over) = std::mem::take(&mut self.begin_with);
+        self.arm_new(new)?;
+        self.change_behind_checkpoint(Behind { handed_over, ..Behind::default() })?;
         let mut batch = Vec::new();
         let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !stop.is_cancelled() {
@@ -139,15 +157,15 @@ impl Worker {
             self.judge(&batch)?;
             self.release_due()?;
             if Instant::now() >= checkpoint_due {
-                self.checkpoint(BTreeMap::new())?;
+                self.checkpoint(Behind::default())?;
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }
         }
-        self.checkpoint(BTreeMap::new())
+        self.checkpoint(Behind::default())
     }
 
     fn apply_changes(&mut self) -> Result<(), EvaluatorError> {
-        let (mut new, mut released) = (Vec::new(), Releases::new());
+        let (mut new, mut behind) = (Vec::new(), Behind::default());
         while let Ok(changes) = self.changes.try_recv() {
             for change in changes.list {
                 match change {
@@ -157,7 +175,12 @@ impl Worker {
                         self.shard.disarm(binding);
                         self.forget_waiting(|arming| arming.binding == binding);
                     }
-                    Change::Release(binding, partition) => released.entry(partition).or_default().push(binding),
+                    Change::Release(binding, partition) => behind.released.entry(partition).or_default().push(binding),
+                    Change::HandOver(binding, partition) => {
+                        // The store knows best where one goes on that was not begun with.
+                        new.retain(|(arming, _)| arming.binding != binding);
+                        behind.handed_over.entry(partition).or_default().push(binding);
+                    }
                     Change::DisarmRule(rule) => {
                         new.retain(|(arming, _)| arming.rule.reference().digest != rule);
                         self.disarm_rule(&rule);
@@ -167,7 +190,7 @@ impl Worker {
             self.revision = changes.revision;
         }
         self.arm_new(new)?;
-        self.release(released)
+        self.change_behind_checkpoint(behind)
     }
 
     fn disarm_rule(&mut self, rule: &Digest) {
@@ -185,26 +208,34 @@ impl Worker {
         self.count_bindings();
     }
 
-    /// Releases bindings from quarantine, right behind a checkpoint that names them.
-    fn release(&mut self, released: Releases) -> Result<(), EvaluatorError> {
-        if released.is_empty() {
+    /// Releases bindings from quarantine, and lets go of those that are handed over.
+    fn change_behind_checkpoint(&mut self, behind: Behind) -> Result<(), EvaluatorError> {
+        if behind.released.is_empty() && behind.handed_over.is_empty() {
             return Ok(());
         }
-        let bindings: Vec<BindingId> = released.values().flatten().copied().collect();
-        self.checkpoint(released)?;
-        bindings.into_iter().try_for_each(|binding| release(&mut self.shard, binding))
+        let released: Vec<BindingId> = behind.released.values().flatten().copied().collect();
+        let handed_over: HashSet<BindingId> = behind.handed_over.values().flatten().copied().collect();
+        self.checkpoint(behind)?;
+        for binding in released {
+            release(&mut self.shard, binding)?;
+        }
+        for binding in &handed_over {
+            self.shard.disarm(*binding);
+        }
+        self.forget_waiting(|arming| handed_over.contains(&arming.binding));
+        Ok(())
     }
 
     /// Applies the releases whose offset has come.
     fn release_due(&mut self) -> Result<(), EvaluatorError> {
-        let mut released = Releases::new();
+        let mut released = Bindings::new();
         for (partition, lane) in &mut self.lanes {
             let position = self.reader.position(*partition);
             while let Some(entry) = lane.release_due.first_entry().filter(|entry| *entry.key() <= position) {
                 released.entry(*partition).or_default().extend(entry.remove());
             }
         }
-        self.release(released)
+        self.change_behind_checkpoint(Behind { released, ..Behind::default() })
     }
 
     /// Arms bindings that no checkpoint knows: each waits for its offset, or catches up from it.
@@ -317,7 +348,7 @@ impl Worker {
         if nothing { Ok(()) } else { self.send(commit) }
     }
 
-    fn checkpoint(&mut self, mut released: Releases) -> Result<(), EvaluatorError> {
+    fn checkpoint(&mut self, mut behind: Behind) -> Result<(), EvaluatorError> {
         let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for group in self.shard.take_changed() {
             groups.entry(self.bus.partition_of(&group.symbol)).or_default().push(group);
@@ -326,15 +357,26 @@ impl Worker {
         for (partition, lane) in &mut self.lanes {
             let next_offset = self.reader.position(*partition);
             let groups = groups.remove(partition).unwrap_or_default();
-            let released = released.remove(partition).unwrap_or_default();
+            let released = behind.released.remove(partition).unwrap_or_default();
+            let handed_over = behind.handed_over.remove(partition).unwrap_or_default().into_iter();
+            let shard = &self.shard;
+            let handed_over: Vec<HandedOver> =
+                handed_over.map(|binding| HandedOver { binding, saved: shard.saved(binding) }).collect();
             let now = (next_offset, self.revision);
-            if groups.is_empty() && released.is_empty() && lane.checkpointed == Some(now) {
+            if groups.is_empty() && released.is_empty() && handed_over.is_empty() && lane.checkpointed == Some(now) {
                 continue;
             }
             // What it releases changes no group before the next one: that must be written, and release nothing.
             lane.checkpointed = released.is_empty().then_some(now);
             let revision = self.revision;
-            checkpoints.push(Checkpoint { partition: *partition, next_offset, revision, released, groups });
+            checkpoints.push(Checkpoint {
+                partition: *partition,
+                next_offset,
+                revision,
+                released,
+                handed_over,
+                groups,
+            });
         }
         let recovered = std::mem::take(&mut self.recovered);
         if checkpoints.is_empty() { Ok(()) } else { self.send(Commit { checkpoints, recovered, ..Commit::default() }) }

@@ -4,6 +4,7 @@ mod alerts;
 mod evaluation;
 mod faults;
 mod firings;
+mod promotion;
 mod quarantine;
 mod rows;
 mod rules;

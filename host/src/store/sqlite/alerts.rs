@@ -172,7 +172,7 @@ async fn insert_alert(
     .await?;
     for (symbol, counts_from) in &new.symbols {
         sqlx::query(
-            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, created_revision)
+            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, armed_revision)
              VALUES (?, ?, ?, ?, 'active', ?, ?)",
         )
         .bind(id)

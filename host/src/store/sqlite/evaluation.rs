@@ -1,14 +1,22 @@
 //! What evaluators read and write: bindings and their changes, claims, firings, checkpoints.
 
 use sqlx::{Row, Sqlite, Transaction};
-use tocsin_engine::domain::{BindingId, Firing};
+use tocsin_engine::domain::{BindingId, Digest, Firing};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
 use super::faults::insert_faults;
+use super::promotion::{forget_resumed, take_over};
 use super::quarantine::quarantine_rule;
 use super::{SqliteStore, rows};
 use crate::store::{BindingRow, Changed, Checkpoint, Claim, Commit, StoreError};
+
+/// Bindings with what evaluators need of their alerts and rules.
+const BINDINGS: &str = "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat, s.record AS resume_record,
+                               r.quarantine_revision IS NOT NULL AS rule_impure
+                        FROM bindings b JOIN alerts a ON a.id = b.alert_id
+                        JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+                        LEFT JOIN resume_states s ON s.binding_id = b.id";
 
 impl SqliteStore {
     pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
@@ -19,11 +27,9 @@ impl SqliteStore {
         // One transaction, so that all of it is of one moment.
         let mut transaction = self.0.readers.begin().await?;
         let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
-        let rows = sqlx::query(
-            "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat
-             FROM bindings b JOIN alerts a ON a.id = b.alert_id
-             WHERE b.revision > ? ORDER BY b.revision, b.id LIMIT ?",
-        )
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{BINDINGS} WHERE b.revision > ? ORDER BY b.revision, b.id LIMIT ?"
+        )))
         .bind(after as i64)
         .bind(limit)
         .fetch_all(&mut *transaction)
@@ -54,13 +60,10 @@ impl SqliteStore {
         after: BindingId,
         limit: u32,
     ) -> Result<Vec<BindingRow>, StoreError> {
-        sqlx::query(
-            "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat
-             FROM bindings b JOIN alerts a ON a.id = b.alert_id
-             JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
-             WHERE b.\"partition\" = ? AND b.status IN ('active', 'quarantined') AND b.created_revision <= ?
-               AND b.id > ? AND r.quarantine_revision IS NULL ORDER BY b.id LIMIT ?",
-        )
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{BINDINGS} WHERE b.\"partition\" = ? AND b.status IN ('active', 'quarantined') AND b.armed_revision <= ?
+               AND b.id > ? AND r.quarantine_revision IS NULL ORDER BY b.id LIMIT ?"
+        )))
         .bind(partition)
         .bind(up_to_revision as i64)
         .bind(after.0)
@@ -92,14 +95,20 @@ impl SqliteStore {
         })
     }
 
-    pub(in crate::store) async fn saved_states(&self, partition: u32) -> Result<Vec<SavedBinding>, StoreError> {
-        let records: Vec<Vec<u8>> = sqlx::query_scalar("SELECT records FROM group_states WHERE \"partition\" = ?")
-            .bind(partition)
-            .fetch_all(&self.0.readers)
-            .await?;
+    pub(in crate::store) async fn saved_states(
+        &self,
+        partition: u32,
+    ) -> Result<Vec<(Digest, SavedBinding)>, StoreError> {
+        let records: Vec<(Vec<u8>, Vec<u8>)> =
+            sqlx::query_as("SELECT rule_digest, records FROM group_states WHERE \"partition\" = ?")
+                .bind(partition)
+                .fetch_all(&self.0.readers)
+                .await?;
         let mut saved = Vec::new();
-        for bytes in records {
-            saved.extend(GroupSnapshot::unpack(&bytes).map_err(|error| rows::damaged("group snapshot", error))?);
+        for (digest, bytes) in records {
+            let digest = rows::digest(&digest)?;
+            let records = GroupSnapshot::unpack(&bytes).map_err(|error| rows::damaged("group snapshot", error))?;
+            saved.extend(records.into_iter().map(|saved| (digest, saved)));
         }
         Ok(saved)
     }
@@ -131,6 +140,10 @@ impl SqliteStore {
         }
         for checkpoint in &commit.checkpoints {
             write_checkpoint(&mut transaction, checkpoint).await?;
+            if !checkpoint.handed_over.is_empty() {
+                // Whoever promotes is waiting for it.
+                revision = Some(Self::next_revision(&mut transaction).await?);
+            }
         }
         transaction.commit().await?;
         if let Some(newest) = newest {
@@ -231,6 +244,10 @@ async fn write_checkpoint(
             .execute(&mut **transaction)
             .await?;
     }
+    for handed_over in &checkpoint.handed_over {
+        take_over(transaction, handed_over, checkpoint.next_offset).await?;
+    }
+    forget_resumed(transaction, checkpoint).await?;
     let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
     sqlx::query("UPDATE partitions SET next_offset = ?, revision = ?, released = ? WHERE \"partition\" = ?")
         .bind(checkpoint.next_offset as i64)

@@ -40,7 +40,7 @@ impl SqliteStore {
         id: FaultId,
     ) -> Result<Option<StoredBundle>, StoreError> {
         let row = sqlx::query(
-            "SELECT f.*, a.params, r.module FROM faults f JOIN alerts a ON a.id = f.alert_id
+            "SELECT f.*, coalesce(f.params, a.params) AS params_json, r.module FROM faults f JOIN alerts a ON a.id = f.alert_id
              JOIN rule_versions r ON (r.tenant, r.name, r.version) = (f.tenant, f.rule_name, f.rule_version)
              WHERE f.tenant = ? AND f.id = ?",
         )
@@ -62,7 +62,7 @@ impl SqliteStore {
                 fault: record.fault,
             },
             module: row.try_get("module")?,
-            params_json: row.try_get("params")?,
+            params_json: row.try_get("params_json")?,
         }))
     }
 }

@@ -19,6 +19,11 @@ impl SqliteStore {
         if let Some(quarantine) = rule_quarantine(&mut transaction, tenant, &alert.rule).await? {
             return Ok(Released::RuleQuarantined(quarantine));
         }
+        let on_hold =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = ? AND hold <> 'none')");
+        if on_hold.bind(id.0).fetch_one(&mut *transaction).await? {
+            return Ok(Released::BeingPromoted);
+        }
         let revision = Self::next_revision(&mut transaction).await?;
         let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = 1");
         update.push(", revision = ").push_bind(revision).push(" WHERE alert_id = ").push_bind(id.0);

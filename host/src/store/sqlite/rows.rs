@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use tocsin_engine::Fault;
 use tocsin_engine::domain::{
     AlertId, BindingId, BindingStatus, Conditions, Digest, Evidence, FaultId, Firing, FiringId, Lifecycle, Position,
     Repeat, RuleName, RuleQuarantine, RuleRef, RuleVersion, Symbol, Tenant, Tick, Version,
 };
+use tocsin_engine::{Fault, GroupSnapshot, SavedBinding};
 
-use crate::store::{BindingRow, FaultRecord, StoreError};
+use crate::store::{BindingRow, FaultRecord, Hold, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
     StoreError::Damaged { what, detail: detail.to_string() }
@@ -80,20 +80,41 @@ pub(super) fn position(row: &SqliteRow, offset: &str) -> Result<Position, StoreE
 }
 
 pub(super) fn binding_row(row: &SqliteRow) -> Result<BindingRow, StoreError> {
+    let counts_from = position(row, "counts_from")?;
+    let resumes_from: Option<i64> = row.try_get("resumes_from")?;
     Ok(BindingRow {
         id: BindingId(row.try_get("id")?),
         alert: AlertId(row.try_get("alert_id")?),
         tenant: Tenant::from_stored(row.try_get("tenant")?),
         symbol: symbol(row.try_get("symbol")?)?,
-        counts_from: position(row, "counts_from")?,
+        counts_from: Position { offset: resumes_from.map_or(counts_from.offset, |from| from as u64), ..counts_from },
         rule: digest(row.try_get("rule_digest")?)?,
         packed_params: row.try_get("packed_params")?,
         lifecycle: lifecycle(row.try_get("repeat")?)?,
         status: status(row.try_get("status")?, row.try_get("reason")?)?,
         revision: row.try_get::<i64, _>("revision")? as u64,
-        created_revision: row.try_get::<i64, _>("created_revision")? as u64,
+        armed_revision: row.try_get::<i64, _>("armed_revision")? as u64,
+        resume: saved_binding(row)?,
+        hold: hold(row.try_get("hold")?)?,
+        rule_impure: row.try_get("rule_impure")?,
         release_due: row.try_get("release_due")?,
     })
+}
+
+/// What a binding remembers at a promotion.
+pub(super) fn saved_binding(row: &SqliteRow) -> Result<Option<SavedBinding>, StoreError> {
+    let record: Option<&[u8]> = row.try_get("resume_record")?;
+    let records = GroupSnapshot::unpack(record.unwrap_or_default()).map_err(|error| damaged("resume state", error))?;
+    Ok(records.into_iter().next())
+}
+
+fn hold(text: &str) -> Result<Hold, StoreError> {
+    match text {
+        "none" => Ok(Hold::None),
+        "asked" => Ok(Hold::Asked),
+        "held" => Ok(Hold::Held),
+        other => Err(damaged("hold of a binding", other)),
+    }
 }
 
 pub(super) fn evidence_json(evidence: &Evidence) -> String {

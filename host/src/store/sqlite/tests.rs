@@ -207,6 +207,7 @@ async fn a_checkpoint_remembers_what_is_released_behind_it() {
             next_offset,
             revision: 5,
             released: released.iter().copied().map(BindingId).collect(),
+            handed_over: Vec::new(),
             groups: Vec::new(),
         }],
         ..Commit::default()

@@ -1,0 +1,360 @@
+//! Promoting a rule version: alerts move to it with the states of their bindings, all of them or none.
+//!
+//! Once begun, a promotion runs to its end whether or not the client waits for it. One that the process does not live
+//! to end is rolled back at the next start.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use serde_json::Value;
+use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleRef, Symbol, Tenant};
+use tocsin_engine::limits::THREAD_STACK_BYTES;
+use tocsin_engine::manifest::Manifest;
+use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::alerts::{cap_reached, params_violations};
+use super::rules::{parse_version, rule_quarantined};
+use super::{Control, ControlError, FieldViolation, MAX_PAGE};
+use crate::store::{BegunPromotion, FinishedPromotion, HeldBinding, Moved, NewPromotion, PromotedAlert, PromotionId};
+
+/// Wrong params that are listed; more are counted.
+const MAX_VIOLATIONS: usize = 1_000;
+
+/// States that are loaded, migrated and kept at once: with the largest states there can be they take 32 MiB.
+const STATES_AT_ONCE: u32 = 256;
+
+/// How long evaluators have for handing over: milliseconds are usual, a replay after a start takes longer.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A promotion as a client asks for it.
+#[derive(Clone, Debug)]
+pub struct PromoteRule {
+    /// The rule's name.
+    pub name: String,
+    /// The version that alerts move to.
+    pub version: String,
+    /// The version that they leave; None for all others.
+    pub from: Option<String>,
+    /// Where the new version cannot make a state out of the old one's, it begins at zero.
+    pub reset_state: bool,
+}
+
+/// What a promotion led to.
+#[derive(Clone, Debug)]
+pub struct Promoted {
+    /// The version that alerts moved to.
+    pub rule: RuleRef,
+    /// How much was moved.
+    pub moved: Moved,
+}
+
+/// A promotion that was checked.
+struct Plan {
+    new: NewPromotion,
+    rule: Rule,
+    paths: HashMap<Digest, Path>,
+}
+
+/// How states come over from one version.
+#[derive(Clone)]
+enum Path {
+    /// As the new version says, from the one with this manifest.
+    Migration(Manifest),
+    /// They begin at zero.
+    Reset,
+}
+
+impl Control {
+    /// Moves the alerts of other versions of a rule to one version, with their params and states.
+    pub async fn promote_rule(&self, tenant: &Tenant, request: PromoteRule) -> Result<Promoted, ControlError> {
+        let (control, tenant) = (self.clone(), tenant.clone());
+        // A client that goes away must not leave it in the middle.
+        let work = tokio::spawn(async move {
+            let plan = control.plan(&tenant, &request).await?;
+            let moved = control.carry_out(plan).await;
+            if let Ok(Promoted { rule, moved }) = &moved {
+                let (alerts, bindings) = (moved.alerts, moved.bindings);
+                info!(rule = %rule.name, version = %rule.version, alerts, bindings, "a rule version is promoted");
+            }
+            moved
+        });
+        work.await.unwrap_or_else(|error| Err(ControlError::Internal(format!("the promotion died: {error}"))))
+    }
+
+    /// Rolls back the promotion that an earlier process did not live to end; evaluators may be at work already.
+    pub async fn roll_back_unfinished_promotion(&self) -> Result<(), ControlError> {
+        if let Some((id, rule)) = self.0.store.unfinished_promotion().await? {
+            warn!(rule = %rule.name, version = %rule.version, "an unfinished promotion is rolled back");
+            let control = self.clone();
+            tokio::spawn(async move { control.roll_back(id).await });
+        }
+        Ok(())
+    }
+
+    /// Checks all that can be known before anything is touched.
+    async fn plan(&self, tenant: &Tenant, request: &PromoteRule) -> Result<Plan, ControlError> {
+        let name = RuleName::parse(&request.name).map_err(|error| ControlError::invalid("name", error.to_string()))?;
+        let version = parse_version("version", &request.version)?;
+        let from = request.from.as_deref().map(|text| parse_version("from", text)).transpose()?;
+        if from.as_ref() == Some(&version) {
+            return Err(ControlError::invalid("from", format!("{version} is the version to move to: name another")));
+        }
+        let to = self.find_rule(tenant, &name, Some(&version)).await?;
+        if let Some(quarantine) = &to.quarantine {
+            return Err(rule_quarantined(&to.reference, quarantine));
+        }
+        let from = match &from {
+            Some(from) => Some(self.find_rule(tenant, &name, Some(from)).await?.reference),
+            None => None,
+        };
+        let rule = self.0.library.get(to.reference.digest).await?;
+        let mut plan = Plan {
+            new: NewPromotion { tenant: tenant.clone(), to: to.reference, alerts: Vec::new() },
+            rule,
+            paths: HashMap::new(),
+        };
+        let mut violations = Violations::default();
+        let mut after = AlertId(0);
+        loop {
+            let page = self.0.store.promotable(tenant, &plan.new.to, from.as_ref(), after, MAX_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.alert;
+            for found in page {
+                if let Entry::Vacant(entry) = plan.paths.entry(found.rule.digest) {
+                    entry.insert(self.path(&plan.rule, &found.rule, request.reset_state).await?);
+                }
+                match repack(&plan.rule, &found.params_json)? {
+                    Ok(params) => {
+                        plan.new.alerts.push(PromotedAlert { alert: found.alert, from: found.rule.digest, params });
+                    }
+                    Err(wrong) => violations.add(found.alert, wrong),
+                }
+            }
+        }
+        violations.none()?;
+        Ok(plan)
+    }
+
+    /// How states come over from a version.
+    async fn path(&self, rule: &Rule, from: &RuleRef, reset_state: bool) -> Result<Path, ControlError> {
+        let old = self.0.library.get(from.digest).await?.manifest().clone();
+        match Migration::new(rule, &old) {
+            Ok(_) => Ok(Path::Migration(old)),
+            Err(MigrationError::NoPath { .. }) if reset_state => Ok(Path::Reset),
+            Err(error @ MigrationError::NoPath { .. }) => Err(ControlError::Precondition(format!(
+                "{error}; promote with reset_state to have the states of its alerts begin at zero"
+            ))),
+            Err(error) => Err(ControlError::Internal(error.to_string())),
+        }
+    }
+
+    /// From the first mark to the end; what fails on the way is taken back.
+    async fn carry_out(&self, plan: Plan) -> Result<Promoted, ControlError> {
+        let to = plan.new.to.clone();
+        if plan.new.alerts.is_empty() {
+            return Ok(Promoted { rule: to, moved: Moved::default() });
+        }
+        let id = match self.0.store.begin_promotion(&plan.new).await? {
+            BegunPromotion::Begun(id) => id,
+            refused => return Err(not_begun(refused)),
+        };
+        let finished = match self.handed_over().await {
+            Ok(()) => self.finish(id, plan).await,
+            Err(late) => {
+                // They may take long still: the client need not wait for that.
+                let control = self.clone();
+                tokio::spawn(async move { control.roll_back(id).await });
+                return Err(late);
+            }
+        };
+        match finished {
+            Ok(moved) => Ok(Promoted { rule: to, moved }),
+            Err(error) => {
+                self.roll_back(id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Until evaluators have handed over all bindings that were asked for.
+    async fn handed_over(&self) -> Result<(), ControlError> {
+        let mut newest = self.0.store.newest_revision().await?;
+        let all = async {
+            loop {
+                newest.borrow_and_update();
+                if self.0.store.bindings_asked_for().await? == 0 || newest.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(HAND_OVER_TIMEOUT, all).await.unwrap_or_else(|_| {
+            let seconds = HAND_OVER_TIMEOUT.as_secs();
+            Err(ControlError::Unavailable(format!(
+                "the evaluators did not hand all alerts over within {seconds} s; nothing is moved"
+            )))
+        })
+    }
+
+    /// Makes the new states and moves everything at once.
+    async fn finish(&self, id: PromotionId, plan: Plan) -> Result<Moved, ControlError> {
+        let Plan { new, rule, paths } = plan;
+        let mut migrations = Migrations { rule, paths, running: HashMap::new() };
+        let mut after = BindingId(0);
+        loop {
+            let held = self.0.store.held_bindings(after, STATES_AT_ONCE).await?;
+            let Some(last) = held.last() else { break };
+            after = last.id;
+            let states;
+            (migrations, states) = on_thread(move || migrations.states(held)).await?;
+            self.0.store.stage_promotion(id, &states?).await?;
+        }
+        match self.0.store.finish_promotion(id, self.0.caps.per_rule).await? {
+            FinishedPromotion::Finished(moved) => Ok(moved),
+            FinishedPromotion::CapReached(reached, moved) => {
+                let needs = format!("this promotion needs {} more", moved.bindings);
+                Err(cap_reached(reached, &new.tenant, &new.to, &needs))
+            }
+            FinishedPromotion::RuleQuarantined(rule, quarantine) => Err(rule_quarantined(&rule, &quarantine)),
+        }
+    }
+
+    /// Takes a promotion back, however long the store is away or an evaluator takes to hand over.
+    async fn roll_back(&self, id: PromotionId) {
+        let backoff = ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(20))
+            .with_max_delay(Duration::from_secs(5))
+            .without_max_times();
+        let rolled_back = (|| async {
+            let mut newest = self.0.store.newest_revision().await?;
+            loop {
+                newest.borrow_and_update();
+                if self.0.store.roll_back_promotion(id).await? || newest.changed().await.is_err() {
+                    return Ok::<_, ControlError>(());
+                }
+            }
+        })
+        .retry(backoff)
+        .when(|error| matches!(error, ControlError::Unavailable(_)))
+        .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
+        .await;
+        if let Err(error) = rolled_back {
+            error!(%error, "a promotion cannot be rolled back: its alerts are not judged until the next start");
+        }
+    }
+}
+
+/// The migrations of a promotion, each made when it is first needed.
+struct Migrations {
+    rule: Rule,
+    paths: HashMap<Digest, Path>,
+    running: HashMap<Digest, Migration>,
+}
+
+impl Migrations {
+    /// The states that bindings go on with.
+    fn states(mut self, held: Vec<HeldBinding>) -> (Self, Result<Vec<SavedBinding>, ControlError>) {
+        let states = held.into_iter().map(|held| self.state(held)).collect();
+        (self, states)
+    }
+
+    fn state(&mut self, held: HeldBinding) -> Result<SavedBinding, ControlError> {
+        let HeldBinding { id, alert, symbol, from, packed_params, saved } = held;
+        let health = saved.as_ref().map(|saved| saved.health).unwrap_or_default();
+        let state = match self.paths.get(&from) {
+            Some(Path::Reset) => vec![0; self.rule.manifest().state_bytes],
+            Some(Path::Migration(old)) => {
+                // One that was never judged remembers what every state begins with.
+                let old_state = saved.map_or_else(|| vec![0; old.state_bytes], |saved| saved.state);
+                let migration = match self.running.entry(from) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        let migration = Migration::new(&self.rule, old);
+                        entry.insert(migration.map_err(|error| ControlError::Internal(error.to_string()))?)
+                    }
+                };
+                migration.state(&packed_params, &old_state).map_err(|error| not_migrated(alert, &symbol, &error))?
+            }
+            None => {
+                return Err(ControlError::Internal(format!("alert {} is on a version that was not planned", alert.0)));
+            }
+        };
+        Ok(SavedBinding { binding: id, health, state })
+    }
+}
+
+/// Runs rules' code: it may use up the stack of a thread of its own.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
+    let (done, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("tocsin-migrate".into()).stack_size(THREAD_STACK_BYTES);
+    // Nobody listens only where the whole process is ending.
+    let started = thread.spawn(move || drop(done.send(work())));
+    started.map_err(|error| ControlError::Unavailable(format!("a thread could not be started: {error}")))?;
+    receiver.await.map_err(|_| ControlError::Internal("migrating states panicked".into()))
+}
+
+fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> ControlError {
+    let what = format!("alert {} on {symbol}: {error}; nothing is moved", alert.0);
+    match error {
+        MigrationError::Refused(_) | MigrationError::Faulted(_) => ControlError::Precondition(what),
+        MigrationError::Machine(_) => ControlError::Unavailable(what),
+        MigrationError::NoPath { .. } | MigrationError::Size { .. } => ControlError::Internal(what),
+    }
+}
+
+fn not_begun(refused: BegunPromotion) -> ControlError {
+    match refused {
+        BegunPromotion::AnotherRuns(to) => ControlError::Conflict(format!(
+            "a promotion to {} {} is under way: try again when it has ended",
+            to.name, to.version
+        )),
+        BegunPromotion::Moved(alert) => {
+            ControlError::Conflict(format!("alert {} was promoted in this moment: look again what is to move", alert.0))
+        }
+        BegunPromotion::ReleaseDue(alert) => {
+            ControlError::Busy(format!("alert {} is being released from quarantine: try again in a moment", alert.0))
+        }
+        BegunPromotion::RuleQuarantined(rule, quarantine) => rule_quarantined(&rule, &quarantine),
+        BegunPromotion::Begun(_) => ControlError::Internal("a promotion was begun and refused".into()),
+    }
+}
+
+/// Params of an alert, for the new version; what is wrong with them for it.
+fn repack(rule: &Rule, params_json: &str) -> Result<Result<Params, Vec<FieldViolation>>, ControlError> {
+    let params: Value = serde_json::from_str(params_json)
+        .map_err(|error| ControlError::Internal(format!("stored params are damaged: {error}")))?;
+    Ok(rule.manifest().params.pack(&params).map_err(params_violations))
+}
+
+/// What is wrong with the params of all alerts together.
+#[derive(Default)]
+struct Violations {
+    listed: Vec<FieldViolation>,
+    more: usize,
+}
+
+impl Violations {
+    fn add(&mut self, alert: AlertId, violations: Vec<FieldViolation>) {
+        for FieldViolation { field, message } in violations {
+            if self.listed.len() < MAX_VIOLATIONS {
+                self.listed.push(FieldViolation::new(format!("alerts.{}.{field}", alert.0), message));
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
+    fn none(mut self) -> Result<(), ControlError> {
+        if self.listed.is_empty() {
+            return Ok(());
+        }
+        if self.more > 0 {
+            self.listed.push(FieldViolation::new("alerts", format!("{} more do not fit", self.more)));
+        }
+        Err(ControlError::Invalid(self.listed))
+    }
+}

@@ -1,0 +1,121 @@
+//! Promotions as they are handed to the store, and as they are read back.
+//!
+//! A promotion moves alerts to another version of their rule, all of them or none. While one is under way its bindings
+//! are asked for, then held: each evaluator hands them over with a checkpoint, and judges them no more. Once all are held
+//! their states are known, and one transaction ends the promotion, for better or worse: then evaluators take them back
+//! where they were handed over, and catch up.
+
+use tocsin_engine::SavedBinding;
+use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleQuarantine, RuleRef, Symbol, Tenant};
+
+use super::CapReached;
+
+/// The number of a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromotionId(pub i64);
+
+/// A promotion that is to begin.
+#[derive(Clone, Debug)]
+pub struct NewPromotion {
+    /// Whose alerts are moved.
+    pub tenant: Tenant,
+    /// The version that they move to.
+    pub to: RuleRef,
+    /// The alerts.
+    pub alerts: Vec<PromotedAlert>,
+}
+
+/// An alert that is to move.
+#[derive(Clone, Debug)]
+pub struct PromotedAlert {
+    /// The alert.
+    pub alert: AlertId,
+    /// The version that it is on.
+    pub from: Digest,
+    /// Its params for the new version.
+    pub params: Params,
+}
+
+/// An alert that may move: one with a live binding.
+#[derive(Clone, Debug)]
+pub struct Promotable {
+    /// The alert.
+    pub alert: AlertId,
+    /// The version that it is on.
+    pub rule: RuleRef,
+    /// Its params, as JSON.
+    pub params_json: String,
+}
+
+/// What became of a promotion that was to begin.
+#[derive(Debug)]
+pub enum BegunPromotion {
+    /// Its bindings are asked for.
+    Begun(PromotionId),
+    /// Another one is under way, to this version.
+    AnotherRuns(RuleRef),
+    /// This alert has been promoted since it was read.
+    Moved(AlertId),
+    /// This alert was released from quarantine, and no checkpoint was taken for that yet.
+    ReleaseDue(AlertId),
+    /// One of the versions is judged no more: its states are not to be trusted.
+    RuleQuarantined(RuleRef, RuleQuarantine),
+}
+
+/// A binding that is held.
+#[derive(Clone, Debug)]
+pub struct HeldBinding {
+    /// Its number.
+    pub id: BindingId,
+    /// Its alert.
+    pub alert: AlertId,
+    /// What it watches.
+    pub symbol: Symbol,
+    /// The version that it is on.
+    pub from: Digest,
+    /// The packed params record for the new version.
+    pub packed_params: Vec<u8>,
+    /// What it remembers; None if no tick was judged yet.
+    pub saved: Option<SavedBinding>,
+}
+
+/// How a promotion ended that was to be finished.
+#[derive(Debug)]
+pub enum FinishedPromotion {
+    /// All has moved.
+    Finished(Moved),
+    /// There would be more live bindings on the new version than may be; nothing has moved. And
+    /// how much would have.
+    CapReached(CapReached, Moved),
+    /// One of the versions was found to be impure meanwhile; nothing has moved.
+    RuleQuarantined(RuleRef, RuleQuarantine),
+}
+
+/// How much a promotion has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Alerts that had a live binding.
+    pub alerts: u64,
+    /// Their live bindings.
+    pub bindings: u64,
+}
+
+/// Where a binding stands in a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// None is under way for it.
+    None,
+    /// Its evaluator is to hand it over.
+    Asked,
+    /// Its evaluator has handed it over: nobody judges it.
+    Held,
+}
+
+/// A binding that its evaluator hands over with a checkpoint.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The binding.
+    pub binding: BindingId,
+    /// What it remembers at the checkpoint; None if the evaluator never had it, or it has ended: then nothing of it changes.
+    pub saved: Option<SavedBinding>,
+}
