@@ -43,9 +43,17 @@ impl Kind {
 
 /// Version `number`.0.0 of a rule that fires on every tick with its count, to which it adds the factor times its number.
 fn version(number: u64, kind: Kind) -> String {
-    let older: Vec<String> = (1..number).map(|older| format!(r#"\"{older}.0.0\""#)).collect();
-    let migrates = number > 1 && kind != Kind::Pathless;
-    let (member, export) = if migrates {
+    let mut manifest = json!({
+        "abi": 1, "name": "steps", "version": format!("{number}.0.0"), "state": {"size": 8}, "evidence": ["count"],
+        "params": {"size": 8, "layout": [{"name": "factor", "type": "f64", "offset": 0}],
+                   "schema": {"type": "object", "properties": {"factor": {"type": "number", "default": 1}}}},
+    });
+    if kind == Kind::Narrow {
+        manifest["params"]["schema"]["properties"]["factor"]["maximum"] = json!(8);
+    }
+    let mut migrate = String::new();
+    if number > 1 && kind != Kind::Pathless {
+        manifest["migrates"] = (1..number).map(|older| format!("{older}.0.0")).collect();
         let trouble = match kind {
             Kind::Refusing => {
                 "(if (f64.eq (f64.load (local.get $params)) (f64.const 7)) (then (return (i32.const 3))))"
@@ -53,7 +61,7 @@ fn version(number: u64, kind: Kind) -> String {
             Kind::Faulting => "(if (f64.eq (f64.load (local.get $params)) (f64.const 8)) (then unreachable))",
             _ => "",
         };
-        let export = format!(
+        migrate = format!(
             r#"(func (export "migrate") (param i32) (param $old i32) (param $params i32) (param $state i32) (result i32)
                  {trouble}
                  (f64.store (local.get $state) (f64.add (f64.load (local.get $old))
@@ -61,11 +69,8 @@ fn version(number: u64, kind: Kind) -> String {
                  (i32.const 0))"#,
             1000 * number
         );
-        (format!(r#",\"migrates\":[{}]"#, older.join(",")), export)
-    } else {
-        (String::new(), String::new())
-    };
-    let bound = if kind == Kind::Narrow { r#",\"maximum\":8"# } else { "" };
+    }
+    let manifest: String = manifest.to_string().bytes().map(|byte| format!("\\{byte:02x}")).collect();
     format!(
         r#"(module (memory (export "memory") 1)
              (func (export "evaluate") (param i32) (param $params i32) (param $state i32) (param $verdict i32) (result i32)
@@ -73,11 +78,7 @@ fn version(number: u64, kind: Kind) -> String {
                  (f64.mul (f64.load (local.get $params)) (f64.const {number}))))
                (f64.store (local.get $verdict) (f64.load (local.get $state)))
                (i32.const 1))
-             {export}
-             (@custom "tocsin.manifest" "{{\"abi\":1,\"name\":\"steps\",\"version\":\"{number}.0.0\",\"state\":{{\"size\":8}},
-               \"params\":{{\"size\":8,\"schema\":{{\"type\":\"object\",\"properties\":{{\"factor\":{{\"type\":\"number\",
-               \"default\":1{bound}}}}}}},\"layout\":[{{\"name\":\"factor\",\"type\":\"f64\",\"offset\":0}}]}},
-               \"evidence\":[\"count\"]{member}}}"))"#
+             {migrate} (@custom "tocsin.manifest" "{manifest}"))"#
     )
 }
 
