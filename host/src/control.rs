@@ -76,6 +76,9 @@ pub enum ControlError {
     /// It contradicts what is stored; says how.
     #[error("{0}")]
     Conflict(String),
+    /// Another request came in between; the same one may succeed once that has ended.
+    #[error("{0}")]
+    Raced(String),
     /// What is stored does not allow it now; says what would have to change first.
     #[error("{0}")]
     Precondition(String),

@@ -61,6 +61,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let drain = CancellationToken::new();
     let config = settings.evaluator.clone();
     let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock, drain.clone()).await?;
+    control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
     let health = Health::new(store.clone(), status.clone());
     let api = Api {

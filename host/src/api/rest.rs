@@ -12,6 +12,7 @@ mod gostocks;
 mod host_check;
 mod openapi;
 mod problem;
+mod promotion;
 mod rules;
 mod strict_json;
 #[cfg(test)]
@@ -66,6 +67,7 @@ fn router(served: Served) -> Router {
         .merge(gostocks::routes())
         .merge(trades::routes())
         .merge(rules::routes())
+        .merge(promotion::routes())
         .merge(alerts::routes())
         .merge(firings::routes())
         .merge(faults::routes())

@@ -23,19 +23,26 @@ const PAGE: usize = 500;
 pub(super) struct Client {
     http: reqwest::Client,
     server: Url,
+    /// How long an answer may take.
+    timeout: Duration,
 }
 
 impl Client {
     pub(super) fn new(server: &Url) -> Result<Self, Failure> {
+        Self::with_timeout(server, REQUEST_TIMEOUT)
+    }
+
+    /// For what takes longer than most requests.
+    pub(super) fn with_timeout(server: &Url, timeout: Duration) -> Result<Self, Failure> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(READ_TIMEOUT.max(timeout))
             // The server is named; whatever proxy is set for the web does not know it.
             .no_proxy()
             .user_agent(concat!("tocsin/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::Local(format!("the HTTP client cannot start: {error}")))?;
-        Ok(Self { http, server: server.clone() })
+        Ok(Self { http, server: server.clone(), timeout })
     }
 
     /// One resource under `/api/v1`.
@@ -122,7 +129,7 @@ impl Client {
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<(StatusCode, Value), Failure> {
-        let response = request.timeout(REQUEST_TIMEOUT).send().await.map_err(|error| self.unanswered(&error))?;
+        let response = request.timeout(self.timeout).send().await.map_err(|error| self.unanswered(&error))?;
         let status = response.status();
         if !status.is_success() {
             return Err(self.refusal(response).await);

@@ -1,9 +1,10 @@
-//! `tocsin rule`: check a module, attach its manifest and reproduce a fault offline; upload a module, list and show what the
-//! server has.
+//! `tocsin rule`: check a module, attach its manifest and reproduce a fault offline; upload a module, move alerts to it, list
+//! and show what the server has.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 use reqwest::Url;
@@ -16,11 +17,14 @@ use super::output::Output;
 use super::rule_pack::PackArgs;
 use super::{rule_check, rule_pack, rule_reproduce, rule_view};
 
+/// How long a promotion may take: a million states are migrated in some minutes.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(600);
+
 pub(super) const LONG_ABOUT: &str = "A rule decides when an alert fires. It is a WebAssembly module with a name, a \
     version and params; `above` and `below` are built in.\n\n\
     docs/write-a-rule.md leads from an empty folder to a rule that fires.";
 
-/// Check, pack, upload and list rules
+/// Check, pack, upload, promote and list rules
 #[derive(Subcommand, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -60,6 +64,27 @@ The same bytes again change nothing. A version never changes: to change a rule, 
     Upload {
         /// The module, a .wasm file
         file: PathBuf,
+    },
+    /// Move alerts of other versions of a rule to one version, with their states
+    #[command(after_help = "\
+Examples:
+  tocsin rule promote my-rule 2.0.0
+  tocsin rule promote my-rule 2.0.0 --from 1.1.0
+  tocsin rule promote my-rule 2.0.0 --reset-state
+
+All alerts move, or none: if the params of one do not fit the version's schema, or the version cannot take its state over,
+everything stays as it is. No tick is lost or judged twice.")]
+    Promote {
+        /// The rule's name
+        name: String,
+        /// The version that alerts move to
+        version: String,
+        /// Only alerts of this version [default: those of all others]
+        #[arg(long, value_name = "VERSION")]
+        from: Option<String>,
+        /// Where the version takes no states of an older one over, let them begin at zero
+        #[arg(long)]
+        reset_state: bool,
     },
     /// See a fault again from its bundle, without a server
     #[command(after_help = "\
@@ -105,6 +130,15 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
         RuleCommand::Upload { file } => {
             let (rule, created) = Client::new(server)?.upload(read_module(&file)?).await?;
             output.result(&rule, || rule_view::uploaded(&rule, created))
+        }
+        RuleCommand::Promote { name, version, from, reset_state } => {
+            let mut body = json!({ "reset_state": reset_state });
+            if let Some(from) = from {
+                body["from"] = from.into();
+            }
+            let path = ["rules", &name, "versions", &version, "promote"];
+            let promoted = Client::with_timeout(server, PROMOTION_TIMEOUT)?.post(&path, &body).await?;
+            output.result(&promoted, || rule_view::promoted(&promoted))
         }
         RuleCommand::List => {
             let rules = Client::new(server)?.list(&["rules"], &[], "rules").await?;

@@ -10,6 +10,14 @@ pub(super) fn uploaded(rule: &Value, created: bool) -> String {
     format!("{} {} {what} ({})", text(&rule["name"]), text(&rule["version"]), text(&rule["digest"]))
 }
 
+/// What a promotion has moved.
+pub(super) fn promoted(promoted: &Value) -> String {
+    let count = |member: &str| promoted[member].as_u64().unwrap_or(0);
+    let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (alerts, symbols) = (counted(count("alerts"), "alert"), counted(count("bindings"), "live symbol"));
+    format!("{alerts} ({symbols}) moved to {} {}", text(&promoted["name"]), text(&promoted["version"]))
+}
+
 /// A line for each rule.
 pub(super) fn list(rules: &[Value]) -> String {
     let row = |rule: &Value| {

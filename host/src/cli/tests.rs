@@ -73,6 +73,8 @@ fn a_wrong_command_line_exits_with_2() {
         &["alert", "release", "1", "--symbol"],
         &["alert", "faults", "x"],
         &["rule", "reproduce"],
+        &["rule", "promote", "my-rule"],
+        &["rule", "promote", "my-rule", "2.0.0", "--from"],
         &["serve", "--waking", "naive"],
         &["rule", "list", "--server", "ftp://127.0.0.1"],
         &["rule", "list", "--server", "https://127.0.0.1"],

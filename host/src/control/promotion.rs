@@ -63,7 +63,7 @@ struct Plan {
 #[derive(Clone)]
 enum Path {
     /// As the new version says, from the one with this manifest.
-    Migration(Manifest),
+    Migration(Box<Manifest>),
     /// They begin at zero.
     Reset,
 }
@@ -143,7 +143,7 @@ impl Control {
     async fn path(&self, rule: &Rule, from: &RuleRef, reset_state: bool) -> Result<Path, ControlError> {
         let old = self.0.library.get(from.digest).await?.manifest().clone();
         match Migration::new(rule, &old) {
-            Ok(_) => Ok(Path::Migration(old)),
+            Ok(_) => Ok(Path::Migration(Box::new(old))),
             Err(MigrationError::NoPath { .. }) if reset_state => Ok(Path::Reset),
             Err(error @ MigrationError::NoPath { .. }) => Err(ControlError::Precondition(format!(
                 "{error}; promote with reset_state to have the states of its alerts begin at zero"
@@ -308,12 +308,12 @@ fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> Cont
 
 fn not_begun(refused: BegunPromotion) -> ControlError {
     match refused {
-        BegunPromotion::AnotherRuns(to) => ControlError::Conflict(format!(
+        BegunPromotion::AnotherRuns(to) => ControlError::Raced(format!(
             "a promotion to {} {} is under way: try again when it has ended",
             to.name, to.version
         )),
         BegunPromotion::Moved(alert) => {
-            ControlError::Conflict(format!("alert {} was promoted in this moment: look again what is to move", alert.0))
+            ControlError::Raced(format!("alert {} was promoted in this moment: look again what is to move", alert.0))
         }
         BegunPromotion::ReleaseDue(alert) => {
             ControlError::Busy(format!("alert {} is being released from quarantine: try again in a moment", alert.0))

@@ -1,11 +1,10 @@
 //! Faults on the running binary: quarantine, bundles, release, impure rules and caps.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::server::{BINARY, Server, wait_for};
+use crate::server::{Server, tocsin, wait_for};
 
 /// Counts its evaluations in its state, and traps when it has judged more than a trial run has ticks.
 const TIRES: &str = r#"(module (memory (export "memory") 1)
@@ -56,13 +55,6 @@ fn wait_for_quarantine(server: &Server, alert: i64) {
     wait_for("the alert to be quarantined", || {
         server.get(&format!("/api/v1/alerts/{alert}"))["bindings"][0]["status"] == "quarantined"
     });
-}
-
-/// Runs the command line; its exit code and what it printed.
-fn tocsin(server: &Server, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(BINARY).args(arguments).env("TOCSIN_SERVER", &server.url).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 /// Saves a fault's bundle, changed if need be.

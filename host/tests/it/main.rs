@@ -9,6 +9,7 @@ mod files;
 mod kill;
 mod operations;
 mod other_languages;
+mod promotion;
 mod replay;
 mod rules;
 mod server;

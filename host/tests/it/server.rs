@@ -17,7 +17,10 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tocsin");
 /// A `tocsin serve` process.
 pub(crate) struct Server {
     child: Child,
+    /// Where REST is served.
     pub(crate) url: String,
+    /// Where gRPC is served.
+    pub(crate) grpc_url: String,
     client: reqwest::blocking::Client,
 }
 
@@ -49,21 +52,21 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
-        let url = loop {
+        let (url, grpc_url) = loop {
             let Some(line) = log.next() else {
                 child.wait().unwrap();
                 return Err(said);
             };
             let line = line.unwrap();
             let json: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let Some(url) = json["rest"].as_str() {
-                break url.to_owned();
+            if let (Some(rest), Some(grpc)) = (json["rest"].as_str(), json["grpc"].as_str()) {
+                break (rest.to_owned(), grpc.to_owned());
             }
             said.push(line);
         };
         // The pipe must not fill up.
         std::thread::spawn(move || log.for_each(drop));
-        Ok(Self { child, url, client: reqwest::blocking::Client::new() })
+        Ok(Self { child, url, grpc_url, client: reqwest::blocking::Client::new() })
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
@@ -164,6 +167,13 @@ impl Drop for FeedServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs the command line; its exit code and what it printed.
+pub(crate) fn tocsin(server: &Server, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(BINARY).args(arguments).env("TOCSIN_SERVER", &server.url).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 /// Waits until something holds.

@@ -2,13 +2,16 @@
 
 use tocsin_proto::tocsin::v1::rule_service_server::RuleService;
 use tocsin_proto::tocsin::v1::{
-    GetRuleRequest, ListRulesRequest, ListRulesResponse, Rule, UploadRuleRequest, UploadRuleResponse,
+    GetRuleRequest, ListRulesRequest, ListRulesResponse, PromoteRuleRequest, PromoteRuleResponse, Rule,
+    UploadRuleRequest, UploadRuleResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::status::{list_status, status};
 use super::{from_proto, to_proto};
 use crate::api::Api;
+use crate::control::PromoteRule;
+use crate::store::Moved;
 
 pub(super) struct Service(pub(super) Api);
 
@@ -34,5 +37,16 @@ impl RuleService for Service {
         let page = self.0.control.rules(&self.0.tenant, Some(&request.page_token), limit).await.map_err(list_status)?;
         let rules = page.items.iter().map(to_proto::rule).collect::<Result<_, _>>().map_err(status)?;
         Ok(Response::new(ListRulesResponse { rules, next_page_token: page.next.unwrap_or_default() }))
+    }
+
+    async fn promote_rule(
+        &self,
+        request: Request<PromoteRuleRequest>,
+    ) -> Result<Response<PromoteRuleResponse>, Status> {
+        let PromoteRuleRequest { name, version, from, reset_state } = request.into_inner();
+        let request = PromoteRule { name, version, from: from_proto::given(from), reset_state };
+        let Moved { alerts, bindings } =
+            self.0.control.promote_rule(&self.0.tenant, request).await.map_err(status)?.moved;
+        Ok(Response::new(PromoteRuleResponse { alerts, bindings }))
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn status(error: ControlError) -> Status {
         }
         ControlError::NotFound(_) => Status::new(Code::NotFound, message),
         ControlError::Conflict(_) => Status::new(Code::AlreadyExists, message),
+        ControlError::Raced(_) => Status::new(Code::Aborted, message),
         ControlError::Precondition(_) => Status::new(Code::FailedPrecondition, message),
         ControlError::CapReached(_) => Status::new(Code::ResourceExhausted, message),
         ControlError::Unavailable(_) => {
@@ -93,6 +94,7 @@ mod tests {
             (ControlError::Rejected(Vec::new()), Code::InvalidArgument),
             (ControlError::NotFound(text()), Code::NotFound),
             (ControlError::Conflict(text()), Code::AlreadyExists),
+            (ControlError::Raced(text()), Code::Aborted),
             (ControlError::Precondition(text()), Code::FailedPrecondition),
             (ControlError::CapReached(text()), Code::ResourceExhausted),
             (ControlError::Unavailable(text()), Code::Unavailable),

@@ -146,6 +146,15 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     read_json(body)
 }
 
+/// Reads the members of a JSON object as [`json`] does; a body that is left out has none.
+pub(super) fn json_if_any<T: DeserializeOwned + Default>(headers: &HeaderMap, body: &Body) -> Result<T, Problem> {
+    if body.0.is_empty() {
+        return Ok(T::default());
+    }
+    content_type(headers, &["application/json"])?;
+    json(&body.0)
+}
+
 fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {

@@ -251,14 +251,7 @@ async fn release(
 ) -> Result<Json<AlertBody>, Problem> {
     query.finish()?;
     let alert = extract::id("id", &id)?;
-    let Body(bytes) = body?;
-    let ReleaseBody { symbol } = match bytes.is_empty() {
-        true => ReleaseBody::default(),
-        false => {
-            extract::content_type(&headers, &["application/json"])?;
-            extract::json(&bytes)?
-        }
-    };
+    let ReleaseBody { symbol } = extract::json_if_any(&headers, &body?)?;
     let alert = served.api.control.release_alert(&served.api.tenant, alert, symbol.as_deref()).await?;
     Ok(Json(AlertBody::from_alert(alert)?))
 }

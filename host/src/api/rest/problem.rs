@@ -191,7 +191,7 @@ impl From<ControlError> for Problem {
             ControlError::Invalid(_) => Kind::Invalid,
             ControlError::Rejected(_) => Kind::Rejected,
             ControlError::NotFound(_) => Kind::NotFound,
-            ControlError::Conflict(_) | ControlError::Precondition(_) => Kind::Conflict,
+            ControlError::Conflict(_) | ControlError::Raced(_) | ControlError::Precondition(_) => Kind::Conflict,
             ControlError::CapReached(_) => Kind::CapReached,
             ControlError::Unavailable(_) => Kind::Unavailable,
             ControlError::Busy(_) => Kind::Busy,

@@ -152,7 +152,7 @@ impl History {
 
     /// Alerts that move: not those that have come to an end.
     fn live(&mut self) -> impl Iterator<Item = &mut Expected> {
-        self.expected.values_mut().filter(|alert| !alert.deleted && !(alert.once && !alert.prices.is_empty()))
+        self.expected.values_mut().filter(|alert| !alert.deleted && (!alert.once || alert.prices.is_empty()))
     }
 
     fn moved_to(&mut self, version: u64) {
@@ -169,13 +169,13 @@ impl History {
         self.running = Some(self.rig.start().await);
     }
 
+    /// Of an alert, which may be deleted.
     async fn firings(&self, id: i64) -> Vec<Firing> {
         let mut firings = Vec::new();
         let mut after = None;
         loop {
-            let page =
-                self.rig.control.firings(&Tenant::standard(), Some(id), after.as_deref(), Some(500)).await.unwrap();
-            firings.extend(page.items);
+            let page = self.rig.control.firings(&Tenant::standard(), None, after.as_deref(), Some(500)).await.unwrap();
+            firings.extend(page.items.into_iter().filter(|firing| firing.alert.0 == id));
             after = page.next;
             if after.is_none() {
                 firings.sort_by_key(|firing| firing.position.offset);
@@ -502,7 +502,8 @@ async fn what_a_promotion_cannot_do_is_told_and_changes_nothing() {
     // While one is under way, nothing of it can be changed but by deleting it.
     history.crash().await;
     history.begin(pathless).await;
-    assert!(matches!(refusal(promote_to(pathless)).await, ControlError::Conflict(_)));
+    let request = PromoteRule { reset_state: true, ..promote_to(pathless) };
+    assert!(matches!(refusal(request).await, ControlError::Raced(_)));
     let released = history.rig.control.release_alert(&Tenant::standard(), ids[0], None).await;
     assert!(matches!(released, Err(ControlError::Busy(_))), "{released:?}");
     history.start().await;

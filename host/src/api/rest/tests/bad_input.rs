@@ -167,6 +167,30 @@ async fn every_member_of_a_release() {
 }
 
 #[tokio::test]
+async fn every_member_of_a_promotion() {
+    let server = fixture().await;
+    let rule = server.get("/api/v1/rules/above").await.json();
+    let version = rule["version"].as_str().unwrap();
+    let uri = &format!("/api/v1/rules/above/versions/{version}/promote");
+    // Without a version to leave, all others are meant.
+    let no_text: Vec<&str> = NO_TEXT.iter().copied().filter(|text| *text != "null").collect();
+    check_member(&server, uri, r#"{"from":{}}"#, "from", &no_text).await;
+    check_member(&server, uri, r#"{"from":{}}"#, "from", &["\"one\"", &format!("{version:?}")]).await;
+    check_member(&server, uri, r#"{"reset_state":{}}"#, "reset_state", &["null", "1", "\"true\"", "[]"]).await;
+    check_member(&server, uri, r#"{"unknown":{}}"#, "unknown", &["1", "null"]).await;
+    for body in ["null", "[]", "\"1.0.0\"", "{"] {
+        check_named(&server.call("POST", uri, JSON, body).await, body, "body");
+    }
+    check_named(&server.call("POST", uri, &[("content-type", "text/plain")], "{}").await, "text", "Content-Type");
+    check_named(&server.call("POST", &format!("{uri}?x=1"), JSON, "{}").await, "?x=1", "x");
+    let absent = server.post_json(uri, &json!({"from": "99.0.0"})).await;
+    assert_eq!(absent.status, StatusCode::NOT_FOUND, "{}", absent.text());
+    let nothing_to_do = server.call("POST", uri, &[], "").await;
+    let expect = json!({"name": "above", "version": version, "digest": rule["digest"], "alerts": 0, "bindings": 0});
+    assert_eq!((nothing_to_do.status, nothing_to_do.json()), (StatusCode::OK, expect));
+}
+
+#[tokio::test]
 async fn bodies_that_are_no_objects() {
     let server = fixture().await;
     let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
@@ -292,12 +316,16 @@ async fn every_parameter_of_a_path() {
             let uri = format!("/api/v1/rules/{name}{rest}");
             check_named(&server.get(&uri).await, &uri, "name");
         }
+        let uri = format!("/api/v1/rules/{name}/versions/1.0.0/promote");
+        check_named(&server.call("POST", &uri, &[], "").await, &uri, "name");
     }
     for version in ["x", "0", "1.0", "-1", "%00", "%FF", "99999999999999999999.0.0", &"1".repeat(5000)] {
         for rest in ["", "/module"] {
             let uri = format!("/api/v1/rules/above/versions/{version}{rest}");
             check_named(&server.get(&uri).await, &uri, "version");
         }
+        let uri = format!("/api/v1/rules/above/versions/{version}/promote");
+        check_named(&server.call("POST", &uri, &[], "").await, &uri, "version");
     }
     for uri in [
         "/api/v1/alerts/9223372036854775807",
@@ -325,6 +353,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
         ("POST", "/api/v1/alerts/1", "GET,HEAD,DELETE"),
         ("GET", "/api/v1/alerts/1/release", "POST"),
         ("DELETE", "/api/v1/alerts/1/faults", "GET,HEAD"),
+        ("GET", "/api/v1/rules/above/versions/1.0.0/promote", "POST"),
         ("DELETE", "/api/v1/rules", "GET,HEAD,POST"),
         ("POST", "/api/v1/firings", "GET,HEAD"),
         ("POST", "/health", "GET,HEAD"),

@@ -210,6 +210,7 @@ async fn the_description_names_every_route() {
         "POST /api/v1/alerts",
         "POST /api/v1/alerts/{id}/release",
         "POST /api/v1/rules",
+        "POST /api/v1/rules/{name}/versions/{version}/promote",
     ];
     assert_eq!(routes, expect);
     // Every reference leads somewhere.

@@ -1,0 +1,87 @@
+//! `POST /api/v1/rules/{name}/versions/{version}/promote`: alerts move to a version of their rule.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Served;
+use super::extract::{self, Body, Query, UrlPath};
+use super::problem::{Problem, ProblemBody};
+use crate::control::{PromoteRule, Promoted};
+
+pub(super) fn routes() -> OpenApiRouter<Served> {
+    OpenApiRouter::new().routes(routes!(promote))
+}
+
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = Promotion)]
+struct PromotionBody {
+    /// The version that alerts leave; all others if it is left out.
+    #[schema(example = "1.0.0")]
+    from: Option<String>,
+    /// Where the version takes no states of an older one over, they begin at zero.
+    reset_state: bool,
+}
+
+/// What has moved.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Promoted)]
+struct PromotedBody {
+    name: String,
+    /// The version that alerts are on now.
+    version: String,
+    /// Its module's digest.
+    digest: String,
+    /// Alerts that moved: those with a live binding.
+    alerts: u64,
+    /// Their live bindings.
+    bindings: u64,
+}
+
+/// Moves the live alerts of other versions of a rule to this one, with their params and states: all of them or, if one
+/// cannot move, none. No tick is lost or judged twice. The body may be left out.
+#[utoipa::path(post, path = "/api/v1/rules/{name}/versions/{version}/promote", tag = "rules",
+    request_body = Option<PromotionBody>,
+    params(
+        ("name" = String, Path, description = "The rule's name"),
+        ("version" = String, Path, description = "The version that alerts move to"),
+    ),
+    responses(
+        (status = 200, body = PromotedBody),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong, or params of alerts do not fit the version's schema: `violations` names them"),
+        (status = 403, body = ProblemBody, content_type = "application/problem+json",
+            description = "The version would have more live bindings than may be"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "The version cannot take a state over, it is impure, or another promotion is under way"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json",
+            description = "The evaluators are too far behind, or a backend is away"),
+    ),
+)]
+async fn promote(
+    State(served): State<Served>,
+    UrlPath((name, version)): UrlPath<(String, String)>,
+    query: Query,
+    headers: HeaderMap,
+    body: Result<Body, Problem>,
+) -> Result<Json<PromotedBody>, Problem> {
+    query.finish()?;
+    let PromotionBody { from, reset_state } = extract::json_if_any(&headers, &body?)?;
+    let request = PromoteRule { name, version, from, reset_state };
+    let Promoted { rule, moved } = served.api.control.promote_rule(&served.api.tenant, request).await?;
+    Ok(Json(PromotedBody {
+        name: rule.name.to_string(),
+        version: rule.version.to_string(),
+        digest: rule.digest.to_string(),
+        alerts: moved.alerts,
+        bindings: moved.bindings,
+    }))
+}
