@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::domain::{Position, RuleRef, Tick};
 use crate::limits::FUEL_PER_EVALUATION;
+use crate::wake::Band;
 
 /// All that decided a fault: the same module, judged with these, faults alike on every machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +26,7 @@ pub struct FaultBundle {
 }
 
 /// Why a binding got no verdict for one tick. Its state is as it was before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// It burnt more than [`FUEL_PER_EVALUATION`].
     OutOfFuel,
@@ -37,9 +38,9 @@ pub enum Fault {
     BadCode(i32),
     /// It fired with an evidence number that is not finite; the number's place.
     BadEvidence(usize),
-    /// It promised to sleep on, but was asked all the same and fired, changed its state or faulted. Only
+    /// It promised to sleep on in this band, but was asked all the same and fired, changed its state or faulted. Only
     /// [`Waking::Checked`](crate::Waking::Checked) asks.
-    Overslept,
+    Overslept(Band),
 }
 
 impl Fault {
@@ -51,17 +52,19 @@ impl Fault {
             Self::StrayWrite => "stray_write",
             Self::BadCode(_) => "bad_code",
             Self::BadEvidence(_) => "bad_evidence",
-            Self::Overslept => "overslept",
+            Self::Overslept(_) => "overslept",
         }
     }
 
-    /// What is to be known beside its kind: the trap, the code, the number's place; empty for the others.
+    /// What is to be known beside its kind: the trap, the code, the number's place, the band's low and high price and its
+    /// end; empty for the others.
     pub fn detail(&self) -> String {
         match self {
             Self::Trap(trap) => trap.clone(),
             Self::BadCode(code) => code.to_string(),
             Self::BadEvidence(at) => at.to_string(),
-            Self::OutOfFuel | Self::StrayWrite | Self::Overslept => String::new(),
+            Self::Overslept(Band { low, high, until_ms }) => format!("{low:?} {high:?} {until_ms}"),
+            Self::OutOfFuel | Self::StrayWrite => String::new(),
         }
     }
 
@@ -73,7 +76,11 @@ impl Fault {
             "stray_write" => Self::StrayWrite,
             "bad_code" => Self::BadCode(detail.parse().ok()?),
             "bad_evidence" => Self::BadEvidence(detail.parse().ok()?),
-            "overslept" => Self::Overslept,
+            "overslept" => {
+                let mut parts = detail.split(' ');
+                let (low, high) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+                Self::Overslept(Band { low, high, until_ms: parts.next()?.parse().ok()? })
+            }
             _ => return None,
         };
         Some(fault).filter(|fault| fault.detail() == detail)
@@ -87,8 +94,12 @@ impl fmt::Display for Fault {
             Self::Trap(trap) => write!(f, "it trapped: {trap}"),
             Self::StrayWrite => write!(f, "it tried to write outside of its own memory, its state and its verdict"),
             Self::BadCode(code) => write!(f, "it answered with code {code}, which means nothing"),
-            Self::Overslept => {
-                write!(f, "inside of its wake band, where it promised to hold and keep its state, it did not")
+            Self::Overslept(Band { low, high, until_ms }) => {
+                write!(f, "it promised to hold and keep its state between {low:?} and {high:?}")?;
+                if *until_ms < i64::MAX {
+                    write!(f, " until {until_ms}")?;
+                }
+                write!(f, ", and did not")
             }
             Self::BadEvidence(at) => write!(f, "evidence number {at} is not finite"),
         }
@@ -107,11 +118,11 @@ mod tests {
             Fault::StrayWrite,
             Fault::BadCode(-7),
             Fault::BadEvidence(3),
-            Fault::Overslept,
+            Fault::Overslept(Band { low: f64::NEG_INFINITY, high: 0.1, until_ms: -7 }),
         ] {
             assert_eq!(Fault::from_parts(fault.kind(), &fault.detail()), Some(fault));
         }
-        for (kind, detail) in [("", ""), ("bad_code", ""), ("bad_code", "+1"), ("overslept", "x"), ("Trap", "x")] {
+        for (kind, detail) in [("", ""), ("bad_code", ""), ("bad_code", "+1"), ("overslept", "1 2"), ("Trap", "x")] {
             assert_eq!(Fault::from_parts(kind, detail), None, "{kind} {detail}");
         }
     }

@@ -126,7 +126,7 @@ fn not_a_module(bytes: &[u8]) -> Option<String> {
     } else if bytes.starts_with(b"\x1f\x8b") {
         "this is gzip: upload the module uncompressed"
     } else if trimmed.starts_with(b"(module") || trimmed.starts_with(b";;") {
-        "this is WebAssembly text: assemble it first, for example with wat2wasm"
+        "this is WebAssembly text: assemble it first, for example with wat2wasm, and attach the manifest with `tocsin rule pack`"
     } else {
         "this is not a WebAssembly module: it does not begin with \\0asm"
     };

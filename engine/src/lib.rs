@@ -42,3 +42,4 @@ pub use reproduce::{NotReproduced, reproduce};
 pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
 pub use shard::{ArmError, Arming, Event, Judging, Shard};
 pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};
+pub use wake::Band;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tocsin_rules_sdk::abi;
 
@@ -43,9 +43,12 @@ pub struct Manifest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawManifest {
-    abi: u32,
-    name: String,
-    version: String,
+    #[serde(default, deserialize_with = "given")]
+    abi: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    version: Option<String>,
     #[serde(default)]
     description: String,
     #[serde(default)]
@@ -83,34 +86,60 @@ impl Manifest {
                 return None;
             }
         };
-        if let Some(path) = array_for_object(&json) {
-            violations
-                .add(Code::Manifest, format!("{path}: an array, where an object belongs (docs/abi.md, Manifest)"));
-            return None;
-        }
-        let raw: RawManifest = match serde_path_to_error::deserialize(&json) {
-            Ok(raw) => raw,
-            Err(error) => {
-                let path = if error.path().iter().len() == 0 { String::new() } else { format!(".{}", error.path()) };
-                violations.add(Code::Manifest, format!("manifest{path}: {} (docs/abi.md, Manifest)", error.inner()));
-                return None;
-            }
-        };
-        raw.check(json, violations)
+        let before = violations.len();
+        let (raw, unread) = RawManifest::read(json.clone(), violations)?;
+        raw.check(json, &unread, violations).filter(|_| violations.len() == before)
     }
 }
 
+/// A member that is there: null is no value.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 impl RawManifest {
-    fn check(self, json: Value, violations: &mut Violations) -> Option<Manifest> {
-        let before = violations.len();
-        let mut wrong = |text: String| violations.push(Violation::new(Code::Manifest, text));
-        if self.abi != abi::VERSION {
-            wrong(format!("manifest.abi: {} is not supported, this host speaks ABI {}", self.abi, abi::VERSION));
+    /// Reads what can be read. A member that cannot be is told and left out, so that the others are checked as well; the
+    /// names of those are returned too.
+    fn read(mut json: Value, violations: &mut Violations) -> Option<(Self, Vec<String>)> {
+        let mut unread = Vec::new();
+        loop {
+            let (path, text) = match array_for_object(&json) {
+                Some(path) => (path, "an array, where an object belongs".to_owned()),
+                None => match serde_path_to_error::deserialize::<_, Self>(&json) {
+                    Ok(raw) => return Some((raw, unread)),
+                    Err(error) => {
+                        let nowhere = error.path().iter().len() == 0;
+                        let path = if nowhere { String::new() } else { format!(".{}", error.path()) };
+                        (format!("manifest{path}"), error.inner().to_string())
+                    }
+                },
+            };
+            violations.add(Code::Manifest, format!("{path}: {text} (docs/abi.md, Manifest)"));
+            let member = path.split('.').nth(1)?.split('[').next()?.to_owned();
+            json.as_object_mut()?.remove(&member)?;
+            unread.push(member);
         }
-        let name = RuleName::parse(&self.name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok();
-        let version = Version::parse(&self.version)
-            .map_err(|error| wrong(format!("manifest.version: {:?} is not a semantic version: {error}", self.version)))
-            .ok();
+    }
+
+    fn check(self, json: Value, unread: &[String], violations: &mut Violations) -> Option<Manifest> {
+        let mut wrong = |text: String| violations.push(Violation::new(Code::Manifest, text));
+        for (member, missing) in
+            [("abi", self.abi.is_none()), ("name", self.name.is_none()), ("version", self.version.is_none())]
+        {
+            if missing && !unread.iter().any(|unread| unread == member) {
+                wrong(format!("manifest: missing field `{member}` (docs/abi.md, Manifest)"));
+            }
+        }
+        if let Some(version) = self.abi.filter(|version| *version != abi::VERSION) {
+            wrong(format!("manifest.abi: {version} is not supported, this host speaks ABI {}", abi::VERSION));
+        }
+        let name = self
+            .name
+            .and_then(|name| RuleName::parse(&name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok());
+        let version = self.version.and_then(|text| {
+            let told = |error| wrong(format!("manifest.version: {text:?} is not a semantic version: {error}"));
+            Version::parse(&text).map_err(told).ok()
+        });
         for (member, text) in [("description", &self.description), ("author", &self.author)] {
             if text.len() > MAX_TEXT_BYTES {
                 wrong(format!("manifest.{member}: {} bytes, more than the {MAX_TEXT_BYTES} allowed", text.len()));
@@ -120,9 +149,6 @@ impl RawManifest {
         check_evidence(&self.evidence, &mut wrong);
         let migrates = check_migrates(&self.migrates, version.as_ref(), &mut wrong);
         let params = ParamsSpec::check(self.params, &mut wrong);
-        if violations.len() > before {
-            return None;
-        }
         Some(Manifest {
             name: name?,
             version: version?,

@@ -8,14 +8,17 @@ use crate::runtime::Rule;
 use tocsin_rules_sdk::abi;
 
 /// Makes states of one version out of those of another.
+///
+/// Each state is made twice, on fresh instances and at different addresses, and both must agree: so nothing that `migrate`
+/// keeps or reads beside its records can get from one binding's state into another's.
 pub struct Migration {
-    instance: Instance,
-    old_state_at: usize,
-    params_at: usize,
-    state_at: usize,
+    rule: Rule,
     old_state_bytes: usize,
     path: Path,
 }
+
+/// By how much the addresses of the second run differ.
+const ELSEWHERE_BYTES: usize = 4096;
 
 /// How states come over.
 #[derive(Clone, Copy)]
@@ -48,6 +51,9 @@ pub enum MigrationError {
     /// `migrate` faulted.
     #[error("`migrate` faulted: {0}")]
     Faulted(Fault),
+    /// `migrate` made two states out of one.
+    #[error("`migrate` is impure: done again on a fresh instance from the same bytes, {0}")]
+    Impure(String),
     /// The state or the params are not of the size that their manifest names.
     #[error("the {what} record has {got} bytes, but the manifest says {expected}")]
     Size {
@@ -81,17 +87,12 @@ impl Migration {
                 return Err(MigrationError::NoPath { from, to, migrates });
             }
         };
-        let mut instance = Instance::new(rule)?;
-        let old_state_at = instance.allocate(old.state_bytes)?;
-        let params_at = instance.allocate(manifest.params.packed_bytes())?;
-        let state_at = instance.allocate(manifest.state_bytes)?;
-        Ok(Self { instance, old_state_at, params_at, state_at, old_state_bytes: old.state_bytes, path })
+        Ok(Self { rule: rule.clone(), old_state_bytes: old.state_bytes, path })
     }
 
     /// The new version's state of a binding: `params` is its record for the new version.
-    pub fn state(&mut self, params: &[u8], old_state: &[u8]) -> Result<Vec<u8>, MigrationError> {
-        let manifest = self.instance.rule().manifest();
-        let (params_bytes, state_bytes) = (manifest.params.packed_bytes(), manifest.state_bytes);
+    pub fn state(&self, params: &[u8], old_state: &[u8]) -> Result<Vec<u8>, MigrationError> {
+        let params_bytes = self.rule.manifest().params.packed_bytes();
         for (what, got, expected) in
             [("params", params.len(), params_bytes), ("state", old_state.len(), self.old_state_bytes)]
         {
@@ -100,21 +101,37 @@ impl Migration {
             }
         }
         let Path::Function(from) = self.path else { return Ok(Vec::new()) };
-        self.instance.bytes_mut(self.params_at, params_bytes).copy_from_slice(params);
-        self.instance.bytes_mut(self.old_state_at, self.old_state_bytes).copy_from_slice(old_state);
-        self.instance.bytes_mut(self.state_at, state_bytes).fill(0);
-        let answer = self.instance.migrate(from, self.old_state_at, self.params_at, self.state_at);
-        match answer {
-            Ok(abi::MIGRATED) => Ok(self.instance.bytes(self.state_at, state_bytes).to_vec()),
+        let state = self.run(from, params, old_state, 0)?;
+        let again = self.run(from, params, old_state, ELSEWHERE_BYTES);
+        match again {
+            Ok(again) if again == state => Ok(state),
+            Ok(again) => {
+                let at = state.iter().zip(&again).position(|(one, other)| one != other).unwrap_or_default();
+                let told = format!("byte {at} of the state was {:#04x}, then {:#04x}", state[at], again[at]);
+                Err(MigrationError::Impure(told))
+            }
+            Err(MigrationError::Refused(code)) => Err(MigrationError::Impure(format!("it refused with code {code}"))),
+            Err(MigrationError::Faulted(fault)) => Err(MigrationError::Impure(fault.to_string())),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Calls `migrate` on a fresh instance whose records lie behind `gap_bytes` of nothing.
+    fn run(&self, from: usize, params: &[u8], old_state: &[u8], gap_bytes: usize) -> Result<Vec<u8>, MigrationError> {
+        let state_bytes = self.rule.manifest().state_bytes;
+        let mut instance = Instance::new(&self.rule)?;
+        instance.allocate(gap_bytes)?;
+        let old_state_at = instance.allocate(old_state.len())?;
+        let params_at = instance.allocate(params.len())?;
+        let state_at = instance.allocate(state_bytes)?;
+        instance.bytes_mut(old_state_at, old_state.len()).copy_from_slice(old_state);
+        instance.bytes_mut(params_at, params.len()).copy_from_slice(params);
+        instance.bytes_mut(state_at, state_bytes).fill(0);
+        match instance.migrate(from, old_state_at, params_at, state_at) {
+            Ok(abi::MIGRATED) => Ok(instance.bytes(state_at, state_bytes).to_vec()),
             Ok(code) => Err(MigrationError::Refused(code)),
-            Err(CallEnd::Fault(fault)) => {
-                self.instance.replace()?;
-                Err(MigrationError::Faulted(fault))
-            }
-            Err(_) => {
-                self.instance.replace()?;
-                Err(MigrationError::Machine("a migration passed its deadline".into()))
-            }
+            Err(CallEnd::Fault(fault)) => Err(MigrationError::Faulted(fault)),
+            Err(_) => Err(MigrationError::Machine("a migration passed its deadline".into())),
         }
     }
 }

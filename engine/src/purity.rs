@@ -10,14 +10,14 @@ use crate::instance::{Answer, CallEnd, Instance, MemoryError};
 use crate::runtime::Rule;
 use crate::table::Table;
 
-/// How often evaluations are done again.
+/// How often evaluations are done again: at random, since anything regular would meet the same groups again and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Audit {
-    /// One call of so many; never if 0.
+    /// One call of so many on average; never if 0.
     every_calls: u32,
-    calls: u32,
-    /// Which of a call's bindings is taken: they take turns.
-    turn: usize,
+    /// Calls until the next audit.
+    left: u64,
+    random: SplitMix,
 }
 
 /// A rule gave two answers to the same question: it keeps or reads something beside tick, params and state.
@@ -36,18 +36,41 @@ impl fmt::Display for Impurity {
 impl Audit {
     /// Audits one call of `every_calls`; none if that is 0.
     pub(crate) fn every(every_calls: u32) -> Self {
-        Self { every_calls, calls: 0, turn: 0 }
+        let mut audit = Self { every_calls, ..Self::default() };
+        audit.left = audit.gap();
+        audit
     }
 
     /// Whether a call of `count` bindings is audited, and which of them.
     #[inline]
     pub(crate) fn pick(&mut self, count: usize) -> Option<usize> {
-        self.calls = self.calls.wrapping_add(1);
-        if self.every_calls == 0 || !self.calls.is_multiple_of(self.every_calls) {
+        if self.every_calls == 0 {
             return None;
         }
-        self.turn = self.turn.wrapping_add(1);
-        Some(self.turn % count)
+        self.left -= 1;
+        if self.left > 0 {
+            return None;
+        }
+        self.left = self.gap();
+        Some((self.random.next() % count as u64) as usize)
+    }
+
+    /// Calls up to an audit, that one included: from 1 to twice the average.
+    fn gap(&mut self) -> u64 {
+        1 + self.random.next() % (2 * u64::from(self.every_calls)).saturating_sub(1).max(1)
+    }
+}
+
+/// Numbers that are random enough to sample by: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+#[derive(Clone, Copy, Debug, Default)]
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 }
 
@@ -116,4 +139,26 @@ fn state_difference(one: &[u8], other: &[u8]) -> Option<String> {
     let at = one.iter().zip(other).position(|(one, other)| one != other)?;
     let bytes = one.iter().zip(other).filter(|(one, other)| one != other).count();
     Some(format!("{bytes} bytes of the state, the first of them byte {at}: {:#04x}, then {:#04x}", one[at], other[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_call_in_so_many_is_audited_and_every_group_of_a_cycle_gets_its_turn() {
+        assert!((0..100).all(|_| Audit::every(1).pick(1) == Some(0)));
+        assert!((0..100).all(|_| Audit::every(0).pick(1).is_none()));
+        // Calls of a thousand groups, again and again: a fixed stride would meet ten of them.
+        let (mut audit, mut audits, mut met) = (Audit::every(100), 0, [false; 1_000]);
+        for call in 0..1_000_000 {
+            if let Some(at) = audit.pick(7) {
+                assert!(at < 7);
+                audits += 1;
+                met[call % 1_000] = true;
+            }
+        }
+        assert!((9_000..11_000).contains(&audits), "{audits} audits");
+        assert!(met.iter().filter(|met| **met).count() > 990);
+    }
 }

@@ -24,6 +24,8 @@ use crate::domain::{
 };
 use crate::fault::Fault;
 use crate::judging::Waking;
+use crate::manifest::Manifest;
+use crate::migration::{Migration, MigrationError};
 use crate::params::ParamsSpec;
 use crate::purity::Impurity;
 use crate::runtime::Rule;
@@ -95,6 +97,27 @@ pub fn trial(rule: &Rule) -> Result<Vec<TrialFault>, TrialError> {
     let refused = |found: &TrialFault| !matches!(found.wrong, Wrong::Faulted(Fault::BadEvidence(_), _));
     faults.extend(run(rule, &params, &extreme)?.into_iter().filter(refused));
     Ok(faults)
+}
+
+/// Has a rule take over a state of zeros from an older version, as that of an alert on which no tick was judged yet; the
+/// reasons to refuse it. The calling thread needs the same stack.
+pub fn trial_migration(rule: &Rule, old: &Manifest) -> Result<Vec<Violation>, TrialError> {
+    let migration = match Migration::new(rule, old) {
+        Ok(migration) => migration,
+        // It does not say that it can.
+        Err(_) => return Ok(Vec::new()),
+    };
+    let mut violations = Vec::new();
+    for params in sample_params(&rule.manifest().params) {
+        let error = match migration.state(&params.packed, &vec![0; old.state_bytes]) {
+            Ok(_) | Err(MigrationError::Refused(_)) => continue,
+            Err(error @ MigrationError::Machine(_)) => return Err(TrialError(error.to_string())),
+            Err(error) => error,
+        };
+        let told = format!("on a state of zeros of version {} with the params {}: {error}", old.version, params.json);
+        violations.push(Violation::new(Code::TrialFault, told));
+    }
+    Ok(violations)
 }
 
 /// Judges ticks with one binding for each set of params; the first faults of each.

@@ -7,15 +7,18 @@
 
 /// The prices and times in which a binding's answer cannot change: both prices and the time exclusive.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Band {
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) until_ms: i64,
+pub struct Band {
+    /// The price below which it ends.
+    pub low: f64,
+    /// The price above which it ends.
+    pub high: f64,
+    /// The event time at which it ends, Unix milliseconds.
+    pub until_ms: i64,
 }
 
 impl Band {
     /// Whether a tick lies inside. A band with a NaN holds no tick.
-    pub(crate) fn holds(&self, price: f64, time_ms: i64) -> bool {
+    pub fn holds(&self, price: f64, time_ms: i64) -> bool {
         self.low < price && price < self.high && time_ms < self.until_ms
     }
 }
@@ -98,6 +101,16 @@ impl Sleepers {
         self.awake_at[slot] == NOWHERE
     }
 
+    /// The band in which a slot sleeps. Both zeroes are one.
+    pub(crate) fn band(&self, slot: usize) -> Option<Band> {
+        let price = |heap: &WakeHeap| heap.key(slot).map(float);
+        self.sleeps(slot).then(|| Band {
+            low: price(&self.lows).map_or(f64::NEG_INFINITY, |low| -low),
+            high: price(&self.highs).unwrap_or(f64::INFINITY),
+            until_ms: self.untils.key(slot).unwrap_or(i64::MAX),
+        })
+    }
+
     fn wake_slot(&mut self, slot: u32) {
         for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
             heap.remove(slot);
@@ -152,6 +165,11 @@ impl WakeHeap {
     #[inline]
     fn first(&self, reached: i64) -> Option<u32> {
         self.entries.first().filter(|entry| entry.key <= reached).map(|entry| entry.slot)
+    }
+
+    fn key(&self, slot: usize) -> Option<i64> {
+        let place = self.place_of.get(slot).filter(|place| **place != NOWHERE)?;
+        Some(self.entries[*place as usize].key)
     }
 
     fn push(&mut self, key: i64, slot: u32) {
@@ -230,6 +248,11 @@ fn ordered(float: f64) -> i64 {
     bits ^ ((bits >> 63) as u64 >> 1) as i64
 }
 
+/// The float of such a number.
+fn float(ordered: i64) -> f64 {
+    f64::from_bits((ordered ^ ((ordered >> 63) as u64 >> 1) as i64) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -243,6 +266,9 @@ mod tests {
             assert!(ordered(pair[0]) < ordered(pair[1]), "{pair:?}");
         }
         assert_eq!(ordered(-0.0), ordered(0.0));
+        for number in floats {
+            assert_eq!(float(ordered(number)), number);
+        }
     }
 
     #[derive(Clone, Debug)]

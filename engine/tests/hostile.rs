@@ -348,6 +348,32 @@ fn everything_that_is_wrong_is_told_at_once() {
 }
 
 #[test]
+fn one_function_and_one_manifest_hide_nothing() {
+    let manifest = r#"{"abi":2,"name":"B A D","version":7,"foo":1,"state":{"size":7},"sleeps":"yes"}"#;
+    let deep = format!("{}{}", "(block ".repeat(70), ")".repeat(70));
+    let text = format!(
+        r#"(module (memory (export "memory") 1)
+            (func (export "evaluate") (param i32 i32 i32 i32) (result i32) {} {deep} (i32.const 0))
+            (@custom "tocsin.manifest" "{}"))"#,
+        "(local i64)".repeat(600),
+        manifest.replace('"', "\\\"")
+    );
+    let told: Vec<String> = refused("all", &wat::parse_str(text).unwrap()).iter().map(ToString::to_string).collect();
+    for expect in [
+        "604 locals",
+        "nested blocks",
+        "manifest.abi: 2",
+        "manifest.name:",
+        "manifest.version: invalid type",
+        "`foo`",
+        "manifest.state.size: 7",
+        "manifest.sleeps: invalid type",
+    ] {
+        assert_eq!(told.iter().filter(|violation| violation.contains(expect)).count(), 1, "{expect}: {told:#?}");
+    }
+}
+
+#[test]
 fn a_list_of_violations_has_an_end() {
     let imports: String = (0..1000).map(|i| format!("(import \"env\" \"f{i}\" (func))")).collect();
     assert_eq!(refused("1,000 imports", &rule_and(&imports)).len(), MAX_VIOLATIONS);

@@ -1,6 +1,7 @@
 //! States come over from one version of a rule to another: made by the new version's `migrate`, or not at all.
 #![allow(clippy::unwrap_used)] // the helpers belong to the tests
 
+use tocsin_engine::trial::trial_migration;
 use tocsin_engine::{Engine, Fault, Migration, MigrationError, Rule};
 
 /// A version of a rule that keeps `state_bytes`; `members` and `fields` are of its manifest and its module.
@@ -73,7 +74,7 @@ fn a_migration_goes_on_after_a_state_that_it_refused() {
                 (i64.store (local.get $state) (i64.load (local.get $old))) (i32.const 0)";
     let old = version("1.0.0", 8, "", "").unwrap();
     let new = version("2.0.0", 16, r#","migrates":["1.0.0"]"#, &migrate(body)).unwrap();
-    let mut migration = Migration::new(&new, old.manifest()).unwrap();
+    let migration = Migration::new(&new, old.manifest()).unwrap();
     let params = 7_i64.to_le_bytes();
     assert!(migration.state(&params, &0_i64.to_le_bytes()).is_err());
     assert_eq!(migration.state(&params, &9_i64.to_le_bytes()).unwrap(), words(9, 0));
@@ -101,5 +102,41 @@ fn manifest_and_export_must_agree() {
     for (members, fields, expect) in cases {
         let refused = version("2.0.0", 8, members, &fields).unwrap_err().to_string();
         assert!(refused.contains(expect), "{members} {fields}: {refused}");
+    }
+}
+
+#[test]
+fn a_migration_that_keeps_or_reads_anything_else_is_refused() {
+    let old = version("1.0.0", 8, "", "").unwrap();
+    let global = "(global $count (mut i64) (i64.const 0))";
+    let counts = "(global.set $count (i64.add (global.get $count) (i64.const 1)))
+                  (i64.store (local.get $state) (global.get $count)) (i32.const 0)";
+    let fields = format!("{global} {}", migrate(counts));
+    let new = version("2.0.0", 16, r#","migrates":["1.0.0"]"#, &fields).unwrap();
+    let migration = Migration::new(&new, old.manifest()).unwrap();
+    // A counter counts to one and no further: nothing gets from one binding to the next.
+    for _ in 0..3 {
+        assert_eq!(migration.state(&7_i64.to_le_bytes(), &5_i64.to_le_bytes()).unwrap(), words(1, 0));
+    }
+    let address = "(i64.store (local.get $state) (i64.extend_i32_u (local.get $old))) (i32.const 0)";
+    let refused = take_over(&old, address).unwrap_err();
+    assert!(matches!(refused, MigrationError::Impure(_)), "{refused}");
+}
+
+#[test]
+fn a_trial_finds_migrations_that_cannot_work() {
+    let old = version("1.0.0", 8, "", "").unwrap();
+    let told = |body: &str| -> Vec<String> {
+        let new = version("2.0.0", 16, r#","migrates":["1.0.0"]"#, &migrate(body)).unwrap();
+        trial_migration(&new, old.manifest()).unwrap().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(told("(i32.const 0)"), [""; 0]);
+    assert_eq!(told("(i32.const 3)"), [""; 0]);
+    for (body, expect) in [("unreachable", "unreachable"), ("(loop $l (br $l)) (i32.const 0)", "fuel")] {
+        let told = told(body);
+        assert!(
+            told.len() == 1 && told[0].contains("of zeros of version 1.0.0") && told[0].contains(expect),
+            "{told:?}"
+        );
     }
 }

@@ -5,10 +5,10 @@
 use std::sync::OnceLock;
 
 use tocsin_engine::domain::{
-    AlertId, BindingId, Conditions, Digest, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
+    AlertId, BindingId, Conditions, Digest, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick,
 };
 use tocsin_engine::{
-    Arming, Engine, Event, Fault, FaultBundle, Judging, NotReproduced, Rule, Shard, Waking, reproduce,
+    Arming, Band, Engine, Event, Fault, FaultBundle, Judging, NotReproduced, Rule, Shard, Waking, reproduce,
 };
 
 fn rule(state_bytes: usize, sleeps: bool, body: &str) -> Rule {
@@ -96,13 +96,43 @@ fn what_differs_is_told() {
     let refusal = |bundle: &FaultBundle| reproduce(&faulty, bundle).unwrap_err();
     let earlier = FaultBundle { state: vec![1, 0, 0, 0, 0, 0, 0, 0], ..bundle.clone() };
     let told = refusal(&earlier).to_string();
-    assert!(told.contains("divide by zero") && told.ends_with("evaluated again, it held"), "{told}");
+    assert!(
+        told.contains("divide by zero") && told.ends_with("evaluated again, it held and changed its state"),
+        "{told}"
+    );
     let other = FaultBundle { fault: Fault::OutOfFuel, ..bundle.clone() };
     assert!(matches!(refusal(&other), NotReproduced::Differs { expected: Fault::OutOfFuel, .. }));
     let short = FaultBundle { state: vec![2], ..bundle.clone() };
     assert!(refusal(&short).to_string().contains("state record has 1 bytes"), "{}", refusal(&short));
+    let mut misnamed = bundle.clone();
+    misnamed.rule.name = RuleName::parse("another").unwrap();
+    assert!(refusal(&misnamed).to_string().contains("another 1.0.0, but its module says test 1.0.0"));
     let mut foreign = bundle.clone();
     foreign.rule.digest = Digest::of(b"another");
     assert!(matches!(refusal(&foreign), NotReproduced::Digest { .. }));
     assert!(matches!(refusal(&FaultBundle { fuel: 1, ..bundle }), NotReproduced::Fuel(1)));
+}
+
+#[test]
+fn who_overslept_is_told_by_the_band() {
+    let band = "(f64.store offset=32 (local.get $verdict) (f64.const 1))
+                (f64.store offset=40 (local.get $verdict) (f64.const 9))
+                (i64.store offset=48 (local.get $verdict) (i64.const 9000))";
+    let fires = format!(
+        "{band} (if (result i32) (f64.gt (f64.load (local.get $tick)) (f64.const 5)) (then (i32.const 1)) (else (i32.const 2)))"
+    );
+    let liar = rule(0, true, &fires);
+    let bundle = first_fault(&liar, Waking::Checked, &[3.0, 6.0]);
+    let promised = Band { low: 1.0, high: 9.0, until_ms: 9000 };
+    assert_eq!(bundle.fault, Fault::Overslept(promised));
+    assert_eq!(reproduce(&liar, &bundle).unwrap(), "it fired");
+    let mut outside = bundle.clone();
+    outside.tick.price = 9.0;
+    assert!(matches!(reproduce(&liar, &outside), Err(NotReproduced::Awake(_))));
+    let mut elsewhere = bundle.clone();
+    elsewhere.tick.price = 4.0;
+    assert!(matches!(reproduce(&liar, &elsewhere), Err(NotReproduced::Differs { .. })));
+    let sleepless = rule(0, false, "(i32.const 1)");
+    let foreign = FaultBundle { rule: sleepless.reference().clone(), ..bundle };
+    assert!(matches!(reproduce(&sleepless, &foreign), Err(NotReproduced::Awake(_))));
 }

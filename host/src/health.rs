@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use tocsin_engine::domain::RuleRef;
 
+use crate::bus::Clock;
+use crate::evaluator::EvaluatorStats;
 use crate::ingest::FeedStatus;
 use crate::store::Store;
 
 /// How long the store may take to answer before it counts as away.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a tick may wait to be judged before that is told.
+const MAX_WAIT_MS: i64 = 5_000;
 
 /// Impure rules that are told by name.
 const MAX_IMPURE_RULES_TOLD: u32 = 5;
@@ -23,6 +28,7 @@ struct Inner {
     store: Store,
     feed: Option<Arc<FeedStatus>>,
     evaluating: AtomicBool,
+    evaluation: Option<(Arc<EvaluatorStats>, Clock)>,
 }
 
 /// How a process is.
@@ -40,8 +46,21 @@ pub struct HealthReport {
 
 impl Health {
     /// The health of a process with this store and feed.
-    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>) -> Self {
-        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true) }))
+    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>, evaluation: Option<(Arc<EvaluatorStats>, Clock)>) -> Self {
+        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true), evaluation }))
+    }
+
+    /// Whether ticks wait longer than they should.
+    fn lateness(&self) -> Option<String> {
+        let (stats, clock) = self.0.evaluation.as_ref()?;
+        let late_ms = clock().saturating_sub(stats.oldest_waiting_ms()?);
+        (late_ms > MAX_WAIT_MS).then(|| {
+            format!(
+                "evaluation is {} s behind: alerts fire late until it has caught up; if it does not, see Falling behind \
+                 in docs/operations.md",
+                late_ms / 1000
+            )
+        })
     }
 
     /// Says that evaluation has stopped.
@@ -55,8 +74,8 @@ impl Health {
         let Ok(Ok(rules)) = tokio::time::timeout(STORE_TIMEOUT, asked).await else { return Vec::new() };
         let tell = |(rule, live): (RuleRef, u64)| {
             format!(
-                "the rule {} {} is impure and is judged no more: {live} bindings wait; move their alerts to another \
-                 version, or delete them",
+                "the rule {} {} is impure and is judged no more: {live} bindings wait; create their alerts anew \
+                 on a version without this fault, and delete these",
                 rule.name, rule.version
             )
         };
@@ -78,6 +97,7 @@ impl Health {
         }
         let ready = problems.is_empty();
         problems.extend(impure);
+        problems.extend(self.lateness());
         let Some(status) = &self.0.feed else {
             return HealthReport { ready, feed: "none", feed_connected: false, problems };
         };

@@ -60,10 +60,11 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     // What takes from the bus stops after what feeds it.
     let drain = CancellationToken::new();
     let config = settings.evaluator.clone();
-    let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock, drain.clone()).await?;
+    let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock.clone(), drain.clone()).await?;
     control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
-    let health = Health::new(store.clone(), status.clone());
+    let stats = evaluator.stats();
+    let health = Health::new(store.clone(), status.clone(), Some((stats.clone(), clock)));
     let api = Api {
         control,
         prices: prices.clone(),
@@ -72,7 +73,6 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         tickers: settings.tickers.clone().into(),
         tenant: Tenant::standard(),
     };
-    let stats = evaluator.stats();
 
     let mut front = JoinSet::new();
     let (rest_api, rest_stop) = (api.clone(), stop.clone());

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Firing, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
 };
-use tocsin_engine::limits::THREAD_STACK_BYTES;
+use tocsin_engine::limits::{MAX_METERED_BINDINGS_PER_CALL, THREAD_STACK_BYTES};
 use tocsin_engine::{Arming, Engine, Event, Judging, Rule, Shard, builtin};
 use tocsin_testdata::hostile;
 
@@ -22,8 +22,10 @@ const AT_ONCE: usize = 100;
 const TICKS_EACH: usize = 8;
 /// The first number of a hostile binding.
 const FIRST_HOSTILE: i64 = 1_000_000;
+/// Calls of a crowd that are timed.
+const CROWDED_CALLS: usize = 50;
 /// Evaluations between audits of purity, in calls.
-const AUDIT_EVERY_CALLS: u32 = 50;
+const AUDIT_EVERY_CALLS: u32 = 3;
 
 /// What came of it.
 pub(crate) struct Report {
@@ -35,6 +37,8 @@ pub(crate) struct Report {
     slowest: BTreeMap<&'static str, Duration>,
     /// How long a tick of a hostile rule took, sorted.
     calls: Vec<Duration>,
+    /// The most that one call took with as many bindings as it may have, each of which burns all its fuel.
+    crowd: Duration,
     /// Firings of the honest, the same in both runs.
     honest_firings: usize,
     rss_before_kib: u64,
@@ -65,6 +69,7 @@ fn run_here(count: usize) -> Report {
         impure: 0,
         slowest: BTreeMap::new(),
         calls: Vec::new(),
+        crowd: crowd(&engine),
         honest_firings: expect.len(),
         rss_before_kib: rss_kib(),
         rss_after_kib: 0,
@@ -103,6 +108,25 @@ fn run_here(count: usize) -> Report {
     report.calls.sort();
     report.rss_after_kib = rss_kib();
     report
+}
+
+/// The slowest of some calls that are as dear as a call can be.
+fn crowd(engine: &Engine) -> Duration {
+    let rule = engine.load(&hostile::just_within_budget()).expect("it is a rule");
+    let mut shard = Shard::default();
+    let trade = &tocsin_testdata::recordings()[0].trades[0];
+    for id in 0..MAX_METERED_BINDINGS_PER_CALL {
+        let arming = arming(id.into(), symbol(&trade.symbol), &rule, Vec::new(), Repeat::Every);
+        shard.arm(arming).expect("there is memory");
+    }
+    let call = |offset| {
+        let mut events = Vec::new();
+        let start = thread_cpu_time();
+        shard.judge(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
+        assert!(events.is_empty(), "it is within its budget: {:?}", events[0]);
+        thread_cpu_time() - start
+    };
+    (0..CROWDED_CALLS).map(call).max().unwrap_or_default()
 }
 
 /// What the honest fire without anybody else.
@@ -209,7 +233,8 @@ impl Report {
     #[allow(dead_code)] // the tests hold no time
     pub(crate) fn check_times(&self) {
         assert!(self.quantile(0.999) < Duration::from_millis(1), "p99.9 of a call is at most 1 ms");
-        assert!(self.quantile(1.0) < Duration::from_millis(20), "no call takes more than 20 ms");
+        let most = self.quantile(1.0).max(self.crowd);
+        assert!(most < Duration::from_millis(20), "no call takes more than 20 ms");
     }
 
     /// Hostile rules that were caught.
@@ -233,6 +258,8 @@ impl fmt::Display for Report {
             "a tick of one hostile rule, CPU time: p50 {p50:.0} us, p99.9 {p999:.0} us, at most {most:.0} us, of {}",
             self.calls.len()
         )?;
+        let (crowd, bindings) = (self.crowd.as_secs_f64() * 1e3, MAX_METERED_BINDINGS_PER_CALL);
+        writeln!(f, "a call of {bindings} bindings that burn all their fuel: at most {crowd:.1} ms")?;
         writeln!(
             f,
             "memory (RSS): {} MiB before, {} MiB after",

@@ -13,41 +13,37 @@ pub(super) fn scan(
     params: usize,
     violations: &mut Violations,
 ) -> wasmparser::Result<FunctionCost> {
-    let mut over = |count: u64, limit: u64, of: &str| {
-        let over = count > limit;
-        if over {
+    // Of each kind once, but of every kind: the author shall not meet them one by one.
+    let mut told = Vec::new();
+    let mut check = |count: u64, limit: u64, of: &'static str| {
+        if count > limit && !told.contains(&of) {
+            told.push(of);
             violations.add(Code::Limit, format!("function {index}: {count} {of}, more than the {limit} allowed"));
         }
-        over
     };
-    if over(body.range().len() as u64, MAX_BODY_BYTES as u64, "bytes of code") {
+    let bytes = body.range().len();
+    check(bytes as u64, MAX_BODY_BYTES as u64, "bytes of code");
+    if bytes > MAX_BODY_BYTES {
         return Ok(FunctionCost::default());
     }
     let mut locals = params as u64;
     for group in body.get_locals_reader()? {
         locals += u64::from(group?.0);
     }
-    if over(locals, MAX_LOCALS.into(), "locals") {
-        return Ok(FunctionCost::default());
-    }
+    check(locals, MAX_LOCALS.into(), "locals");
     // Entering a function costs its locals: they are zeroed, and their frame is what a recursion fills the stack with.
     let cost = FunctionCost { regions: vec![locals], ..FunctionCost::default() };
     let mut scan = Scan { cost, open: vec![0], blocks: 0 };
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let operator = operators.read()?;
-        if let Operator::BrTable { targets } = &operator
-            && over(targets.len().into(), MAX_BR_TABLE_TARGETS as u64, "targets of a br_table")
-        {
-            break;
+        if let Operator::BrTable { targets } = &operator {
+            check(targets.len().into(), MAX_BR_TABLE_TARGETS as u64, "targets of a br_table");
         }
         scan.operator(&operator);
-        if over(scan.open.len().saturating_sub(1) as u64, MAX_NESTING as u64, "nested blocks")
-            || over(scan.blocks, MAX_BLOCKS as u64, "blocks")
-        {
-            break;
-        }
+        check(scan.open.len().saturating_sub(1) as u64, MAX_NESTING as u64, "nested blocks");
     }
+    check(scan.blocks, MAX_BLOCKS as u64, "blocks");
     Ok(scan.cost)
 }
 

@@ -2,7 +2,9 @@
 //! that [`crate::inject`] adds.
 //!
 //! A store is known where its address is one of the function's parameters, or that and a constant: compilers write
-//! records so. The walk rides on the validator's, whose operand stack it mirrors.
+//! records so. They also reuse a parameter's local once they are done with it; it holds the parameter wherever no
+//! assignment can have come before: none stands before in the text, and none stands later in a loop around it. The walk
+//! rides on the validator's, whose operand stack it mirrors.
 
 use tocsin_rules_sdk::abi;
 use wasmparser::{
@@ -38,7 +40,72 @@ enum Value {
     Unknown,
     Constant(i32),
     /// A parameter and so many bytes.
-    Record(u32, u64),
+    Record {
+        parameter: u32,
+        start: u64,
+        read_at: usize,
+    },
+}
+
+/// A store, and where in the text the parameter was read that is its address.
+struct Store {
+    known: Option<Known>,
+    parameter: u32,
+    read_at: usize,
+}
+
+/// What the walk knows at one place of the text.
+#[derive(Default)]
+struct Walk {
+    /// Mirrors the validator's.
+    operands: Vec<Value>,
+    stores: Vec<Store>,
+    /// Where the text of each open block began that is a loop; None for other blocks.
+    open: Vec<Option<usize>>,
+    /// Parameters that were assigned to so far.
+    assigned: Vec<u32>,
+}
+
+impl Walk {
+    fn operand(&self, depth: usize) -> Value {
+        self.operands.len().checked_sub(depth).map_or(Value::Unknown, |at| self.operands[at])
+    }
+
+    /// Notes what an operator does, and returns what it leaves if that is one value.
+    fn operator(&mut self, operator: &Operator<'_>, at: usize) -> Value {
+        match operator {
+            Operator::Loop { .. } => self.open.push(Some(at)),
+            Operator::Block { .. } | Operator::If { .. } => self.open.push(None),
+            Operator::End => _ = self.open.pop(),
+            Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => self.assign(*local_index),
+            Operator::LocalGet { local_index } if !self.assigned.contains(local_index) => {
+                return Value::Record { parameter: *local_index, start: 0, read_at: at };
+            }
+            Operator::I32Const { value } => return Value::Constant(*value),
+            Operator::I32Add => return sum(self.operand(2), self.operand(1)),
+            _ => {}
+        }
+        Value::Unknown
+    }
+
+    /// From here on the local is a variable like any other; around the loops that are open, it was all along.
+    fn assign(&mut self, local: u32) {
+        if !matches!(local, STATE | VERDICT) {
+            return;
+        }
+        self.assigned.push(local);
+        let Some(begin) = self.open.iter().flatten().next().copied() else { return };
+        for operand in &mut self.operands {
+            if matches!(operand, Value::Record { parameter, read_at, .. } if *parameter == local && *read_at >= begin) {
+                *operand = Value::Unknown;
+            }
+        }
+        for store in &mut self.stores {
+            if store.parameter == local && store.read_at >= begin {
+                store.known = None;
+            }
+        }
+    }
 }
 
 /// Validates a module and returns, for each store of the function `evaluate` in their order, what is known of it.
@@ -71,66 +138,53 @@ fn walk<R: WasmModuleResources>(
 ) -> wasmparser::Result<Vec<Option<Known>>> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
-    let mut stack: Vec<Value> = Vec::new();
-    let mut stores = Vec::new();
-    // A parameter that is assigned to is a variable like any other.
-    let mut assigned = [false; 2];
+    let mut walk = Walk::default();
     while !reader.eof() {
         let position = reader.original_position();
         let operator = reader.peek_operator(&validator.visitor(position))?;
         let (_, pushed) = operator.operator_arity(&*validator).unwrap_or_default();
-        let top = |depth: usize| stack.len().checked_sub(depth).map_or(Value::Unknown, |at| stack[at]);
         if let Some((offset, bytes)) = store(&operator) {
-            stores.push(known(top(2), offset, bytes));
+            walk.stores.push(known(walk.operand(2), offset, bytes));
         }
-        let result = match &operator {
-            Operator::LocalGet { local_index } => Value::Record(*local_index, 0),
-            Operator::I32Const { value } => Value::Constant(*value),
-            Operator::I32Add => sum(top(2), top(1)),
-            _ => Value::Unknown,
-        };
-        if let Operator::LocalSet { local_index } | Operator::LocalTee { local_index } = &operator
-            && let STATE | VERDICT = *local_index
-        {
-            assigned[(local_index - STATE) as usize] = true;
-        }
+        let result = walk.operator(&operator, position);
         reader.visit_operator(&mut validator.visitor(position))??;
         // What the operator took is gone, and what it left is known only if it is one value.
         let height = validator.operand_stack_height() as usize;
-        stack.truncate(height.saturating_sub(pushed as usize));
-        stack.resize(height, Value::Unknown);
+        walk.operands.truncate(height.saturating_sub(pushed as usize));
+        walk.operands.resize(height, Value::Unknown);
         if pushed == 1
-            && let Some(top) = stack.last_mut()
+            && let Some(top) = walk.operands.last_mut()
         {
             *top = result;
         }
     }
     reader.finish_expression(&validator.visitor(reader.original_position()))?;
-    for store in &mut stores {
-        *store = store.filter(|known| match known {
-            Known::State { .. } => !assigned[0],
-            Known::Verdict { .. } => !assigned[1],
-        });
-    }
-    Ok(stores)
+    Ok(walk.stores.into_iter().map(|store| store.known).collect())
 }
 
-fn known(address: Value, offset: u64, bytes: u64) -> Option<Known> {
-    let Value::Record(parameter, start) = address else { return None };
-    let end = start.checked_add(offset)?.checked_add(bytes)?;
-    match parameter {
-        STATE => Some(Known::State { end }),
-        VERDICT => Some(Known::Verdict { end }),
+fn known(address: Value, offset: u64, bytes: u64) -> Store {
+    let Value::Record { parameter, start, read_at } = address else {
+        return Store { known: None, parameter: u32::MAX, read_at: 0 };
+    };
+    let end = start.checked_add(offset).and_then(|at| at.checked_add(bytes));
+    let known = match parameter {
+        STATE => end.map(|end| Known::State { end }),
+        VERDICT => end.map(|end| Known::Verdict { end }),
         _ => None,
-    }
+    };
+    Store { known, parameter, read_at }
 }
 
 fn sum(one: Value, other: Value) -> Value {
     match (one, other) {
-        (Value::Record(parameter, start), Value::Constant(bytes))
-        | (Value::Constant(bytes), Value::Record(parameter, start)) => {
+        (Value::Record { parameter, start, read_at }, Value::Constant(bytes))
+        | (Value::Constant(bytes), Value::Record { parameter, start, read_at }) => {
             // Forward only: a start below the record's own would have to be checked for wrapping.
-            u64::try_from(bytes).map_or(Value::Unknown, |bytes| Value::Record(parameter, start + bytes))
+            u64::try_from(bytes).map_or(Value::Unknown, |bytes| Value::Record {
+                parameter,
+                start: start + bytes,
+                read_at,
+            })
         }
         _ => Value::Unknown,
     }
@@ -176,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_is_one_until_it_is_assigned_to() {
+        let known = Some(Known::State { end: 4 });
+        let assign = "(local.set $s (i32.const 0))";
+        let store = "(i32.store (local.get $s) (i32.const 1))";
+        check(&format!("{store} {assign}"), &[known]);
+        check(&format!("(block {store}) (if (local.get $x) (then {store}) (else {assign}))"), &[known, known]);
+        check(&format!("(loop {store}) {assign}"), &[known]);
+        check(&format!("(loop {store}) (loop {assign})"), &[known]);
+        check(&format!("(i32.store (local.get $s) (block (result i32) {assign} (i32.const 1)))"), &[known]);
+        check("(loop (local.set $x (i32.const 1)) (i32.store (local.get $s) (i32.const 1)))", &[known]);
+    }
+
+    #[test]
     fn other_addresses_are_not() {
         for address in [
             "(local.get $t)",
@@ -190,8 +257,16 @@ mod tests {
         ] {
             check(&format!("(i32.store {address} (i32.const 1))"), &[None]);
         }
-        check("(i32.store (local.get $s) (i32.const 1)) (local.set $s (i32.const 0))", &[None]);
+        // An assignment that may have come before.
+        let assign = "(local.set $s (i32.const 0))";
+        let store = "(i32.store (local.get $s) (i32.const 1))";
+        check(&format!("{assign} {store}"), &[None]);
+        check(&format!("(if (local.get $x) (then {assign})) {store}"), &[None]);
+        check(&format!("(loop {store} {assign})"), &[None]);
+        check(&format!("(loop (loop {store}) (block {assign}))"), &[None]);
+        check(&format!("(loop (i32.store (local.get $s) (block (result i32) {assign} (i32.const 1))))"), &[None]);
         check("(loop (i32.store (local.get $v) (local.tee $v (i32.const 0))))", &[None]);
+        check(&format!("(loop {store}) (loop {store} {assign}) {store}"), &[Some(Known::State { end: 4 }), None, None]);
         // Where no code runs, the operand stack holds anything.
         check(
             "(block (br 0) i32.store) (i32.store (local.get $s) (i32.const 1))",

@@ -53,9 +53,9 @@ struct BundleFault {
     detail: String,
 }
 
-/// A fault that was seen again.
+/// A fault that was seen again, and what the rule did now.
 #[derive(Debug)]
-pub(super) struct Seen(FaultBundle);
+pub(super) struct Seen(FaultBundle, String);
 
 /// Evaluates a bundle again. A failure says what differs, or what is wrong with the bundle.
 pub(super) fn reproduce(bytes: &[u8]) -> Result<Seen, Failure> {
@@ -77,15 +77,15 @@ pub(super) fn reproduce(bytes: &[u8]) -> Result<Seen, Failure> {
     }
     let engine = Engine::new().map_err(|error| Failure::Local(error.to_string()))?;
     let rule = engine.load(&module).map_err(rule_check::not_loaded)?;
-    evaluate_with_stack(&rule, &bundle)?.map_err(|error| {
+    let did = evaluate_with_stack(&rule, &bundle)?.map_err(|error| {
         let text = error.to_string();
         Failure::Problem(json!({ "title": "the fault was not seen again", "detail": text, "error": text }))
     })?;
-    Ok(Seen(bundle))
+    Ok(Seen(bundle, did))
 }
 
 /// A rule may use up a larger stack than this thread has.
-fn evaluate_with_stack(rule: &Rule, bundle: &FaultBundle) -> Result<Result<(), NotReproduced>, Failure> {
+fn evaluate_with_stack(rule: &Rule, bundle: &FaultBundle) -> Result<Result<String, NotReproduced>, Failure> {
     let thread = std::thread::Builder::new().name("tocsin-reproduce".into()).stack_size(THREAD_STACK_BYTES);
     std::thread::scope(|scope| {
         let thread = thread.spawn_scoped(scope, || evaluate(rule, bundle));
@@ -128,12 +128,16 @@ impl Seen {
         let FaultBundle { rule, fault, .. } = &self.0;
         json!({
             "reproduced": true, "kind": fault.kind(), "fault": fault.to_string(), "rule": rule.name.as_str(),
-            "version": rule.version.to_string(), "digest": rule.digest.to_string(),
+            "version": rule.version.to_string(), "digest": rule.digest.to_string(), "did": self.1,
         })
     }
 
     pub(super) fn text(&self) -> String {
         let FaultBundle { rule, tick, fault, .. } = &self.0;
-        format!("{} {} on {} at {}: the same fault again: {fault}", rule.name, rule.version, tick.symbol, tick.price)
+        let did = if self.1 == fault.to_string() { String::new() } else { format!(": {}", self.1) };
+        format!(
+            "{} {} on {} at {}: the same fault again: {fault}{did}",
+            rule.name, rule.version, tick.symbol, tick.price
+        )
     }
 }

@@ -288,19 +288,21 @@ impl Migrations {
 }
 
 /// Runs rules' code: it may use up the stack of a thread of its own.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
+pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
     let (done, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tocsin-migrate".into()).stack_size(THREAD_STACK_BYTES);
     // Nobody listens only where the whole process is ending.
     let started = thread.spawn(move || drop(done.send(work())));
     started.map_err(|error| ControlError::Unavailable(format!("a thread could not be started: {error}")))?;
-    receiver.await.map_err(|_| ControlError::Internal("migrating states panicked".into()))
+    receiver.await.map_err(|_| ControlError::Internal("a thread that ran a rule panicked".into()))
 }
 
 fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> ControlError {
     let what = format!("alert {} on {symbol}: {error}; nothing is moved", alert.0);
     match error {
-        MigrationError::Refused(_) | MigrationError::Faulted(_) => ControlError::Precondition(what),
+        MigrationError::Refused(_) | MigrationError::Faulted(_) | MigrationError::Impure(_) => {
+            ControlError::Precondition(what)
+        }
         MigrationError::Machine(_) => ControlError::Unavailable(what),
         MigrationError::NoPath { .. } | MigrationError::Size { .. } => ControlError::Internal(what),
     }

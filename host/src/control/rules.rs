@@ -1,7 +1,10 @@
 //! Uploading and reading rules.
 
+use tocsin_engine::Rule;
 use tocsin_engine::domain::{RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
+use tocsin_engine::trial::trial_migration;
 
+use super::promotion::on_thread;
 use super::{Control, ControlError, FieldViolation, Page, page_size};
 use crate::store::StoredRule;
 
@@ -18,6 +21,7 @@ impl Control {
     /// Validates, compiles, tries out and stores a module.
     pub async fn upload_rule(&self, tenant: &Tenant, module: Vec<u8>) -> Result<Upload, ControlError> {
         let rule = self.0.library.load(module.clone()).await?;
+        self.try_migrations(tenant, &rule).await?;
         let version = RuleVersion {
             reference: rule.reference().clone(),
             manifest: rule.manifest().json.to_string(),
@@ -32,6 +36,25 @@ impl Control {
                 other.reference.name, other.reference.version, other.reference.digest
             ))),
         }
+    }
+
+    /// Has a rule take over states of the versions that it says it can, where they are stored.
+    async fn try_migrations(&self, tenant: &Tenant, rule: &Rule) -> Result<(), ControlError> {
+        if rule.manifest().migrates.is_empty() {
+            return Ok(());
+        }
+        let mut olds = Vec::new();
+        for stored in self.0.store.rule_versions(tenant, &rule.reference().name).await? {
+            if rule.manifest().migrates.contains(&stored.reference.version) {
+                olds.push(self.0.library.get(stored.reference.digest).await?);
+            }
+        }
+        let rule = rule.clone();
+        let tried = on_thread(move || {
+            olds.iter().map(|old| trial_migration(&rule, old.manifest())).collect::<Result<Vec<_>, _>>()
+        });
+        let violations = tried.await?.map_err(|error| ControlError::Unavailable(error.to_string()))?.concat();
+        if violations.is_empty() { Ok(()) } else { Err(ControlError::Rejected(violations)) }
     }
 
     /// One version of a rule, the newest if none is named.

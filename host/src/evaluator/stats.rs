@@ -1,6 +1,7 @@
 //! Counters of an evaluator, for the log and health.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -15,6 +16,21 @@ pub struct EvaluatorStats {
     pub(super) checkpoints: AtomicU64,
     /// Not a counter: bindings armed now. Workers add and take away.
     pub(super) bindings: AtomicU64,
+    workers: Mutex<Vec<Arc<AtomicI64>>>,
+}
+
+/// How far one worker has come.
+#[derive(Debug)]
+pub(super) struct Progress(Arc<AtomicI64>);
+
+/// A worker waits for ticks, and no tick for it.
+const CAUGHT_UP: i64 = i64::MAX;
+
+impl Progress {
+    /// When the next tick to be judged was published; None if none waits.
+    pub(super) fn reached(&self, published_ms: Option<i64>) {
+        self.0.store(published_ms.unwrap_or(CAUGHT_UP), Relaxed);
+    }
 }
 
 /// The counters at one moment.
@@ -41,6 +57,19 @@ pub struct EvaluatorSnapshot {
 }
 
 impl EvaluatorStats {
+    /// For one more worker to tell how far it has come.
+    pub(super) fn progress(&self) -> Progress {
+        let progress = Arc::new(AtomicI64::new(CAUGHT_UP));
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(progress.clone());
+        Progress(progress)
+    }
+
+    /// When the oldest tick that waits for its worker was published, Unix milliseconds; None if none waits.
+    pub fn oldest_waiting_ms(&self) -> Option<i64> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.iter().map(|progress| progress.load(Relaxed)).min().filter(|oldest| *oldest != CAUGHT_UP)
+    }
+
     /// The counters now.
     pub fn snapshot(&self) -> EvaluatorSnapshot {
         EvaluatorSnapshot {

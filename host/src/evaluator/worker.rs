@@ -13,12 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::restore::Restored;
+use super::stats::Progress;
 use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats};
 use crate::bus::{Bus, BusError, Reader, Record, Waker};
 use crate::store::{Checkpoint, Commit, HandedOver, NewFault};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
+
+/// How long ticks are judged before firings are handed over, changes are applied and the stop is heard. One tick may take
+/// longer, where very many costly bindings watch its symbol.
+const JUDGING_TIME: Duration = Duration::from_millis(20);
 
 /// Events after which a commit is handed over though its batch is not done.
 const MAX_EVENTS: usize = 8192;
@@ -33,6 +38,9 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 pub(super) struct Worker {
     bus: Bus,
     reader: Reader,
+    /// What was read, and how much of it is judged.
+    batch: Vec<Record>,
+    judged: usize,
     shard: Shard,
     lanes: BTreeMap<u32, Lane>,
     /// Changes up to this revision are applied.
@@ -40,6 +48,7 @@ pub(super) struct Worker {
     commits: mpsc::Sender<Commit>,
     changes: mpsc::Receiver<Changes>,
     stats: Arc<EvaluatorStats>,
+    progress: Progress,
     checkpoint_interval: Duration,
     judging: Judging,
     /// Bindings that left quarantine since the last checkpoint.
@@ -96,11 +105,14 @@ impl Worker {
         let mut worker = Self {
             bus,
             reader,
+            batch: Vec::new(),
+            judged: 0,
             shard: Shard::new(config.judging),
             lanes,
             revision,
             commits,
             changes,
+            progress: stats.progress(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
             judging: config.judging,
@@ -148,13 +160,15 @@ impl Worker {
         let (new, handed_over) = std::mem::take(&mut self.begin_with);
         self.arm_new(new)?;
         self.change_behind_checkpoint(Behind { handed_over, ..Behind::default() })?;
-        let mut batch = Vec::new();
         let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !stop.is_cancelled() {
             self.apply_changes()?;
-            let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
-            self.reader.poll(&mut batch, MAX_BATCH, wait)?;
-            self.judge(&batch)?;
+            if self.judged == self.batch.len() {
+                let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
+                self.reader.poll(&mut self.batch, MAX_BATCH, wait)?;
+                self.judged = 0;
+            }
+            self.judge()?;
             self.release_due()?;
             if Instant::now() >= checkpoint_due {
                 self.checkpoint(Behind::default())?;
@@ -229,10 +243,12 @@ impl Worker {
     /// Applies the releases whose offset has come.
     fn release_due(&mut self) -> Result<(), EvaluatorError> {
         let mut released = Bindings::new();
-        for (partition, lane) in &mut self.lanes {
-            let position = self.reader.position(*partition);
+        let partitions: Vec<u32> = self.lanes.keys().copied().collect();
+        for partition in partitions {
+            let position = self.position(partition);
+            let lane = self.lanes.entry(partition).or_default();
             while let Some(entry) = lane.release_due.first_entry().filter(|entry| *entry.key() <= position) {
-                released.entry(*partition).or_default().extend(entry.remove());
+                released.entry(partition).or_default().extend(entry.remove());
             }
         }
         self.change_behind_checkpoint(Behind { released, ..Behind::default() })
@@ -246,7 +262,7 @@ impl Worker {
             if self.shard.holds(arming.binding) {
                 continue;
             }
-            let waiting = if counts_from.offset < self.reader.position(partition) {
+            let waiting = if counts_from.offset < self.position(partition) {
                 behind.entry(partition).or_default()
             } else {
                 &mut self.lanes.entry(partition).or_default().waiting
@@ -263,7 +279,7 @@ impl Worker {
     /// Judges, for some bindings alone, the ticks that the shard has already passed, then adds them to the shard.
     fn catch_up(&mut self, partition: u32, mut waiting: Waiting) -> Result<(), EvaluatorError> {
         let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
-        let until = self.reader.position(partition);
+        let until = self.position(partition);
         let mut alone = Shard::new(self.judging);
         let mut reader = match self.bus.reader(vec![Position { partition, offset: first }]) {
             Err(BusError::OffsetOutOfRange { earliest, .. }) => {
@@ -288,27 +304,54 @@ impl Worker {
         absorbed.map_err(|error| EvaluatorError::Arm(0, error.to_string()))
     }
 
-    fn judge(&mut self, batch: &[Record]) -> Result<(), EvaluatorError> {
-        let (mut events, mut bundle_bytes) = (Vec::new(), 0);
-        for record in batch {
+    /// Judges what was read, or as much of it as there is time for.
+    fn judge(&mut self) -> Result<(), EvaluatorError> {
+        self.tell_progress();
+        let batch = std::mem::take(&mut self.batch);
+        let judged = self.judge_some(&batch[self.judged..]);
+        self.batch = batch;
+        self.judged += judged?;
+        self.tell_progress();
+        Ok(())
+    }
+
+    fn tell_progress(&self) {
+        self.progress.reached(self.batch.get(self.judged).map(|record| record.published_ms));
+    }
+
+    fn judge_some(&mut self, records: &[Record]) -> Result<usize, EvaluatorError> {
+        let begun = Instant::now();
+        let (mut events, mut bundle_bytes, mut judged) = (Vec::new(), 0, 0);
+        for record in records {
             let position = record.position;
             if let Some(lane) = self.lanes.get_mut(&position.partition) {
                 begin(&mut self.shard, &mut lane.waiting, position.offset)?;
             }
             let before = events.len();
             self.shard.judge(&record.tick, position, &mut events)?;
+            judged += 1;
             bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
             if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
                 bundle_bytes = 0;
                 self.hand_over(&mut events)?;
             }
+            if begun.elapsed() >= JUDGING_TIME {
+                break;
+            }
         }
         self.hand_over(&mut events)?;
-        self.stats.ticks.fetch_add(batch.len() as u64, Relaxed);
+        self.stats.ticks.fetch_add(judged as u64, Relaxed);
         let evaluations = self.shard.evaluations();
         self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
         self.counted.evaluations = evaluations;
-        Ok(())
+        Ok(judged)
+    }
+
+    /// The next offset of a partition to be judged.
+    fn position(&self, partition: u32) -> u64 {
+        let mut left = self.batch[self.judged..].iter().map(|record| record.position);
+        let next = left.find(|position| position.partition == partition);
+        next.map_or_else(|| self.reader.position(partition), |position| position.offset)
     }
 
     /// Hands events to the committer, waiting while its queue is full.
@@ -354,8 +397,10 @@ impl Worker {
             groups.entry(self.bus.partition_of(&group.symbol)).or_default().push(group);
         }
         let mut checkpoints = Vec::new();
-        for (partition, lane) in &mut self.lanes {
-            let next_offset = self.reader.position(*partition);
+        let partitions: Vec<u32> = self.lanes.keys().copied().collect();
+        for partition in &partitions {
+            let next_offset = self.position(*partition);
+            let lane = self.lanes.entry(*partition).or_default();
             let groups = groups.remove(partition).unwrap_or_default();
             let released = behind.released.remove(partition).unwrap_or_default();
             let handed_over = behind.handed_over.remove(partition).unwrap_or_default().into_iter();

@@ -22,13 +22,13 @@ macro_rules! rows {
 #[test]
 fn the_limits_are_those_of_the_code() {
     let rows = rows![
-        limits::MAX_MODULE_BYTES, limits::MAX_MANIFEST_BYTES, limits::MAX_PARAMS, limits::MAX_TYPES,
+        limits::MAX_MODULE_BYTES, limits::MAX_MANIFEST_BYTES, limits::MAX_PARAMS, limits::MAX_MIGRATES, limits::MAX_TYPES,
         limits::MAX_TYPE_VALUES, limits::MAX_FUNCTIONS, limits::MAX_LOCALS, limits::MAX_BODY_BYTES,
         limits::MAX_CODE_BYTES, limits::MAX_NESTING, limits::MAX_BLOCKS, limits::MAX_BR_TABLE_TARGETS,
         limits::MAX_GLOBALS, limits::MAX_EXPORTS, limits::MAX_SEGMENTS, limits::MAX_TABLE_ELEMENTS,
         limits::MAX_GUEST_PAGES, limits::MAX_INSTANCE_PAGES, limits::MAX_CUSTOM_BYTES, limits::MAX_VIOLATIONS,
         limits::FUEL_PER_EVALUATION, limits::WASM_STACK_BYTES, limits::THREAD_STACK_BYTES, limits::EPOCH_TICK_MS,
-        limits::EPOCH_DEADLINE_TICKS, limits::MAX_BINDINGS_PER_CALL, limits::MAX_CALL_STATE_BYTES,
+        limits::EPOCH_DEADLINE_TICKS, limits::MAX_BINDINGS_PER_CALL, limits::MAX_METERED_BINDINGS_PER_CALL, limits::MAX_CALL_STATE_BYTES,
         limits::FAULT_WINDOW_EVALUATIONS, limits::QUARANTINE_AFTER_FAULTS, limits::PROBE_AFTER_TICKS,
         limits::MAX_PROBE_DOUBLINGS;
         DEFAULT_MEMORY_MIB, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
