@@ -4,8 +4,8 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::rules;
 use crate::tools::{ASSEMBLYSCRIPT, ZIG};
+use crate::{apt, rules};
 
 /// Debian's packages that build rules where rustup has no wasm32 target.
 const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
@@ -16,7 +16,7 @@ const TOOLS: [(&str, &str); 4] = [("clang", "clang"), ("wasm-ld", "lld"), ("npm"
 
 /// Builds the example rules, then runs the tests of the whole workspace.
 pub(crate) fn run() -> Result<()> {
-    install(&missing(rules::can_build(), answers));
+    apt::install(&missing(rules::can_build(), answers));
     // The other compilers of docs/other-languages.md. Where this fails, the test that needs one fails.
     for compiler in [ASSEMBLYSCRIPT, ZIG] {
         compiler.install().unwrap_or_else(|error| crate::report(&error));
@@ -37,16 +37,6 @@ fn missing(can_build_rules: bool, has: impl Fn(&str) -> bool) -> Vec<&'static st
 
 fn answers(tool: &str) -> bool {
     Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-/// Installs packages where there is `apt-get`. Where this fails, what needs them says what to install.
-fn install(packages: &[&str]) {
-    if packages.is_empty() {
-        return;
-    }
-    for arguments in [&["update"][..], &[&["install", "--yes", "--quiet"], packages].concat()] {
-        let _ = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-    }
 }
 
 #[cfg(test)]
