@@ -1,8 +1,6 @@
 # The binary `tocsin`, alone in a small image, run by a user who is nobody else.
 
 FROM rust:1.95-bookworm AS builder
-# librdkafka is built from its source.
-RUN apt-get update && apt-get install --yes --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 # The caches spare the dependencies from a second build; they are no part of an image, so the binary is copied out.
@@ -19,7 +17,7 @@ USER tocsin
 WORKDIR /var/lib/tocsin
 VOLUME /var/lib/tocsin
 ENV TOCSIN_DATA_DIR=/var/lib/tocsin
-# Not `/ready`: a process that waits for a backend is well, and would not be helped by a restart.
+# By bash, since there is no other client in the image.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD ["bash", "-c", "\
     exec 3<>/dev/tcp/127.0.0.1/${PORT:-8080} && printf 'GET /health HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3 \
     && read -r -t 2 _ status _ <&3 && [ \"$status\" = 200 ]"]

@@ -9,7 +9,7 @@ pub(crate) fn install(packages: &[&str]) {
     }
     // Two runs of these tasks wait for each other and do not fail.
     let wait = ["-o", "DPkg::Lock::Timeout=300"];
-    let install = [&["install", "--yes", "--quiet", "--no-install-recommends"], packages].concat();
+    let install = [&["install", "--yes", "--quiet"], packages].concat();
     for arguments in [&["update", "--quiet"][..], &install] {
         let mut apt_get = Command::new("apt-get");
         apt_get.args(wait).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");

@@ -163,6 +163,8 @@ fn hold(folder: &Path, how: &Up) -> Result<()> {
         std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait for the end of standard input")
     });
     let ended = down(folder, true);
+    // Nobody else uses a folder that is held, so its lock may go. What a stranger put there stays, and so does the folder.
+    let _ = std::fs::remove_file(folder.join(state::LOCK_FILE)).and_then(|()| std::fs::remove_dir(folder));
     held.and(ended)
 }
 

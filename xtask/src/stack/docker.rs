@@ -9,7 +9,7 @@ use super::part::Part;
 use super::process::Condition;
 use super::state::State;
 
-/// How long the services may take until they are healthy, in seconds; images are pulled before.
+/// How long the services may take until they are healthy, in seconds, once their images are there.
 const READY_BOUND_S: &str = "120";
 
 /// Whether an engine answers, and the client has `compose`.
@@ -32,7 +32,6 @@ pub(super) fn start(state: &State, parts: &[Part]) -> Result<()> {
     if !paused.is_empty() {
         run(state, &["unpause"], &paused)?;
     }
-    run(state, &["pull", "--quiet", "--policy", "missing"], parts)?;
     run(state, &["up", "--detach", "--wait", "--wait-timeout", READY_BOUND_S], parts)
 }
 

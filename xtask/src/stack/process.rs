@@ -51,6 +51,7 @@ struct Stat {
     process: Process,
     parent: i32,
     state: char,
+    threads: u32,
 }
 
 impl Process {
@@ -69,8 +70,10 @@ impl Process {
 
     pub(super) fn condition(self) -> Condition {
         match stat(self.pid) {
-            // One that has ended may wait for a parent that never asks for it.
-            Some(Stat { state: 'Z' | 'X', .. }) | None => Condition::Stopped,
+            None => Condition::Stopped,
+            // One that has ended may wait for a parent that never asks for it. With threads left it has not quite ended,
+            // and holds its ports still.
+            Some(Stat { state: 'Z' | 'X', threads: 0 | 1, .. }) => Condition::Stopped,
             Some(Stat { process, .. }) if process != self => Condition::Stopped,
             Some(Stat { state: 'T', .. }) => Condition::Paused,
             Some(_) => Condition::Running,
@@ -184,7 +187,8 @@ fn stat(pid: i32) -> Option<Stat> {
     // The second field is a name in parentheses, which may itself have some.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let process = Process { pid, started_ticks: fields.get(19)?.parse().ok()? };
-    Some(Stat { process, parent: fields.get(1)?.parse().ok()?, state: fields.first()?.chars().next()? })
+    let state = fields.first()?.chars().next()?;
+    Some(Stat { process, parent: fields.get(1)?.parse().ok()?, state, threads: fields.get(17)?.parse().ok()? })
 }
 
 #[cfg(test)]

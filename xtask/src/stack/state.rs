@@ -14,6 +14,9 @@ use super::{ports, random};
 
 const FILE: &str = "state.json";
 
+/// Stays when a stack is removed: another run may wait for it.
+pub(super) const LOCK_FILE: &str = "lock";
+
 /// A stack: what is decided when it comes up for the first time, and its processes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
@@ -135,7 +138,7 @@ impl State {
 /// Keeps other runs of the task from a stack, as long as it lives. Whoever has it may change the stack.
 pub(super) fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let file = folder.join("lock");
+    let file = folder.join(LOCK_FILE);
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
     let locked = open.and_then(|open| open.lock().map(|()| open));
     locked.with_context(|| format!("cannot lock {}", file.display()))
