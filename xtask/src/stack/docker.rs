@@ -23,12 +23,8 @@ pub(super) fn answers() -> bool {
 
 /// Starts services, and waits until they are healthy.
 pub(super) fn start(state: &State, parts: &[Part]) -> Result<()> {
-    let paused: Vec<Part> = conditions(state)?
-        .into_iter()
-        .filter(|(_, condition)| *condition == Condition::Paused)
-        .map(|(part, _)| part)
-        .collect();
-    let paused: Vec<Part> = paused.into_iter().filter(|part| parts.contains(part)).collect();
+    let is_paused = |(part, condition)| (condition == Condition::Paused && parts.contains(&part)).then_some(part);
+    let paused: Vec<Part> = conditions(state)?.into_iter().filter_map(is_paused).collect();
     if !paused.is_empty() {
         run(state, &["unpause"], &paused)?;
     }

@@ -57,7 +57,13 @@ pub(super) fn install() -> Result<()> {
 fn fetch(folder: &Path) -> Result<()> {
     write(&folder.join("pom.xml"), POM)?;
     let mut mvn = Command::new("mvn");
-    mvn.args(["--quiet", "--batch-mode", "-Dstyle.color=never", "dependency:copy-dependencies", "-DoutputDirectory=libs.part"]);
+    mvn.args([
+        "--quiet",
+        "--batch-mode",
+        "-Dstyle.color=never",
+        "dependency:copy-dependencies",
+        "-DoutputDirectory=libs.part",
+    ]);
     let status = mvn.current_dir(folder).stdin(Stdio::null()).stdout(std::io::stderr()).status();
     ensure!(status.context("cannot start mvn")?.success(), "Maven did not fetch Kafka's jars: see above");
     std::fs::rename(folder.join("libs.part"), folder.join("libs")).context("cannot keep Kafka's jars")
