@@ -30,7 +30,7 @@ const OWN_TOPIC_PARTITIONS: u32 = 4;
 
 /// Installs what is missing: Java, Maven, the jars.
 pub(super) fn install() -> Result<()> {
-    let lock = tools::target_folder()?.join("tools").join("lock");
+    let lock = tools::folder()?.join("lock");
     let folder = folder()?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
@@ -140,7 +140,7 @@ fn java() -> Result<Command> {
 }
 
 fn folder() -> Result<PathBuf> {
-    Ok(tools::target_folder()?.join("tools").join(FOLDER))
+    Ok(tools::folder()?.join(FOLDER))
 }
 
 fn answers(program: &str, argument: &str) -> bool {
