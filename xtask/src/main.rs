@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod apt;
 mod fuzz;
 mod rules;
+mod stack;
 mod test;
 mod tools;
 mod wat;
@@ -24,6 +26,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Build rules to WebAssembly: the examples, or a crate of yours.
     Rules(rules::Args),
+    /// Kafka, Redis and PostgreSQL to develop against.
+    Stack(stack::Args),
     /// Run every test, building what they need.
     Test,
     /// Assemble WebAssembly text, manifest included; without arguments, the built-in rules.
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Rules(args) => rules::run(&args),
+        Task::Stack(args) => stack::run(&args),
         Task::Test => test::run(),
         Task::Wat(args) => wat::run(&args),
     };

@@ -1,31 +1,74 @@
-//! `cargo xtask test`: every test, with what they need installed and built first.
+//! `cargo xtask test`: every test, with what they need installed, built and started first.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::rules;
 use crate::tools::{ASSEMBLYSCRIPT, ZIG};
+use crate::{apt, rules};
 
 /// Debian's packages that build rules where rustup has no wasm32 target.
 const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
 
 /// Tools that tests start, each with its Debian package: the first two build rules in C, npm fetches the compiler of
-/// AssemblyScript, and the last runs the README's lines.
-const TOOLS: [(&str, &str); 4] = [("clang", "clang"), ("wasm-ld", "lld"), ("npm", "npm"), ("curl", "curl")];
+/// AssemblyScript, curl runs the README's lines, and the last reads docker-compose.yml.
+const TOOLS: [(&str, &str); 5] =
+    [("clang", "clang"), ("wasm-ld", "lld"), ("npm", "npm"), ("curl", "curl"), ("docker-compose", "docker-compose")];
 
-/// Builds the example rules, then runs the tests of the whole workspace.
+/// Builds the example rules, brings a stack up, and runs the tests of the whole workspace against it.
 pub(crate) fn run() -> Result<()> {
-    install(&missing(rules::can_build(), answers));
+    apt::install(&missing(rules::can_build(), answers));
     // The other compilers of docs/other-languages.md. Where this fails, the test that needs one fails.
     for compiler in [ASSEMBLYSCRIPT, ZIG] {
         compiler.install().unwrap_or_else(|error| crate::report(&error));
     }
     rules::run(&rules::Args::default())?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["test", "--workspace", "--no-fail-fast"]).status()?;
-    ensure!(status.success(), "a test failed: see above");
+    let stack = HeldStack::up()?;
+    // A test against it must not mistake a stack of the user's for its own.
+    let environment = stack.environment.iter().map(|(name, value)| (format!("TOCSIN_TEST_{name}"), value));
+    let status = Command::new(cargo).args(["test", "--workspace", "--no-fail-fast"]).envs(environment).status();
+    stack.down()?;
+    ensure!(status?.success(), "a test failed: see above");
     Ok(())
+}
+
+/// A fresh stack in a folder for temporary files. Another process holds it, out of reach of an interrupt at the terminal,
+/// and takes it down when this one ends, however it does.
+struct HeldStack {
+    holder: Child,
+    /// The variables that the server reads.
+    environment: Vec<(String, String)>,
+}
+
+impl HeldStack {
+    fn up() -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("tocsin-test-{}", std::process::id()));
+        let mut hold = Command::new(std::env::current_exe().context("cannot find this program")?);
+        hold.args(["stack", "hold", "--dir"]).arg(folder).process_group(0);
+        let mut holder = hold.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a stack")?;
+        let lines = BufReader::new(holder.stdout.take().expect("it is piped")).lines();
+        let mut environment = Vec::new();
+        for line in lines {
+            let line = line.context("cannot read what the stack tells")?;
+            let Some((name, value)) = line.split_once('=') else {
+                // An empty line: that is all.
+                return Ok(Self { holder, environment });
+            };
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+        holder.wait().context("cannot wait for the stack")?;
+        bail!("tests need Kafka, Redis and PostgreSQL, and there is no stack of them: see above")
+    }
+
+    fn down(mut self) -> Result<()> {
+        // Waiting closes the pipe, for whose end the holder waits.
+        let status = self.holder.wait().context("cannot wait for the stack")?;
+        ensure!(status.success(), "the stack was not taken down: see above");
+        Ok(())
+    }
 }
 
 /// The packages that this machine lacks.
@@ -36,17 +79,10 @@ fn missing(can_build_rules: bool, has: impl Fn(&str) -> bool) -> Vec<&'static st
 }
 
 fn answers(tool: &str) -> bool {
-    Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-/// Installs packages where there is `apt-get`. Where this fails, what needs them says what to install.
-fn install(packages: &[&str]) {
-    if packages.is_empty() {
-        return;
-    }
-    for arguments in [&["update"][..], &[&["install", "--yes", "--quiet"], packages].concat()] {
-        let _ = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-    }
+    let succeeds = |tool: &str, arguments: &[&str]| {
+        Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success())
+    };
+    succeeds(tool, &["--version"]) || (tool == "docker-compose" && succeeds("docker", &["compose", "version"]))
 }
 
 #[cfg(test)]
@@ -57,6 +93,9 @@ mod tests {
     fn only_what_is_missing_is_installed() {
         assert!(missing(true, |_| true).is_empty());
         assert_eq!(missing(true, |tool| tool != "wasm-ld"), ["lld"]);
-        assert_eq!(missing(false, |tool| tool == "curl"), [&RULE_PACKAGES[..], &["clang", "lld", "npm"]].concat());
+        assert_eq!(
+            missing(false, |tool| tool == "curl"),
+            [&RULE_PACKAGES[..], &["clang", "lld", "npm", "docker-compose"]].concat()
+        );
     }
 }

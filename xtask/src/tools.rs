@@ -63,9 +63,14 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
     }
 }
 
+/// The folder of the tools.
+pub(crate) fn folder() -> Result<PathBuf> {
+    Ok(target_folder()?.join(FOLDER))
+}
+
 /// The PATH, with the folder of the tools before all others.
 pub(crate) fn path() -> Result<OsString> {
-    let bin = target_folder()?.join(FOLDER).join("bin");
+    let bin = folder()?.join("bin");
     let theirs = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&theirs))).context("the PATH cannot be read")
 }
@@ -82,7 +87,7 @@ impl Tool {
         if self.answers()? {
             return Ok(());
         }
-        let folder = target_folder()?.join(FOLDER);
+        let folder = folder()?;
         let bin = folder.join("bin");
         std::fs::create_dir_all(&bin).with_context(|| format!("cannot make the folder {}", bin.display()))?;
         let programs = match self.registry {
