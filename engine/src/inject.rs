@@ -21,7 +21,7 @@ use wasmparser::Operator;
 
 use crate::cost::{BULK_BYTES_SHIFT, Metering};
 use crate::inspect::{Inspection, store};
-use crate::limits::{FUEL_PER_EVALUATION, MAX_INSTANCE_PAGES};
+use crate::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, MAX_INSTANCE_PAGES};
 
 /// The export of the driver: `(params: i32, state: i32, count: i32) -> i64`, the number of bindings judged in the
 /// upper half and the number of answers in the lower.
@@ -299,14 +299,17 @@ impl Injector<'_> {
     }
 
     /// A driver: judges `count` bindings, those from the first one of a table on or those of a list, and stops early
-    /// when the answers fill the mailbox. An answer is written for every code but hold; an unwritten answer's verdict is
+    /// when the answers fill the mailbox, or when [`FUEL_PER_CALL`] is burnt. An answer is written for every code but hold; an unwritten answer's verdict is
     /// zero when `evaluate` is called, as far as the host will read it.
     fn driver(&self, whom: Whom) -> Function {
         use Instruction as I;
         let manifest = &self.inspection.manifest;
         let answers = self.mailbox() + ANSWERS_AT as i32;
-        let mut body = Function::new([(5, ValType::I32)]);
+        let mut body = Function::new([(5, ValType::I32), (1, ValType::I64)]);
         body.instruction(&I::I32Const(answers)).instruction(&I::LocalSet(ANSWER));
+        if self.metered() {
+            body.instruction(&I::I64Const(FUEL_PER_CALL as i64)).instruction(&I::LocalSet(FUEL_LEFT));
+        }
         body.instruction(&I::Loop(BlockType::Empty));
         if whom == Whom::Listed {
             for (offset, local) in [(0, PARAMS), (4, STATE)] {
@@ -361,11 +364,20 @@ impl Injector<'_> {
             }
         }
         add(&mut body, SLOT, 1);
-        body.instruction(&I::LocalGet(SLOT))
-            .instruction(&I::LocalGet(COUNT))
-            .instruction(&I::I32LtU)
-            .instruction(&I::BrIf(0))
-            .instruction(&I::End);
+        body.instruction(&I::LocalGet(SLOT)).instruction(&I::LocalGet(COUNT)).instruction(&I::I32LtU);
+        if self.metered() {
+            // What the evaluation has left of its own fuel was not burnt.
+            body.instruction(&I::LocalGet(FUEL_LEFT))
+                .instruction(&I::I64Const(FUEL_PER_EVALUATION as i64))
+                .instruction(&I::I64Sub)
+                .instruction(&I::GlobalGet(self.fuel_global()))
+                .instruction(&I::I64Add)
+                .instruction(&I::LocalTee(FUEL_LEFT))
+                .instruction(&I::I64Const(0))
+                .instruction(&I::I64GtS)
+                .instruction(&I::I32And);
+        }
+        body.instruction(&I::BrIf(0)).instruction(&I::End);
         push_result(&mut body, SLOT, ANSWER, answers);
         body.instruction(&I::End);
         body
@@ -398,6 +410,7 @@ const ANSWER: u32 = 4;
 const CODE: u32 = 5;
 const PARAMS: u32 = 6;
 const STATE: u32 = 7;
+const FUEL_LEFT: u32 = 8;
 
 /// An aligned 32-bit word at an offset.
 fn at(offset: usize) -> MemArg {

@@ -2,13 +2,12 @@
 
 use tocsin_rules_sdk::abi;
 
-use crate::cost::Metering;
 use crate::domain::{Evidence, Tick};
 use crate::fault::Fault;
 use crate::group::Group;
 use crate::inject::MAX_LISTED;
 use crate::instance::{Answer, CallEnd, Instance, MemoryError};
-use crate::limits::{MAX_BINDINGS_PER_CALL, MAX_CALL_STATE_BYTES, MAX_METERED_BINDINGS_PER_CALL};
+use crate::limits::{MAX_BINDINGS_PER_CALL, MAX_CALL_STATE_BYTES};
 use crate::purity::{self, Audit, Impurity};
 use crate::runtime::Rule;
 use crate::wake::Band;
@@ -172,12 +171,8 @@ impl Group {
         bench.evaluations += left.len() as u64;
         instance.set_tick(tick);
         let fitting = MAX_CALL_STATE_BYTES.checked_div(state_bytes).unwrap_or(usize::MAX).max(1);
-        let bindings = match instance.rule().metering() {
-            Metering::Certified { .. } => MAX_BINDINGS_PER_CALL,
-            Metering::Metered => MAX_METERED_BINDINGS_PER_CALL,
-        };
         let most = match left {
-            Chunk::Range(..) => fitting.min(bindings as usize),
+            Chunk::Range(..) => fitting.min(MAX_BINDINGS_PER_CALL as usize),
             Chunk::Listed(_) => fitting.min(MAX_LISTED),
         };
         while left.len() > 0 {

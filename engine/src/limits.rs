@@ -83,8 +83,9 @@ pub const EPOCH_DEADLINE_TICKS: u64 = 200;
 /// Bindings judged by one call into the sandbox: it bounds how long a call can take.
 pub const MAX_BINDINGS_PER_CALL: u32 = 1024;
 
-/// The same for a rule on a meter. Where each of them burns all of its fuel, a call takes some ten milliseconds.
-pub const MAX_METERED_BINDINGS_PER_CALL: u32 = 256;
+/// Fuel after which one call ends early, and another one judges the rest: where bindings burn all that they have on the
+/// dearest operations, some ten milliseconds.
+pub const FUEL_PER_CALL: u64 = 2_000_000;
 
 /// The most state, in bytes, that is copied aside for one call, to be put back after a fault: it should fit the
 /// processor's first cache. Large states are judged in smaller calls.
