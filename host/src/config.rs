@@ -1,6 +1,8 @@
 //! The configuration of `tocsin serve`, in two stages: [`ServeArgs`] is what was typed or set in the environment,
 //! [`Settings`] is what is needed, checked.
 
+pub mod env_file;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
