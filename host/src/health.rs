@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use tocsin_engine::domain::RuleRef;
 
-use crate::ingest::FeedStatus;
+use crate::bus::Clock;
+use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::store::Store;
 
 /// How long the store may take to answer before it counts as away.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connected feed that sends no frame for so long is told of. Finnhub's own pings come once a minute, so at night this
+/// comes and goes; in trading hours a feed of several symbols is never this quiet.
+const FEED_SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// Impure rules that are told by name.
 const MAX_IMPURE_RULES_TOLD: u32 = 5;
@@ -23,6 +28,7 @@ struct Inner {
     store: Store,
     feed: Option<Arc<FeedStatus>>,
     evaluating: AtomicBool,
+    clock: Clock,
 }
 
 /// How a process is.
@@ -34,14 +40,16 @@ pub struct HealthReport {
     pub feed: &'static str,
     /// Whether the feed is connected. A feed that is not makes a process no less ready: it reconnects.
     pub feed_connected: bool,
+    /// Frames and trades of the feed that gave no tick since the start, by reason; reasons that were not met are left out.
+    pub feed_rejected: Vec<(RejectReason, u64)>,
     /// What is wrong, for people.
     pub problems: Vec<String>,
 }
 
 impl Health {
     /// The health of a process with this store and feed.
-    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>) -> Self {
-        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true) }))
+    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>, clock: Clock) -> Self {
+        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true), clock }))
     }
 
     /// Says that evaluation has stopped.
@@ -79,12 +87,61 @@ impl Health {
         let ready = problems.is_empty();
         problems.extend(impure);
         let Some(status) = &self.0.feed else {
-            return HealthReport { ready, feed: "none", feed_connected: false, problems };
+            return HealthReport { ready, feed: "none", feed_connected: false, feed_rejected: Vec::new(), problems };
         };
         let feed = status.snapshot();
-        if let Some(problem) = feed.last_error.filter(|_| !feed.connected) {
-            problems.push(format!("the feed is not connected: {}", problem.text));
-        }
-        HealthReport { ready, feed: feed.kind.label(), feed_connected: feed.connected, problems }
+        let (kind, feed_connected) = (feed.kind.label(), feed.connected);
+        let feed_rejected = feed.rejections().collect();
+        problems.extend(feed_problem(feed, (self.0.clock)()));
+        HealthReport { ready, feed: kind, feed_connected, feed_rejected, problems }
+    }
+}
+
+/// What is wrong with a feed now. The process is no less ready for it: nobody else would have the ticks.
+fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
+    if !feed.connected {
+        return feed.last_error.map(|problem| format!("the feed is not connected: {}", problem.text));
+    }
+    let silent_ms = u64::try_from(now_ms.saturating_sub(feed.last_heard_at_ms?)).unwrap_or(0);
+    let silent = Duration::from_millis(silent_ms);
+    (silent >= FEED_SILENT_AFTER).then(|| {
+        format!(
+            "the feed is connected, but nothing has come for {} s: the market may be closed, or the feed stuck",
+            silent.as_secs()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+    use crate::ingest::FeedKind;
+
+    #[tokio::test]
+    async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(dir.path()).await.unwrap();
+        let (feed, now_ms) = (Arc::new(FeedStatus::new(FeedKind::Finnhub)), Arc::new(AtomicI64::new(1_000_000)));
+        let clock = now_ms.clone();
+        let health = Health::new(store, Some(feed.clone()), Arc::new(move || clock.load(Relaxed)));
+        let problems = async || {
+            let report = health.report().await;
+            assert!(report.ready);
+            report.problems.join("; ")
+        };
+        assert_eq!(problems().await, "", "it has not begun");
+        feed.set_connected(1_000_000);
+        now_ms.store(1_029_999, Relaxed);
+        assert_eq!(problems().await, "");
+        now_ms.store(1_030_000, Relaxed);
+        assert!(problems().await.contains("nothing has come for 30 s"), "{}", problems().await);
+        feed.count_frame(1_030_000);
+        feed.count_rejected(RejectReason::NotJson);
+        assert_eq!(problems().await, "", "the next frame clears it");
+        assert_eq!(health.report().await.feed_rejected, [(RejectReason::NotJson, 1)]);
+        now_ms.store(0, Relaxed);
+        assert_eq!(problems().await, "", "a clock that was set back is no silence");
     }
 }

@@ -9,10 +9,13 @@ mod binance;
 mod connect;
 mod finnhub;
 #[cfg(test)]
+mod log_tests;
+#[cfg(test)]
 mod loopback_tests;
 mod protocol;
 #[cfg(test)]
 mod recorded_tests;
+mod rejects;
 mod secret;
 mod session;
 #[cfg(test)]

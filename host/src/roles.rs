@@ -63,7 +63,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock, drain.clone()).await?;
     control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
-    let health = Health::new(store.clone(), status.clone());
+    let health = Health::new(store.clone(), status.clone(), system_clock());
     let api = Api {
         control,
         prices: prices.clone(),
@@ -72,7 +72,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         tickers: settings.tickers.clone().into(),
         tenant: Tenant::standard(),
     };
-    let stats = evaluator.stats();
+    let (stats, feed_status) = (evaluator.stats(), status.clone());
 
     let mut front = JoinSet::new();
     let (rest_api, rest_stop) = (api.clone(), stop.clone());
@@ -88,7 +88,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         prices::project(project_bus, project_prices, project_drain).await.context("projecting prices")
     });
     back.spawn(watch_evaluator(evaluator, health));
-    back.spawn(summary::run(stats, bus.clone(), drain.clone()));
+    back.spawn(summary::run(stats, feed_status, bus.clone(), drain.clone()));
 
     announce(&settings, rest_address, grpc_address);
     let ended = run_until_stopped(&mut front, &mut back, &stop).await;

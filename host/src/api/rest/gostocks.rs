@@ -1,5 +1,7 @@
 //! GoStocks' routes, as its clients know them member for member, and `/ready`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -34,6 +36,8 @@ struct HealthBody {
     feed: &'static str,
     /// Whether the feed is connected.
     feed_connected: bool,
+    /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
+    feed_rejected: BTreeMap<&'static str, u64>,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -111,8 +115,9 @@ async fn health(State(served): State<Served>) -> (StatusCode, Json<HealthBody>) 
     let report = served.api.health.report().await;
     let (code, status) =
         if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    let feed_rejected = report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect();
     let (feed, feed_connected, problems) = (report.feed, report.feed_connected, report.problems);
-    (code, Json(HealthBody { status, service: "gateway", feed, feed_connected, problems }))
+    (code, Json(HealthBody { status, service: "gateway", feed, feed_connected, feed_rejected, problems }))
 }
 
 /// Whether the server can do its work, for probes.
