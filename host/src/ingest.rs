@@ -17,6 +17,7 @@ mod protocol;
 mod recorded_tests;
 mod rejects;
 mod secret;
+mod server;
 mod session;
 #[cfg(test)]
 mod session_tests;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use finnhub::TOO_MANY_SYMBOLS;
 pub use secret::Secret;
+pub use server::{FeedServer, FeedServerError};
 pub use status::{FeedKind, FeedProblem, FeedSnapshot, FeedStatus, RejectReason};
 
 use binance::Streams;

@@ -278,7 +278,8 @@ async fn the_key_is_shown_nowhere() {
         shown += &format!("{status:?} {snapshot:?}\n");
     }
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    for part in ["connected", "check FINNHUB_API_KEY", "retry_in_ms"] {
+    for part in ["connected", "check FINNHUB_API_KEY", "retry_in_ms", "not the one of --token", " address=\"127.0.0.1:"]
+    {
         assert!(log.contains(part), "the log was captured: {log}");
     }
     assert!(!log.contains(KEY), "{log}");
