@@ -70,6 +70,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         bus: bus.clone(),
         health: health.clone(),
         tickers: settings.tickers.clone().into(),
+        warned: Arc::default(),
         tenant: Tenant::standard(),
     };
     let (stats, feed_status) = (evaluator.stats(), status.clone());
