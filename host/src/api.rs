@@ -4,16 +4,19 @@
 mod fixture;
 pub mod grpc;
 pub mod rest;
+mod unserved;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tocsin_engine::domain::{Symbol, Tenant};
+use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
 use crate::bus::Bus;
 use crate::control::Control;
 use crate::health::Health;
 use crate::prices::Prices;
+
+pub use self::unserved::Warned;
 
 /// How long a client may read nothing, once all buffers between it and the server are full, before its connection is
 /// cut. What a stream has not sent by then is behind its cursor.
@@ -32,6 +35,29 @@ pub struct Api {
     pub health: Health,
     /// What is subscribed and served.
     pub tickers: Arc<[Symbol]>,
+    /// Of which symbols the log has been warned that nobody serves them.
+    pub warned: Arc<Warned>,
     /// Who asks: [`Tenant::standard`] until authentication comes.
     pub tenant: Tenant,
+}
+
+impl Api {
+    /// The symbols of a new alert that are none of this server's. It is an alert all the same, since ticks may come from
+    /// elsewhere; but a symbol that was misspelt would never be noticed.
+    fn note_unserved(&self, alert: &Alert) -> Vec<Symbol> {
+        let symbols = alert.bindings.iter().map(|binding| &binding.symbol);
+        let unserved: Vec<_> = symbols.filter(|symbol| !self.tickers.contains(symbol)).cloned().collect();
+        unserved.iter().for_each(|symbol| self.warned.warn(symbol));
+        unserved
+    }
+}
+
+/// What GoStocks answers to a new price alert, in both protocols.
+fn price_alert_message(symbol: &str, condition: &str, target: f64) -> String {
+    // Cents mean nothing up there, and 1e308 in full has 309 digits.
+    const LARGEST_IN_FULL: f64 = 1e15;
+    match target < LARGEST_IN_FULL {
+        true => format!("Alert created: {symbol} {condition} ${target:.2}"),
+        false => format!("Alert created: {symbol} {condition} ${target:e}"),
+    }
 }

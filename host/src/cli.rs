@@ -19,10 +19,10 @@ mod table;
 mod tests;
 mod watch;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use reqwest::Url;
 
@@ -136,15 +136,29 @@ impl Cli {
 
     /// Reads a command line; its first word is the program's name.
     fn try_parse_from(args: Vec<OsString>) -> Result<Self, clap::Error> {
-        let typed = Typed::try_parse_from(with_command(args))?;
+        let matches = without_empty_variables(Typed::command()).try_get_matches_from(with_command(args))?;
+        let typed = Typed::from_arg_matches(&matches)?;
         Ok(Self { command: typed.command, global: typed.global })
     }
 }
 
-/// A command line that cannot be understood, without the word that announces it on a terminal.
+/// A variable that is set to nothing, as `PORT=` in a file, counts as not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|argument| match argument.get_env().is_some_and(is_empty) {
+        true => argument.env(None),
+        false => argument,
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// A command line that cannot be understood, in a line for programs: what clap says before the usage, without the word
+/// that announces it on a terminal.
 fn usage_failure(error: &clap::Error) -> Failure {
     let text = error.to_string();
-    Failure::Local(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned())
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let what = text.split("\n\n").next().unwrap_or(text);
+    Failure::Local(what.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
 /// Puts `serve` where the command is missing, so that its options are understood without it. Left alone are command

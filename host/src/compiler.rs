@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use tocsin_engine::Engine;
 use tocsin_engine::domain::Digest;
-use tocsin_engine::violation::Violation;
+use tocsin_engine::limits::MAX_MODULE_BYTES;
+use tocsin_engine::violation::{Code, Rejection, Violation};
 use tokio::task::JoinError;
 
 pub use self::child::{ChildArgs, run_child};
@@ -56,6 +57,16 @@ impl Default for CompileLimits {
     fn default() -> Self {
         Self { memory_mib: DEFAULT_MEMORY_MIB, cpu_s: DEFAULT_CPU_S, deadline_ms: DEFAULT_DEADLINE_MS }
     }
+}
+
+/// Refuses a module of too many bytes, whatever they are: what stands in them is not looked at.
+pub fn check_size(module: &[u8]) -> Result<(), Rejection> {
+    if module.len() <= MAX_MODULE_BYTES {
+        return Ok(());
+    }
+    let text =
+        format!("the module is larger than the {MAX_MODULE_BYTES} bytes allowed: build it optimised and stripped");
+    Err(Rejection { violations: vec![Violation::new(Code::Limit, text)] })
 }
 
 /// Why a module is compiled.

@@ -1,9 +1,14 @@
 //! The configuration of `tocsin serve`, in two stages: [`ServeArgs`] is what was typed or set in the environment,
 //! [`Settings`] is what is needed, checked.
 
+pub mod env_file;
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -13,12 +18,15 @@ use tocsin_engine::{Judging, Waking};
 use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::evaluator::EvaluatorConfig;
-use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, Secret};
+use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
 use crate::store::BindingCaps;
 use crate::telemetry::LogFormat;
 
 /// What is subscribed and served without `TICKERS`.
 const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
+
+/// Hosts of this domain serve nobody without a key.
+const FINNHUB_DOMAIN: &str = "finnhub.io";
 
 /// The most tickers: Finnhub's free plan takes 50, and each connection of Binance 1,024.
 const MAX_TICKERS: usize = 1024;
@@ -57,7 +65,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_FEED", value_enum, default_value_t)]
     pub feed: FeedChoice,
 
-    /// Finnhub's API key. Without a key and a URL, prices are simulated
+    /// Finnhub's API key. Without a key and a URL, prices are simulated. A server of one's own may need none
     #[arg(long, env = "FINNHUB_API_KEY", hide_env_values = true, default_value = "", value_name = "KEY")]
     pub finnhub_api_key: String,
 
@@ -82,15 +90,15 @@ pub struct ServeArgs {
     pub partitions: u32,
 
     /// Ticks kept in the embedded log, in MiB; the oldest go first
-    #[arg(long, env = "TOCSIN_RETENTION_MIB", default_value_t = 1024, value_name = "MIB")]
+    #[arg(long, env = "TOCSIN_RETENTION_MIB", default_value_t = 1024, value_name = "MIB", value_parser = from_one::<u64>)]
     pub retention_mib: u64,
 
     /// Hours that ticks are kept in the embedded log
-    #[arg(long, env = "TOCSIN_RETENTION_HOURS", default_value_t = 168, value_name = "HOURS")]
+    #[arg(long, env = "TOCSIN_RETENTION_HOURS", default_value_t = 168, value_name = "HOURS", value_parser = from_one::<u64>)]
     pub retention_hours: u64,
 
     /// Threads that evaluate rules [default: one for each core, at most one for each partition]
-    #[arg(long, env = "TOCSIN_WORKERS", value_name = "N")]
+    #[arg(long, env = "TOCSIN_WORKERS", value_name = "N", value_parser = from_one::<usize>)]
     pub workers: Option<usize>,
 
     /// Milliseconds between checkpoints: what is evaluated again after a crash
@@ -210,11 +218,11 @@ impl ServeArgs {
             )));
         }
         let tickers = parse_tickers(&self.tickers)?;
-        let feed = self.feed(&tickers);
+        let feed = self.feed(&tickers)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let retention = Retention {
-            retention_bytes: Some(self.retention_mib.max(1) << 20),
-            retention_ms: Some(self.retention_hours.max(1) * 3_600_000),
+            retention_bytes: Some(self.retention_mib.saturating_mul(1 << 20)),
+            retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
             data_dir: self.data_dir,
@@ -245,33 +253,54 @@ impl ServeArgs {
                 cpu_s: self.compile_cpu_s,
                 deadline_ms: self.compile_deadline_ms,
             },
-            ignored: FUTURE_BACKENDS.into_iter().filter(|name| std::env::var_os(name).is_some()).collect(),
+            ignored: FUTURE_BACKENDS
+                .into_iter()
+                .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+                .collect(),
         })
     }
 
-    fn feed(&self, symbols: &[Symbol]) -> Option<Feed> {
+    fn feed(&self, symbols: &[Symbol]) -> Result<Option<Feed>, ConfigError> {
         let symbols = symbols.to_vec();
-        let or = |url: &str, default: &str| if url.is_empty() { default.to_owned() } else { url.to_owned() };
-        let finnhub = || Feed::Finnhub {
-            url: or(&self.finnhub_url, FINNHUB_URL),
-            key: Secret::new(self.finnhub_api_key.clone()),
-            symbols: symbols.clone(),
-        };
-        let simulated = || Feed::Simulated {
-            seed: self.simulated_seed,
-            symbols: symbols.clone(),
-            ticks_per_second: self.simulated_rate,
-        };
-        match self.feed {
-            FeedChoice::Auto if self.finnhub_api_key.is_empty() && self.finnhub_url.is_empty() => Some(simulated()),
-            FeedChoice::Auto | FeedChoice::Finnhub => Some(finnhub()),
-            FeedChoice::Binance => {
-                Some(Feed::Binance { url: or(&self.binance_url, BINANCE_URL), symbols: symbols.clone() })
+        let has_finnhub = !(self.finnhub_api_key.trim().is_empty() && self.finnhub_url.trim().is_empty());
+        Ok(match self.feed {
+            FeedChoice::Finnhub => Some(self.finnhub(symbols)?),
+            FeedChoice::Auto if has_finnhub => Some(self.finnhub(symbols)?),
+            FeedChoice::Auto | FeedChoice::Simulated => {
+                Some(Feed::Simulated { seed: self.simulated_seed, symbols, ticks_per_second: self.simulated_rate })
             }
-            FeedChoice::Simulated => Some(simulated()),
+            FeedChoice::Binance => {
+                let server = feed_server("BINANCE_URL", &self.binance_url, BINANCE_URL)?;
+                Some(Feed::Binance { url: server.url, symbols })
+            }
             FeedChoice::None => None,
-        }
+        })
     }
+
+    fn finnhub(&self, symbols: Vec<Symbol>) -> Result<Feed, ConfigError> {
+        let server = feed_server("FINNHUB_URL", &self.finnhub_url, FINNHUB_URL)?;
+        let key = Secret::new(self.finnhub_api_key.clone());
+        // Another server than Finnhub's decides for itself whether it wants a key.
+        if key.is_empty() && server.host.ends_with(FINNHUB_DOMAIN) {
+            return Err(ConfigError(
+                "FINNHUB_API_KEY is not set, and Finnhub serves nobody without a key: set it, or choose another \
+                 TOCSIN_FEED (binance needs no key, simulated no network)"
+                    .into(),
+            ));
+        }
+        Ok(Feed::Finnhub { url: server.url, key, symbols })
+    }
+}
+
+/// Where a feed connects to: what was given for `setting`, or the default.
+fn feed_server(setting: &str, given: &str, default: &str) -> Result<FeedServer, ConfigError> {
+    let url = if given.trim().is_empty() { default } else { given.trim() };
+    FeedServer::parse(url).map_err(|error| ConfigError(format!("{setting}: {error}")))
+}
+
+/// Reads a number that must not be 0.
+pub(crate) fn from_one<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
+    text.parse().ok().filter(|number| *number != T::default()).ok_or_else(|| "give a whole number from 1".into())
 }
 
 /// Reads a comma-separated list; quotes and backslashes around a ticker are what some `.env` files leave.
@@ -291,68 +320,5 @@ fn parse_tickers(list: &str) -> Result<Vec<Symbol>, ConfigError> {
         0 => Err(ConfigError(format!("TICKERS: {list:?} names no instrument; give for example AAPL,MSFT"))),
         1..=MAX_TICKERS => Ok(tickers),
         many => Err(ConfigError(format!("TICKERS: {many} instruments, more than the {MAX_TICKERS} allowed"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Typed {
-        #[command(flatten)]
-        args: ServeArgs,
-    }
-
-    fn settle(args: &[&str]) -> Result<Settings, ConfigError> {
-        Typed::parse_from(["tocsin"].iter().chain(args)).args.settle()
-    }
-
-    #[track_caller]
-    fn tickers(list: &str, expect: &[&str]) {
-        let parsed = parse_tickers(list).unwrap();
-        assert_eq!(parsed.iter().map(Symbol::as_str).collect::<Vec<_>>(), expect);
-    }
-
-    #[test]
-    fn tickers_are_trimmed_of_what_env_files_leave() {
-        tickers(DEFAULT_TICKERS, &["AAPL", "BINANCE:BTCUSDT", "IC MARKETS:1"]);
-        tickers(r#""btcusdt,ethusdt""#, &["BTCUSDT", "ETHUSDT"]);
-        tickers(r#"\"btcusdt\", 'IC Markets:1' ,,aapl,AAPL"#, &["BTCUSDT", "IC MARKETS:1", "AAPL"]);
-        assert!(parse_tickers(" , ").unwrap_err().to_string().contains("names no instrument"));
-        assert!(parse_tickers("A,🚀").unwrap_err().to_string().contains("🚀"));
-    }
-
-    #[test]
-    fn the_feed_follows_key_and_url() {
-        let kind = |args: &[&str]| settle(args).unwrap().feed.map(|feed| feed.kind().to_string());
-        assert_eq!(kind(&[]).as_deref(), Some("simulated"));
-        assert_eq!(kind(&["--finnhub-api-key", "k"]).as_deref(), Some("finnhub"));
-        assert_eq!(kind(&["--finnhub-url", "ws://127.0.0.1:1"]).as_deref(), Some("finnhub"));
-        assert_eq!(kind(&["--feed", "binance"]).as_deref(), Some("binance"));
-        assert_eq!(kind(&["--feed", "none"]), None);
-    }
-
-    #[test]
-    fn judging_is_indexed_and_audited_unless_told_otherwise() {
-        let judging = |args: &[&str]| settle(args).unwrap().evaluator.judging;
-        let (indexed, checked) = (Waking::Indexed, Waking::Checked);
-        assert_eq!(judging(&[]), Judging { waking: indexed, audit_every_calls: 10_000 });
-        assert_eq!(judging(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
-        assert_eq!(judging(&["--audit-every", "1"]).audit_every_calls, 1);
-        let caps = settle(&["--max-bindings-per-rule", "7"]).unwrap().caps;
-        assert_eq!(caps, BindingCaps { per_tenant: 2_000_000, per_rule: 7 });
-        for bad in [&["--waking", "naive"][..], &["--audit-every", "-1"], &["--max-bindings-per-tenant", "many"]] {
-            assert!(Typed::try_parse_from(["tocsin"].iter().chain(bad)).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn an_open_door_is_refused() {
-        let error = settle(&["--bind", "0.0.0.0"]).unwrap_err().to_string();
-        assert!(error.contains("0.0.0.0") && error.contains("authentication"), "{error}");
-        assert!(settle(&["--bind", "::1"]).is_ok());
     }
 }

@@ -121,10 +121,8 @@ pub async fn run(
     let rows = recording::open(&options.file)?;
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let closing = stop.child_token();
-    tracing::info!(
-        file = %options.file.display(), speed = %options.speed, address = ?listener.local_addr().ok(),
-        "the feed server is ready"
-    );
+    let address = listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string());
+    tracing::info!(file = %options.file.display(), speed = %options.speed, address, "the feed server is ready");
     let template = Connection::new(&options, commands);
     let accepting = tokio::spawn(accept(listener, template, closing.clone(), stop.clone()));
     // With the player go the queues of its clients: each connection sends what is left in its own and says goodbye.

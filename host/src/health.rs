@@ -8,7 +8,7 @@ use tocsin_engine::domain::RuleRef;
 
 use crate::bus::Clock;
 use crate::evaluator::EvaluatorStats;
-use crate::ingest::FeedStatus;
+use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::store::Store;
 
 /// How long the store may take to answer before it counts as away.
@@ -16,6 +16,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a tick may wait to be judged before that is told.
 const MAX_WAIT_MS: i64 = 5_000;
+/// A connected feed that sends no frame for so long is told of. Finnhub's own pings come once a minute, so at night this
+/// comes and goes; in trading hours a feed of several symbols is never this quiet.
+const FEED_SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// Impure rules that are told by name.
 const MAX_IMPURE_RULES_TOLD: u32 = 5;
@@ -28,7 +31,8 @@ struct Inner {
     store: Store,
     feed: Option<Arc<FeedStatus>>,
     evaluating: AtomicBool,
-    evaluation: Option<(Arc<EvaluatorStats>, Clock)>,
+    clock: Clock,
+    evaluation: Option<Arc<EvaluatorStats>>,
 }
 
 /// How a process is.
@@ -40,20 +44,27 @@ pub struct HealthReport {
     pub feed: &'static str,
     /// Whether the feed is connected. A feed that is not makes a process no less ready: it reconnects.
     pub feed_connected: bool,
+    /// Frames and trades of the feed that gave no tick since the start, by reason; reasons that were not met are left out.
+    pub feed_rejected: Vec<(RejectReason, u64)>,
     /// What is wrong, for people.
     pub problems: Vec<String>,
 }
 
 impl Health {
     /// The health of a process with this store and feed.
-    pub fn new(store: Store, feed: Option<Arc<FeedStatus>>, evaluation: Option<(Arc<EvaluatorStats>, Clock)>) -> Self {
-        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true), evaluation }))
+    pub fn new(
+        store: Store,
+        feed: Option<Arc<FeedStatus>>,
+        clock: Clock,
+        evaluation: Option<Arc<EvaluatorStats>>,
+    ) -> Self {
+        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true), clock, evaluation }))
     }
 
     /// Whether ticks wait longer than they should.
     fn lateness(&self) -> Option<String> {
-        let (stats, clock) = self.0.evaluation.as_ref()?;
-        let late_ms = clock().saturating_sub(stats.oldest_waiting_ms()?);
+        let oldest_ms = self.0.evaluation.as_ref()?.oldest_waiting_ms()?;
+        let late_ms = (self.0.clock)().saturating_sub(oldest_ms);
         (late_ms > MAX_WAIT_MS).then(|| {
             format!(
                 "evaluation is {} s behind: alerts fire late until it has caught up; if it does not, see Falling behind \
@@ -99,12 +110,61 @@ impl Health {
         problems.extend(impure);
         problems.extend(self.lateness());
         let Some(status) = &self.0.feed else {
-            return HealthReport { ready, feed: "none", feed_connected: false, problems };
+            return HealthReport { ready, feed: "none", feed_connected: false, feed_rejected: Vec::new(), problems };
         };
         let feed = status.snapshot();
-        if let Some(problem) = feed.last_error.filter(|_| !feed.connected) {
-            problems.push(format!("the feed is not connected: {}", problem.text));
-        }
-        HealthReport { ready, feed: feed.kind.label(), feed_connected: feed.connected, problems }
+        let (kind, feed_connected) = (feed.kind.label(), feed.connected);
+        let feed_rejected = feed.rejections().collect();
+        problems.extend(feed_problem(feed, (self.0.clock)()));
+        HealthReport { ready, feed: kind, feed_connected, feed_rejected, problems }
+    }
+}
+
+/// What is wrong with a feed now. The process is no less ready for it: nobody else would have the ticks.
+fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
+    if !feed.connected {
+        return feed.last_error.map(|problem| format!("the feed is not connected: {}", problem.text));
+    }
+    let silent_ms = u64::try_from(now_ms.saturating_sub(feed.last_heard_at_ms?)).unwrap_or(0);
+    let silent = Duration::from_millis(silent_ms);
+    (silent >= FEED_SILENT_AFTER).then(|| {
+        format!(
+            "the feed is connected, but nothing has come for {} s: the market may be closed, or the feed stuck",
+            silent.as_secs()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+    use crate::ingest::FeedKind;
+
+    #[tokio::test]
+    async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(dir.path()).await.unwrap();
+        let (feed, now_ms) = (Arc::new(FeedStatus::new(FeedKind::Finnhub)), Arc::new(AtomicI64::new(1_000_000)));
+        let clock = now_ms.clone();
+        let health = Health::new(store, Some(feed.clone()), Arc::new(move || clock.load(Relaxed)), None);
+        let problems = async || {
+            let report = health.report().await;
+            assert!(report.ready);
+            report.problems.join("; ")
+        };
+        assert_eq!(problems().await, "", "it has not begun");
+        feed.set_connected(1_000_000);
+        now_ms.store(1_029_999, Relaxed);
+        assert_eq!(problems().await, "");
+        now_ms.store(1_030_000, Relaxed);
+        assert!(problems().await.contains("nothing has come for 30 s"), "{}", problems().await);
+        feed.count_frame(1_030_000);
+        feed.count_rejected(RejectReason::NotJson);
+        assert_eq!(problems().await, "", "the next frame clears it");
+        assert_eq!(health.report().await.feed_rejected, [(RejectReason::NotJson, 1)]);
+        now_ms.store(0, Relaxed);
+        assert_eq!(problems().await, "", "a clock that was set back is no silence");
     }
 }

@@ -9,11 +9,15 @@ mod binance;
 mod connect;
 mod finnhub;
 #[cfg(test)]
+mod log_tests;
+#[cfg(test)]
 mod loopback_tests;
 mod protocol;
 #[cfg(test)]
 mod recorded_tests;
+mod rejects;
 mod secret;
+mod server;
 mod session;
 #[cfg(test)]
 mod session_tests;
@@ -31,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use finnhub::TOO_MANY_SYMBOLS;
 pub use secret::Secret;
+pub use server::{FeedServer, FeedServerError};
 pub use status::{FeedKind, FeedProblem, FeedSnapshot, FeedStatus, RejectReason};
 
 use binance::Streams;

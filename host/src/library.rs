@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::artifacts::ArtifactCache;
-use crate::compiler::{CompileError, Compiler, Purpose};
+use crate::compiler::{CompileError, Compiler, Purpose, check_size};
 use crate::store::{Store, StoreError};
 
 /// Compiled rules by digest. Cloning is cheap.
@@ -57,6 +57,7 @@ impl Library {
 
     /// Compiles the module of an upload and tries it out, or gives the rule that it was compiled to before.
     pub async fn load(&self, module: Vec<u8>) -> Result<Rule, LibraryError> {
+        check_size(&module)?;
         let cell = self.cell(Digest::of(&module));
         cell.get_or_try_init(|| self.make(module, Purpose::Upload)).await.cloned()
     }

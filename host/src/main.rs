@@ -7,11 +7,15 @@ use tocsin::{config, roles, telemetry};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    // A missing .env is no error; a broken one is told when a setting from it is missed.
-    let _ = dotenvy::dotenv();
+    // SAFETY: this is the only thread.
+    #[expect(unsafe_code, reason = "settings are read from the environment, which is shared by all threads")]
+    let env_file = unsafe { config::env_file::load() };
     let cli = Cli::parse();
     if let Command::CompileModule(args) = &cli.command {
         return tocsin::compiler::run_child(args);
+    }
+    if let Err(error) = env_file {
+        return cli::exit_code(Err(error.into()), &cli.global);
     }
     let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
     runtime.block_on(async {

@@ -63,14 +63,15 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let evaluator = evaluator::start(store.clone(), bus.clone(), library, config, clock.clone(), drain.clone()).await?;
     control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
-    let stats = evaluator.stats();
-    let health = Health::new(store.clone(), status.clone(), Some((stats.clone(), clock)));
+    let (stats, feed_status) = (evaluator.stats(), status.clone());
+    let health = Health::new(store.clone(), status.clone(), clock, Some(stats.clone()));
     let api = Api {
         control,
         prices: prices.clone(),
         bus: bus.clone(),
         health: health.clone(),
         tickers: settings.tickers.clone().into(),
+        warned: Arc::default(),
         tenant: Tenant::standard(),
     };
 
@@ -88,7 +89,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         prices::project(project_bus, project_prices, project_drain).await.context("projecting prices")
     });
     back.spawn(watch_evaluator(evaluator, health));
-    back.spawn(summary::run(stats, bus.clone(), drain.clone()));
+    back.spawn(summary::run(stats, feed_status, bus.clone(), drain.clone()));
 
     announce(&settings, rest_address, grpc_address);
     let ended = run_until_stopped(&mut front, &mut back, &stop).await;

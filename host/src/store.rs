@@ -321,6 +321,11 @@ impl Store {
         on_member!(self, alert(tenant, id))
     }
 
+    /// Whether there is such an alert, or was until it was deleted.
+    pub async fn has_had_alert(&self, tenant: &Tenant, id: AlertId) -> Result<bool, StoreError> {
+        on_member!(self, has_had_alert(tenant, id))
+    }
+
     /// Alerts with a number above `after`, in the order of numbers, at most `limit`.
     pub async fn alerts(
         &self,

@@ -32,8 +32,12 @@ use tonic_reflection::server::Builder as Reflection;
 use self::connection::Connection;
 use super::Api;
 
-/// The largest request, in bytes: a module, its envelope, and room for one that is too large to be told so.
+/// The largest other request, in bytes: an alert has a few KiB.
 const MAX_REQUEST_BYTES: usize = MAX_MODULE_BYTES + 64 * 1024;
+
+/// The largest request to the rule service, in bytes: so much room that who uploads a module that is some times too large
+/// still hears of it as of any other violation.
+const MAX_UPLOAD_BYTES: usize = 4 * MAX_MODULE_BYTES;
 
 /// How often an idle connection is asked whether its client is still there: a watch that nothing fires on would
 /// otherwise outlive a client that lost its power.
@@ -48,7 +52,11 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     let (reporter, health_service) = tonic_health::server::health_reporter();
     // Known to the health service from the first call on; ready once the first look says so.
     health::publish(&reporter, false).await;
-    let reflection = || Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    let reflection = || {
+        Reflection::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let valid = "the descriptors were written by the compiler of the .proto files";
     let services = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -63,7 +71,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
             AlertServiceServer::new(alerts::Service { api: api.clone(), stop: stop.clone() })
                 .max_decoding_message_size(MAX_REQUEST_BYTES),
         )
-        .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_REQUEST_BYTES));
+        .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_UPLOAD_BYTES));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let incoming = incoming.map(|accepted| accepted.map(Connection::new));
     let serving = services.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -10,6 +10,7 @@ mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
+mod members;
 mod openapi;
 mod problem;
 mod promotion;
@@ -20,7 +21,6 @@ mod tests;
 mod trades;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, header};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ fn router(served: Served) -> Router {
                 format!("{method} is not possible here; the Allow header says what is"),
             )
         })
-        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(extract::body_limit(MAX_JSON_BYTES))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(cors())
         .layer(axum::middleware::from_fn(host_check::check))

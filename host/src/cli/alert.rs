@@ -139,7 +139,11 @@ pub(super) async fn run(command: AlertCommand, server: &Url, output: Output) -> 
     match command {
         AlertCommand::Create(args) => {
             let alert = client.post(&["alerts"], &args.body()).await?;
-            output.result(&alert, || alert_view::show(&alert))
+            output.result(&alert, || alert_view::show(&alert))?;
+            if let Some(note) = alert_view::unserved(&alert) {
+                output.remark(&note);
+            }
+            Ok(())
         }
         AlertCommand::List { user, active } => {
             let mut query = vec![("active_only", active.to_string())];

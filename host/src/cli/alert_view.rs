@@ -30,6 +30,13 @@ pub(super) fn show(alert: &Value) -> String {
     format!("{lines}\n{}", table(&["SYMBOL", "STATUS", "REASON"], &rows))
 }
 
+/// What is to be known of a new alert on symbols that its server does not serve.
+pub(super) fn unserved(alert: &Value) -> Option<String> {
+    let symbols: Vec<_> = alert["unserved"].as_array()?.iter().map(text).collect();
+    let those = symbols.join(", ");
+    (!symbols.is_empty()).then(|| format!("note: {those}: none of this server's tickers (TICKERS); is it spelt right?"))
+}
+
 /// A line for each firing, oldest first.
 pub(super) fn firings(firings: &[Value]) -> String {
     let row = |firing: &Value| {

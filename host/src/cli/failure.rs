@@ -1,5 +1,6 @@
 //! Why a command did not do what it was told.
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::table::plain;
@@ -16,6 +17,19 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Adds what to do on the command line to the server's refusal with a status.
+    pub(super) fn advise(mut self, status: StatusCode, advice: &str) -> Self {
+        if let Self::Problem(problem) = &mut self
+            && problem["status"] == status.as_u16()
+            && let Some(detail) = problem["detail"].as_str()
+        {
+            let advised = format!("{detail}; {advice}");
+            problem["detail"] = advised.as_str().into();
+            problem["error"] = advised.into();
+        }
+        self
+    }
+
     /// For a program.
     pub(super) fn problem(&self) -> Value {
         match self {

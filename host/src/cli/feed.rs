@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::Failure;
 use super::output::Output;
 use super::table::{pairs, table};
+use crate::config::from_one;
 use crate::feed::{self, FeedOptions, FeedReport, Speed};
 use crate::telemetry::{self, LogFormat};
 
@@ -45,11 +46,11 @@ pub struct FeedArgs {
     token: Option<String>,
 
     /// Drop a connection after so many trades
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = from_one::<u64>)]
     drop_every: Option<u64>,
 
     /// Send a frame of garbage after so many frames
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = from_one::<u64>)]
     garbage_every: Option<u64>,
 
     /// Refuse subscriptions past so many on a connection
@@ -61,7 +62,7 @@ pub struct FeedArgs {
     start_after: usize,
 
     /// The most trades in a frame
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = parse_count)]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = from_one::<usize>)]
     trades_per_frame: usize,
 
     /// End with the file, in place of staying up
@@ -113,8 +114,4 @@ fn render(report: &FeedReport) -> String {
         ("file", if report.finished { "played to its end".into() } else { "not played to its end".into() }),
     ]);
     format!("{}\n{rest}", table(&["SYMBOL", "SENT"], &rows))
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "give a number from 1".into())
 }

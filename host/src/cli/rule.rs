@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
-use reqwest::Url;
-use serde_json::json;
+use reqwest::{StatusCode, Url};
+use serde_json::{Value, json};
 use tocsin_engine::limits::MAX_MODULE_BYTES;
 
 use super::client::Client;
@@ -128,8 +128,8 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
             output.result(&seen.json(), || seen.text())
         }
         RuleCommand::Upload { file } => {
-            let (rule, created) = Client::new(server)?.upload(read_module(&file)?).await?;
-            output.result(&rule, || rule_view::uploaded(&rule, created))
+            let rule = upload(&Client::new(server)?, read_module(&file)?).await?;
+            output.result(&rule, || rule_view::uploaded(&rule))
         }
         RuleCommand::Promote { name, version, from, reset_state } => {
             let mut body = json!({ "reset_state": reset_state });
@@ -147,12 +147,22 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
         RuleCommand::Show { name, version } => {
             let client = Client::new(server)?;
             let rule = match &version {
-                Some(version) => client.get(&["rules", &name, "versions", version]).await?,
-                None => client.get(&["rules", &name]).await?,
+                Some(version) => client.get(&["rules", &name, "versions", version]).await,
+                None => client.get(&["rules", &name]).await,
             };
+            let rule = rule.map_err(|failure| failure.advise(StatusCode::NOT_FOUND, "see `tocsin rule list`"))?;
             output.result(&rule, || rule_view::show(&rule))
         }
     }
+}
+
+/// The stored version, with a member `created` that is false if the server had it before.
+pub(super) async fn upload(client: &Client, module: Vec<u8>) -> Result<Value, Failure> {
+    let (mut rule, created) = client.upload(module).await?;
+    if let Some(members) = rule.as_object_mut() {
+        members.insert("created".into(), created.into());
+    }
+    Ok(rule)
 }
 
 /// Reads a module.

@@ -12,7 +12,7 @@ use tocsin_engine::{Engine, LoadError};
 use super::failure::Failure;
 use super::rule_view;
 use super::table::pairs;
-use crate::compiler::try_module;
+use crate::compiler::{check_size, try_module};
 
 /// A module that is a rule.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(super) struct Report {
 
 /// Validates and compiles a module, and holds its trial run.
 pub(super) fn check(module: &[u8]) -> Result<Report, Failure> {
+    check_size(module).map_err(|rejection| refused(&rejection.violations))?;
     let inspection = inspect(module).map_err(|rejection| refused(&rejection.violations))?;
     let engine = Engine::new().map_err(|error| Failure::Local(error.to_string()))?;
     try_module(&engine, module).map_err(|violations| refused(&violations))?;

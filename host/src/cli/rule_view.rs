@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::table::{pairs, plain, table};
 
 /// What an upload led to.
-pub(super) fn uploaded(rule: &Value, created: bool) -> String {
-    let what = if created { "stored" } else { "was stored before" };
+pub(super) fn uploaded(rule: &Value) -> String {
+    let what = if rule["created"] == true { "stored" } else { "was stored before" };
     format!("{} {} {what} ({})", text(&rule["name"]), text(&rule["version"]), text(&rule["digest"]))
 }
 

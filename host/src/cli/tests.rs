@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tocsin_engine::builtin;
+use tocsin_engine::limits::MAX_MODULE_BYTES;
 
 use super::failure::Failure;
 use super::{Cli, Command, Typed, alert_view, rule_check, rule_reproduce, rule_view, usage_failure};
@@ -82,12 +83,16 @@ fn a_wrong_command_line_exits_with_2() {
         &["feed"],
         &["feed", "--file", "f.csv", "--speed", "fast"],
         &["feed", "--file", "f.csv", "--trades-per-frame", "0"],
+        &["feed", "--file", "f.csv", "--drop-every", "0"],
+        &["feed", "--file", "f.csv", "--garbage-every", "0"],
+        &["serve", "--workers", "0"],
         &["completions", "cmd"],
     ] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert_eq!(error.exit_code(), 2, "{bad:?}");
         let Value::String(told) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
         assert!(!told.is_empty() && !told.starts_with("error"), "{told}");
+        assert!(!told.contains('\n') && !told.contains("Usage:"), "{told}");
     }
 }
 
@@ -174,6 +179,7 @@ fn a_bad_module_is_refused_with_every_violation() {
     for (module, expect) in [
         (&b""[..], &["[format] the module is empty"][..]),
         (b"\x7fELF", &["[format] this is a native ELF file"]),
+        (&vec![0; MAX_MODULE_BYTES + 1], &["[limit] the module is larger than the 1048576 bytes allowed"]),
         (&imports, &["[import]", "[export]", "[manifest]"]),
     ] {
         let Err(failure) = rule_check::check(module) else { panic!("{module:?} is a rule") };
@@ -223,7 +229,14 @@ fn results_as_text() {
     insta::assert_snapshot!("alert_watch", alert_view::firing(&firing()));
     let rules = [builtin::ABOVE, &metered()].map(|module| rule_check::check(module).unwrap().json());
     insta::assert_snapshot!("rule_list", rule_view::list(&rules));
-    insta::assert_snapshot!("rule_upload", rule_view::uploaded(&rules[0], false));
+    insta::assert_snapshot!("rule_upload", rule_view::uploaded(&rules[0]));
+}
+
+#[test]
+fn symbols_that_nobody_serves_are_noted() {
+    let note = alert_view::unserved(&json!({ "unserved": ["TYPO", "X"] })).unwrap();
+    assert!(note.starts_with("note: TYPO, X: none of this server's tickers"), "{note}");
+    assert_eq!(alert_view::unserved(&json!({ "unserved": [] })).or(alert_view::unserved(&alert())), None);
 }
 
 #[test]

@@ -18,19 +18,22 @@ const MAX_KEY_BYTES: usize = 255;
 #[derive(Clone, Debug)]
 pub struct CreateAlert {
     /// From 1.
-    pub user_id: i64,
+    pub user_id: Option<i64>,
     /// 1 to [`MAX_SYMBOLS`], each once.
-    pub symbols: Vec<String>,
+    pub symbols: Option<Vec<String>>,
     /// The rule's name.
-    pub rule: String,
+    pub rule: Option<String>,
     /// None for the newest.
     pub version: Option<String>,
     /// Checked against the rule's schema.
-    pub params: Value,
+    pub params: Option<Value>,
     /// What follows a fire verdict.
     pub lifecycle: Lifecycle,
     /// The request's Idempotency-Key, if it had one.
     pub idempotency: Option<Idempotency>,
+    /// What was wrong with it where it came in; what is missing above is among it. The rest is checked all the same, so
+    /// that a client hears of everything at once.
+    pub violations: Vec<FieldViolation>,
 }
 
 /// Which alerts a client lists.
@@ -49,10 +52,10 @@ pub struct AlertQuery {
 impl Control {
     /// Creates an alert with a binding for each symbol. It takes effect within milliseconds, and counts ticks that are
     /// published from now on. The flag is false where an earlier request with the same key created it.
-    pub async fn create_alert(&self, tenant: &Tenant, request: CreateAlert) -> Result<(Alert, bool), ControlError> {
-        let mut violations = Vec::new();
-        let user = check_user(request.user_id, "user_id").map_err(|v| violations.push(v)).ok();
-        let symbols = check_symbols(&request.symbols, &mut violations);
+    pub async fn create_alert(&self, tenant: &Tenant, mut request: CreateAlert) -> Result<(Alert, bool), ControlError> {
+        let mut violations = std::mem::take(&mut request.violations);
+        let user = request.user_id.and_then(|user| check_user(user, "user_id").map_err(|v| violations.push(v)).ok());
+        let symbols = request.symbols.as_deref().map(|texts| check_symbols(texts, &mut violations));
         if let Some(idempotency) = &request.idempotency {
             check_key(&idempotency.key, &mut violations);
         }
@@ -61,14 +64,11 @@ impl Control {
             None => return Err(ControlError::Invalid(violations)),
         };
         let compiled = self.0.library.get(rule.reference.digest).await?;
-        let params = match compiled.manifest().params.pack(&request.params) {
-            Ok(params) => Some(params),
-            Err(errors) => {
-                violations.extend(params_violations(errors));
-                None
-            }
-        };
-        let (Some(user), Some(params), true) = (user, params, violations.is_empty()) else {
+        let params = request.params.as_ref().and_then(|params| {
+            let packed = compiled.manifest().params.pack(params);
+            packed.map_err(|errors| violations.extend(params_violations(errors))).ok()
+        });
+        let (Some(user), Some(symbols), Some(params), true) = (user, symbols, params, violations.is_empty()) else {
             return Err(ControlError::Invalid(violations));
         };
         self.store_alert(NewAlert {
@@ -115,7 +115,7 @@ impl Control {
         if deleted { Ok(()) } else { Err(no_alert(id)) }
     }
 
-    /// The rule that a request names; None if its name is wrong, which is then among the violations. A rule that does
+    /// The rule that a request names; None if its name is missing or wrong, which is then among the violations. A rule that does
     /// not exist is only reported if nothing else is wrong.
     async fn requested_rule(
         &self,
@@ -123,7 +123,7 @@ impl Control {
         request: &CreateAlert,
         violations: &mut Vec<FieldViolation>,
     ) -> Result<Option<RuleVersion>, ControlError> {
-        let name = RuleName::parse(&request.rule);
+        let name = request.rule.as_deref().map(RuleName::parse).transpose();
         let version = request.version.as_deref().map(|text| parse_version("version", text)).transpose();
         if let Err(error) = &name {
             violations.push(FieldViolation::new("rule", error.to_string()));
@@ -131,7 +131,7 @@ impl Control {
         if let Err(ControlError::Invalid(more)) = &version {
             violations.extend_from_slice(more);
         }
-        let (Ok(name), Ok(version)) = (name, version) else { return Ok(None) };
+        let (Ok(Some(name)), Ok(version)) = (name, version) else { return Ok(None) };
         match self.find_rule(tenant, &name, version.as_ref()).await {
             Err(ControlError::NotFound(_)) if !violations.is_empty() => Ok(None),
             found => found.map(Some),

@@ -7,6 +7,7 @@ use futures_util::stream;
 use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
 use tokio::sync::watch;
 
+use super::alerts::no_alert;
 use super::{Control, ControlError, MAX_PAGE, Page, page_size};
 
 /// The cursor before the first firing.
@@ -60,10 +61,11 @@ impl Control {
         Ok((cursor, firings))
     }
 
-    /// An alert's firings are asked for by its number: it must be there.
+    /// An alert's firings are asked for by its number. They outlive it: only one that never was is refused.
     async fn existing_alert(&self, tenant: &Tenant, alert: Option<i64>) -> Result<Option<AlertId>, ControlError> {
         match alert {
-            Some(id) => Ok(Some(self.alert(tenant, id).await?.id)),
+            Some(id) if self.0.store.has_had_alert(tenant, AlertId(id)).await? => Ok(Some(AlertId(id))),
+            Some(id) => Err(no_alert(id)),
             None => Ok(None),
         }
     }

@@ -1,7 +1,7 @@
 //! GoStocks' alerts: a target price on one symbol, above or below, once. They are alerts on the built-in rules.
 
 use serde_json::json;
-use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, Symbol, Tenant};
+use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, Symbol, SymbolError, Tenant};
 
 use super::alerts::check_user;
 use super::{Control, ControlError, FieldViolation, MAX_PAGE};
@@ -20,27 +20,27 @@ pub enum Condition {
 #[derive(Clone, Debug)]
 pub struct CreatePriceAlert {
     /// From 1.
-    pub user_id: i64,
+    pub user_id: Option<i64>,
     /// Upper-cased here.
-    pub symbol: String,
+    pub symbol: Option<String>,
     /// Greater than 0.
-    pub target_price: f64,
-    /// None if the client named no known condition.
+    pub target_price: Option<f64>,
+    /// When it fires.
     pub condition: Option<Condition>,
+    /// What was wrong with it where it came in; what is missing above is among it.
+    pub violations: Vec<FieldViolation>,
 }
 
 impl Condition {
+    /// Every condition.
+    pub const ALL: [Self; 2] = [Self::Above, Self::Below];
+
     /// The condition as GoStocks writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Above => "ABOVE",
             Self::Below => "BELOW",
         }
-    }
-
-    /// The condition of GoStocks' text.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Above, Self::Below].into_iter().find(|condition| condition.as_str() == text)
     }
 
     fn rule(self) -> RuleName {
@@ -52,7 +52,7 @@ impl Condition {
 
     /// The condition and target of an alert that GoStocks can express.
     pub fn of(alert: &Alert) -> Option<(Self, f64)> {
-        let condition = [Self::Above, Self::Below].into_iter().find(|c| c.rule() == alert.rule.name)?;
+        let condition = Self::ALL.into_iter().find(|c| c.rule() == alert.rule.name)?;
         let target = alert.params.packed.as_slice().try_into().ok().map(f64::from_le_bytes)?;
         Some((condition, target))
     }
@@ -61,19 +61,19 @@ impl Condition {
 impl Control {
     /// Creates a price alert.
     pub async fn create_price_alert(&self, tenant: &Tenant, request: CreatePriceAlert) -> Result<Alert, ControlError> {
-        let mut violations = Vec::new();
-        let user = check_user(request.user_id, "user_id").map_err(|violation| violations.push(violation));
-        let symbol = Symbol::parse(&request.symbol)
-            .map_err(|error| violations.push(FieldViolation::new("symbol", error.to_string())));
-        let target = request.target_price;
-        if !(target.is_finite() && target > 0.0) {
-            let message = format!("{target} is not a finite number greater than 0");
+        let CreatePriceAlert { user_id, symbol, target_price, condition, mut violations } = request;
+        let user = user_id.and_then(|user| check_user(user, "user_id").map_err(|v| violations.push(v)).ok());
+        let symbol = symbol.and_then(|text| {
+            let wrong = |error: SymbolError| FieldViolation::new("symbol", error.to_string());
+            Symbol::parse(&text).map_err(|error| violations.push(wrong(error))).ok()
+        });
+        if let Some(target) = target_price.filter(|target| !(target.is_finite() && *target > 0.0)) {
+            // As Rust writes it: 1e308 in full has 309 digits.
+            let message = format!("{target:?} is not a finite number greater than 0");
             violations.push(FieldViolation::new("target_price", message));
         }
-        if request.condition.is_none() {
-            violations.push(FieldViolation::new("condition", "is not ABOVE or BELOW"));
-        }
-        let (Ok(user), Ok(symbol), Some(condition), true) = (user, symbol, request.condition, violations.is_empty())
+        let (Some(user), Some(symbol), Some(target), Some(condition), true) =
+            (user, symbol, target_price, condition, violations.is_empty())
         else {
             return Err(ControlError::Invalid(violations));
         };

@@ -85,3 +85,21 @@ impl EvaluatorStats {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_tick_that_waits_for_any_worker_counts() {
+        let stats = EvaluatorStats::default();
+        assert_eq!(stats.oldest_waiting_ms(), None);
+        let workers = [stats.progress(), stats.progress()];
+        assert_eq!(stats.oldest_waiting_ms(), None);
+        workers[0].reached(Some(7_000));
+        workers[1].reached(Some(5_000));
+        assert_eq!(stats.oldest_waiting_ms(), Some(5_000));
+        workers[1].reached(None);
+        assert_eq!(stats.oldest_waiting_ms(), Some(7_000));
+    }
+}

@@ -159,13 +159,14 @@ impl Rig {
 
 fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
     CreateAlert {
-        user_id: 1,
-        symbols: symbols.iter().map(|symbol| (*symbol).to_owned()).collect(),
-        rule: rule.into(),
+        user_id: Some(1),
+        symbols: Some(symbols.iter().map(|symbol| (*symbol).to_owned()).collect()),
+        rule: Some(rule.into()),
         version: None,
-        params: json!({}),
+        params: Some(json!({})),
         lifecycle: Lifecycle { repeat: Repeat::Every },
         idempotency: None,
+        violations: Vec::new(),
     }
 }
 

@@ -102,6 +102,9 @@ impl Connection {
         };
         match timeout(HANDSHAKE, accept_hdr_async_with_config(stream, check, Some(config))).await {
             Ok(Ok(socket)) => Ok(socket),
+            Ok(Err(WsError::Http(response))) if response.status() == StatusCode::UNAUTHORIZED => {
+                Err("its ?token= is missing or not the one of --token (HTTP 401)".to_owned())
+            }
             Ok(Err(WsError::Http(response))) => Err(format!("HTTP {}", response.status())),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no upgrade within {HANDSHAKE:?}")),

@@ -100,6 +100,14 @@ fn parse_any(text: &str) -> Frame {
     }
 }
 
+/// The first trade of a trade frame that gives no tick, as it came.
+pub(super) fn bad_trade(text: &str) -> Option<&str> {
+    let data = serde_json::from_str::<AnyFrame>(text).ok()?.data?;
+    let trades = serde_json::from_str::<Vec<&RawValue>>(data.get()).ok()?;
+    let is_bad = |trade: &&RawValue| !serde_json::from_str(trade.get()).is_ok_and(|trade| from_wire(&trade).is_ok());
+    trades.into_iter().find(is_bad).map(RawValue::get)
+}
+
 fn complaint(msg: &str) -> Frame {
     let text = serde_json::from_str::<String>(msg).unwrap_or_else(|_| msg.to_owned());
     if text == TOO_MANY_SYMBOLS {

@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
@@ -16,6 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_util::sync::CancellationToken;
 
+use super::log_tests::capture_log;
 use super::recorded_tests::{capture, shared_data, texts};
 use super::session::Patience;
 use super::supervisor::Timing;
@@ -253,28 +253,6 @@ async fn a_bad_recording_ends_the_server_with_its_place() {
     assert!(error.ends_with(r#"line 3, price: "x" is not a number"#), "{error}");
 }
 
-/// Everything that is logged on this thread, at every level.
-fn capture_log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
-    struct Tee(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Tee {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let tee = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || Tee(tee.clone()))
-        .finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
-
 #[tokio::test]
 async fn the_key_is_shown_nowhere() {
     let (log, _guard) = capture_log();
@@ -300,7 +278,8 @@ async fn the_key_is_shown_nowhere() {
         shown += &format!("{status:?} {snapshot:?}\n");
     }
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    for part in ["connected", "check FINNHUB_API_KEY", "retry_in_ms"] {
+    for part in ["connected", "check FINNHUB_API_KEY", "retry_in_ms", "not the one of --token", " address=\"127.0.0.1:"]
+    {
         assert!(log.contains(part), "the log was captured: {log}");
     }
     assert!(!log.contains(KEY), "{log}");

@@ -89,6 +89,14 @@ impl Protocol {
         }
     }
 
+    /// The part of a text frame for which it was rejected: the bad trade, if it is about one, or else all of it.
+    pub(super) fn rejected_part<'a>(&self, text: &'a str) -> &'a str {
+        match self {
+            Self::Finnhub { .. } => finnhub::bad_trade(text).unwrap_or(text),
+            Self::Binance { .. } => text,
+        }
+    }
+
     /// A text without the key.
     pub(super) fn redact(&self, text: &str) -> String {
         match self {

@@ -9,13 +9,14 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tocsin_engine::domain::Tick;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message, error::CapacityError};
 
 use super::now_ms;
 use super::protocol::{Frame, Protocol};
+use super::rejects::{self, RejectLog};
 use super::status::{FeedStatus, RejectReason};
 
 /// How long a peer may be silent.
@@ -46,6 +47,8 @@ pub(super) struct Session<'a> {
     pub ticks: u64,
     /// Whether the server has refused a subscription in this session.
     pub refused: bool,
+    /// Tells of rejected frames.
+    pub reject_log: RejectLog,
 }
 
 impl Session<'_> {
@@ -67,7 +70,7 @@ impl Session<'_> {
         for greeting in self.protocol.greetings() {
             self.write(socket, Message::text(greeting)).await?;
         }
-        self.status.set_connected(true);
+        self.status.set_connected(now_ms());
         let (mut pinged, mut goodbye) = (false, None::<String>);
         loop {
             let wait = if pinged { self.patience.pong } else { self.patience.quiet };
@@ -110,25 +113,39 @@ impl Session<'_> {
     async fn take(&mut self, message: Message) -> Result<(), Ended> {
         match message {
             Message::Text(text) => {
-                self.status.count_frame();
+                self.status.count_frame(now_ms());
                 match self.protocol.parse(&text) {
                     Frame::Trades { ticks, rejected } => {
-                        rejected.into_iter().for_each(|reason| self.status.count_rejected(reason));
+                        self.reject(&rejected, &text);
                         self.deliver(ticks).await?;
                     }
                     Frame::Ping => {}
                     Frame::TooManySymbols => self.explain_too_many(),
                     Frame::Error(text) => self.complain(self.protocol.redact(&format!("the server says: {text}"))),
-                    Frame::Rejected(reason) => self.status.count_rejected(reason),
+                    Frame::Rejected(reason) => self.reject(&[reason], &text),
                 }
             }
-            Message::Binary(_) => {
-                self.status.count_frame();
-                self.status.count_rejected(RejectReason::NotText);
+            Message::Binary(bytes) => {
+                self.status.count_frame(now_ms());
+                self.reject(&[RejectReason::NotText], &String::from_utf8_lossy(&bytes));
             }
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
         }
         Ok(())
+    }
+
+    /// Counts what was rejected of a frame, and warns of it now and then.
+    fn reject(&mut self, reasons: &[RejectReason], text: &str) {
+        reasons.iter().for_each(|reason| self.status.count_rejected(*reason));
+        let Some(reason) = reasons.first() else { return };
+        if let Some(rejected) = self.reject_log.is_due(reasons.len() as u64, Instant::now()) {
+            let quote = self.protocol.redact(self.protocol.rejected_part(text));
+            let quote = rejects::shortened(&quote);
+            tracing::warn!(
+                feed = %self.protocol.kind(), reason = reason.label(), rejected, ?quote,
+                "the server sends what gives no tick"
+            );
+        }
     }
 
     async fn deliver(&mut self, ticks: Vec<Tick>) -> Result<(), Ended> {
@@ -164,7 +181,7 @@ impl Session<'_> {
             _ => None,
         };
         if let Some(reason) = reason {
-            self.status.count_frame();
+            self.status.count_frame(now_ms());
             self.status.count_rejected(reason);
         }
         Ended::Lost(self.protocol.redact(&error.to_string()))

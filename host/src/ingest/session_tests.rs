@@ -12,7 +12,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::connect::{MAX_FRAME_BYTES, socket_config};
+use super::log_tests::capture_log;
 use super::protocol::Protocol;
+use super::rejects::RejectLog;
 use super::session::{Ended, Patience, Session};
 use super::{FeedKind, FeedStatus, RejectReason, Secret};
 
@@ -45,7 +47,7 @@ async fn rig(socket_bytes: usize) -> (Rig, mpsc::Receiver<Vec<Tick>>) {
 }
 
 fn session<'a>(protocol: &'a Protocol, sink: &'a mpsc::Sender<Vec<Tick>>, status: &'a FeedStatus) -> Session<'a> {
-    Session { protocol, sink, status, patience: PATIENCE, ticks: 0, refused: false }
+    Session { protocol, sink, status, patience: PATIENCE, ticks: 0, refused: false, reject_log: RejectLog::default() }
 }
 
 impl Rig {
@@ -145,6 +147,31 @@ async fn bad_frames_are_counted_and_the_connection_survives() {
     ] {
         assert_eq!(snapshot.rejected_for(reason), 1, "{}", reason.label());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_frames_are_warned_of_now_and_then_without_the_key() {
+    let (log, _guard) = capture_log();
+    let (rig, ticks) = rig(1 << 16).await;
+    let script = async |mut server: Socket, _: &FeedStatus| {
+        let bad_price = r#"{"type":"trade","data":[{"s":"A","p":1,"t":1,"v":1},{"s":"BAD","p":1e999,"t":1,"v":1}]}"#;
+        let bad_volume = r#"{"type":"trade","data":[{"s":"A","p":1,"t":1,"v":1},{"s":"B","p":1,"t":1,"v":-7}]}"#;
+        for text in [&format!("sesame }}{{ {}", "x".repeat(1_000)), bad_price, bad_volume, "more"] {
+            server.send(Message::text(text)).await.unwrap();
+            sleep(Duration::from_secs(5)).await;
+        }
+        server.close(None).await.unwrap();
+    };
+    let _ = tokio::join!(rig.play(script), prices(ticks));
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("gives no tick")).collect();
+    let [first, second] = warnings[..] else { panic!("{log}") };
+    assert!(first.contains(r#"reason="not_json" rejected=1 quote="*** }{ xxx"#) && first.len() < 400, "{first}");
+    assert!(
+        second.contains(r#"reason="bad_volume" rejected=2 quote="{\"s\":\"B\",\"p\":1,\"t\":1,\"v\":-7}""#),
+        "{second}"
+    );
+    assert!(!log.contains("sesame"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]

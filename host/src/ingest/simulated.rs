@@ -131,7 +131,7 @@ pub(super) async fn run(
     status: &FeedStatus,
     stop: &CancellationToken,
 ) {
-    status.set_connected(true);
+    status.set_connected(now_ms());
     let sending = async {
         let mut due = Instant::now();
         let mut batch = Vec::new();
@@ -153,7 +153,7 @@ pub(super) async fn run(
         stop.cancelled().await;
     };
     stop.run_until_cancelled(sending).await;
-    status.set_connected(false);
+    status.set_disconnected();
     tracing::info!("the simulated feed has stopped");
 }
 

@@ -86,6 +86,8 @@ pub struct FeedStatus {
     reconnects: AtomicU64,
     /// 0 until a tick came: no feed of today has ticks of 1970.
     last_tick_at_ms: AtomicI64,
+    /// When it was connected, or the last frame came, whichever was later; 0 before.
+    last_heard_at_ms: AtomicI64,
     last_error: Mutex<Option<FeedProblem>>,
 }
 
@@ -117,6 +119,9 @@ pub struct FeedSnapshot {
     pub reconnects: u64,
     /// When the last tick was received (not its event time), Unix milliseconds.
     pub last_tick_at_ms: Option<i64>,
+    /// When it was connected, or the last frame came, whichever was later, Unix milliseconds. A WebSocket's own pings and
+    /// pongs are no frames: a server that is alive and says nothing is silent.
+    pub last_heard_at_ms: Option<i64>,
 }
 
 impl FeedStatus {
@@ -130,6 +135,7 @@ impl FeedStatus {
             rejected: Default::default(),
             reconnects: AtomicU64::new(0),
             last_tick_at_ms: AtomicI64::new(0),
+            last_heard_at_ms: AtomicI64::new(0),
             last_error: Mutex::new(None),
         }
     }
@@ -150,28 +156,36 @@ impl FeedStatus {
             rejected: std::array::from_fn(|i| self.rejected[i].load(Relaxed)),
             reconnects: self.reconnects.load(Relaxed),
             last_tick_at_ms: Some(self.last_tick_at_ms.load(Relaxed)).filter(|ms| *ms > 0),
+            last_heard_at_ms: Some(self.last_heard_at_ms.load(Relaxed)).filter(|ms| *ms > 0),
         }
     }
 
-    pub(super) fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Relaxed);
+    pub(crate) fn set_connected(&self, now_ms: i64) {
+        self.last_heard_at_ms.store(now_ms, Relaxed);
+        self.connected.store(true, Relaxed);
     }
 
-    pub(super) fn count_frame(&self) {
+    pub(super) fn set_disconnected(&self) {
+        self.connected.store(false, Relaxed);
+    }
+
+    pub(crate) fn count_frame(&self, now_ms: i64) {
         self.frames.fetch_add(1, Relaxed);
+        self.last_heard_at_ms.store(now_ms, Relaxed);
     }
 
     pub(super) fn count_reconnect(&self) {
         self.reconnects.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn count_rejected(&self, reason: RejectReason) {
+    pub(crate) fn count_rejected(&self, reason: RejectReason) {
         self.rejected[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_ticks(&self, count: usize, now_ms: i64) {
         self.ticks.fetch_add(count as u64, Relaxed);
         self.last_tick_at_ms.store(now_ms, Relaxed);
+        self.last_heard_at_ms.store(now_ms, Relaxed);
     }
 
     pub(super) fn set_error(&self, text: String, now_ms: i64) {
@@ -184,6 +198,11 @@ impl FeedSnapshot {
     /// How many frames and trades were rejected for one reason.
     pub fn rejected_for(&self, reason: RejectReason) -> u64 {
         self.rejected[reason as usize]
+    }
+
+    /// Each reason for which frames and trades were rejected, with how many.
+    pub fn rejections(&self) -> impl Iterator<Item = (RejectReason, u64)> {
+        RejectReason::ALL.into_iter().zip(self.rejected).filter(|(_, count)| *count > 0)
     }
 
     /// How many frames and trades were rejected in all.
@@ -233,8 +252,9 @@ mod tests {
     fn a_snapshot_shows_what_was_written() {
         let status = FeedStatus::new(FeedKind::Simulated);
         assert_eq!(status.snapshot().last_tick_at_ms, None);
-        status.set_connected(true);
-        status.count_frame();
+        status.set_connected(1_699_999_999_998);
+        status.count_frame(1_699_999_999_999);
+        assert_eq!(status.snapshot().last_heard_at_ms, Some(1_699_999_999_999));
         status.count_ticks(3, 1_700_000_000_000);
         status.set_error("it broke".into(), 1_700_000_000_001);
         let snapshot = status.snapshot();

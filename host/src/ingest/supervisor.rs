@@ -11,6 +11,7 @@ use super::backoff::Backoff;
 use super::connect::{ConnectError, Dialer};
 use super::now_ms;
 use super::protocol::Protocol;
+use super::rejects::RejectLog;
 use super::session::{Ended, Patience, Session};
 use super::status::{FeedKind, FeedStatus};
 
@@ -107,7 +108,7 @@ impl Supervisor<'_> {
     /// One connection from its beginning to its end, and how long to wait before the next, if there is to be one.
     async fn connect_once(&mut self) -> Option<Duration> {
         let outcome = self.attempt().await;
-        self.status.set_connected(false);
+        self.status.set_disconnected();
         let (text, wait) = match outcome {
             Outcome::Finished => return None,
             Outcome::Refused => (self.explain_refusal(), self.timing.refused_retry),
@@ -153,6 +154,7 @@ impl Supervisor<'_> {
             patience: self.timing.patience,
             ticks: 0,
             refused: false,
+            reject_log: RejectLog::default(),
         };
         let ended = self.stop.run_until_cancelled(session.run(&mut socket)).await;
         let healthy = was_healthy(began.elapsed(), session.ticks);

@@ -9,10 +9,16 @@ use tracing::info;
 
 use crate::bus::Bus;
 use crate::evaluator::EvaluatorStats;
+use crate::ingest::FeedStatus;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(stats: Arc<EvaluatorStats>, bus: Bus, stop: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn run(
+    stats: Arc<EvaluatorStats>,
+    feed: Option<Arc<FeedStatus>>,
+    bus: Bus,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut timer = interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = stats.snapshot();
@@ -28,6 +34,7 @@ pub(super) async fn run(stats: Arc<EvaluatorStats>, bus: Bus, stop: Cancellation
             quarantined = now.quarantined,
             recovered = now.recovered,
             impurities = now.impurities,
+            feed_rejected = feed.as_ref().map_or(0, |feed| feed.snapshot().rejected_total()),
             log_mib = bus.stats().map_or(0, |stats| stats.retained_bytes >> 20),
             "summary"
         );

@@ -13,4 +13,5 @@ mod promotion;
 mod replay;
 mod rules;
 mod server;
+mod settings;
 mod uploads;

@@ -26,8 +26,9 @@ impl AlertService for Service {
     type WatchFiringsStream = BoxStream<'static, Result<Firing, Status>>;
 
     async fn create_alert(&self, request: Request<CreateAlertRequest>) -> Result<Response<Alert>, Status> {
-        let asked = from_proto::create_alert(request.into_inner()).map_err(status)?;
+        let asked = from_proto::create_alert(request.into_inner());
         let (alert, _) = self.api.control.create_alert(&self.api.tenant, asked).await.map_err(status)?;
+        self.api.note_unserved(&alert);
         Ok(Response::new(to_proto::alert(alert).map_err(status)?))
     }
 

@@ -9,16 +9,21 @@ use super::structs;
 use crate::control::{AlertQuery, Condition, ControlError, CreateAlert, CreatePriceAlert, FieldViolation};
 
 pub(super) fn create_price_alert(request: gostocks::CreateAlertRequest) -> CreatePriceAlert {
+    let mut violations = Vec::new();
     let condition = match request.condition() {
-        gostocks::AlertCondition::ConditionUnspecified => None,
+        gostocks::AlertCondition::ConditionUnspecified => {
+            violations.push(FieldViolation::new("condition", "is not ABOVE or BELOW"));
+            None
+        }
         gostocks::AlertCondition::Above => Some(Condition::Above),
         gostocks::AlertCondition::Below => Some(Condition::Below),
     };
     CreatePriceAlert {
-        user_id: request.user_id.into(),
-        symbol: request.symbol,
-        target_price: request.target_price,
+        user_id: Some(request.user_id.into()),
+        symbol: Some(request.symbol),
+        target_price: Some(request.target_price),
         condition,
+        violations,
     }
 }
 
@@ -31,29 +36,24 @@ pub(super) fn price_alerts_user(request: &gostocks::GetAlertsRequest) -> Result<
     }
 }
 
-pub(super) fn create_alert(request: pb::CreateAlertRequest) -> Result<CreateAlert, ControlError> {
+pub(super) fn create_alert(request: pb::CreateAlertRequest) -> CreateAlert {
     let mut violations = Vec::new();
     let params = match request.params {
-        None => Value::Object(Map::new()),
-        Some(params) => structs::to_json("params", params).unwrap_or_else(|more| {
-            violations.extend(more);
-            Value::Null
-        }),
+        None => Some(Value::Object(Map::new())),
+        Some(params) => structs::to_json("params", params).map_err(|more| violations.extend(more)).ok(),
     };
     let lifecycle = request.lifecycle.map_or(Ok(Lifecycle::default()), lifecycle);
-    let lifecycle = lifecycle.map_err(|violation| violations.push(violation));
-    let (Ok(lifecycle), true) = (lifecycle, violations.is_empty()) else {
-        return Err(ControlError::Invalid(violations));
-    };
-    Ok(CreateAlert {
-        user_id: request.user_id.into(),
-        symbols: request.symbols,
-        rule: request.rule,
+    let lifecycle = lifecycle.map_err(|violation| violations.push(violation)).unwrap_or_default();
+    CreateAlert {
+        user_id: Some(request.user_id.into()),
+        symbols: Some(request.symbols),
+        rule: Some(request.rule),
         version: given(request.version),
         params,
         lifecycle,
         idempotency: None,
-    })
+        violations,
+    }
 }
 
 fn lifecycle(lifecycle: pb::Lifecycle) -> Result<Lifecycle, FieldViolation> {

@@ -17,8 +17,9 @@ impl AlertService for Service {
         request: Request<CreateAlertRequest>,
     ) -> Result<Response<CreateAlertResponse>, Status> {
         let asked = from_proto::create_price_alert(request.into_inner());
-        let alert = self.0.control.create_price_alert(&self.0.tenant, asked.clone()).await.map_err(status)?;
-        Ok(Response::new(to_proto::price_alert_created(&alert, &asked).map_err(status)?))
+        let alert = self.0.control.create_price_alert(&self.0.tenant, asked).await.map_err(status)?;
+        self.0.note_unserved(&alert);
+        Ok(Response::new(to_proto::price_alert_created(&alert).map_err(status)?))
     }
 
     async fn get_alerts(&self, request: Request<GetAlertsRequest>) -> Result<Response<GetAlertsResponse>, Status> {

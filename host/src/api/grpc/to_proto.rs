@@ -7,7 +7,8 @@ use tocsin_proto::alert as gostocks;
 use tocsin_proto::tocsin::v1 as pb;
 
 use super::structs;
-use crate::control::{Condition, ControlError, CreatePriceAlert};
+use crate::api;
+use crate::control::{Condition, ControlError};
 use crate::store::FaultRecord;
 
 pub(super) fn rule(rule: &RuleVersion) -> Result<pb::Rule, ControlError> {
@@ -102,16 +103,12 @@ pub(super) fn fault(record: FaultRecord) -> pb::Fault {
 }
 
 /// The answer to the request that created an alert.
-pub(super) fn price_alert_created(
-    alert: &Alert,
-    asked: &CreatePriceAlert,
-) -> Result<gostocks::CreateAlertResponse, ControlError> {
+pub(super) fn price_alert_created(alert: &Alert) -> Result<gostocks::CreateAlertResponse, ControlError> {
     let symbol = alert.bindings.first().map_or("", |binding| binding.symbol.as_str());
-    let condition = asked.condition.map_or("", Condition::as_str);
-    Ok(gostocks::CreateAlertResponse {
-        alert_id: small_id(alert)?,
-        message: format!("Alert created: {symbol} {condition} ${:.2}", asked.target_price),
-    })
+    let (condition, target) =
+        Condition::of(alert).map_or(("", 0.0), |(condition, target)| (condition.as_str(), target));
+    let message = api::price_alert_message(symbol, condition, target);
+    Ok(gostocks::CreateAlertResponse { alert_id: small_id(alert)?, message })
 }
 
 /// An alert in GoStocks' words; None if it has none for it.

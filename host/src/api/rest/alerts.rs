@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -14,10 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::extract::{self, Body, Query, UrlPath, required, rfc3339};
+use super::extract::{self, Body, Query, UrlPath, rfc3339};
+use super::members::Members;
 use super::problem::{Problem, ProblemBody, internal};
-use super::strict_json;
-use crate::control::{AlertQuery, ControlError, CreateAlert};
+use crate::control::{AlertQuery, CreateAlert, FieldViolation};
 use crate::store::Idempotency;
 
 /// The header by which a client may repeat a request without creating a second alert.
@@ -27,8 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(read, delete))
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(ToSchema)]
 #[schema(as = CreateAlert)]
 struct CreateAlertBody {
     /// From 1.
@@ -45,20 +44,17 @@ struct CreateAlertBody {
     /// What the rule's manifest asks for.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
-    #[serde(default, deserialize_with = "strict_json::object")]
     lifecycle: Option<LifecycleBody>,
 }
 
-#[derive(Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Serialize, ToSchema)]
 #[schema(as = Lifecycle)]
 struct LifecycleBody {
-    #[serde(default, deserialize_with = "strict_json::word")]
     repeat: Option<RepeatBody>,
 }
 
 /// How often an alert may fire: once a symbol, or at every tick that its rule says fire to.
-#[derive(Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = Repeat)]
 enum RepeatBody {
@@ -85,6 +81,11 @@ pub(super) struct AlertBody {
     created_at: String,
     /// One for each symbol.
     bindings: Vec<BindingBody>,
+    /// In the answer to its creation: symbols of it that are none of this server's tickers, so that it waits for ticks
+    /// from elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    unserved: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -107,6 +108,10 @@ struct AlertsBody {
 }
 
 impl LifecycleBody {
+    fn read(members: &mut Members) -> Self {
+        Self { repeat: members.word("repeat", &[("once", RepeatBody::Once), ("every", RepeatBody::Every)]) }
+    }
+
     fn into_lifecycle(self) -> Lifecycle {
         let repeat = match self.repeat {
             None => Repeat::default(),
@@ -137,6 +142,7 @@ impl AlertBody {
             lifecycle: LifecycleBody::from_lifecycle(alert.lifecycle),
             created_at: rfc3339(alert.created_at_ms)?,
             bindings: alert.bindings.into_iter().map(BindingBody::from_binding).collect(),
+            unserved: Vec::new(),
         })
     }
 }
@@ -153,11 +159,13 @@ impl BindingBody {
 }
 
 /// Creates an alert. It takes effect within milliseconds and counts the ticks that are published from then on.
-#[utoipa::path(post, path = "/api/v1/alerts", tag = "alerts", request_body = CreateAlertBody,
+#[utoipa::path(post, path = "/api/v1/alerts",
+    operation_id = "create_alert", tag = "alerts", request_body = CreateAlertBody,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "A repeat of the request with the same key answers 200 with the alert that it created before")),
     responses(
-        (status = 201, body = AlertBody, headers(("Location" = String, description = "The alert"))),
+        (status = 201, body = AlertBody, description = "It was created",
+            headers(("Location" = String, description = "The alert"))),
         (status = 200, body = AlertBody, description = "An earlier request with this Idempotency-Key created it"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "`violations` lists all that is wrong, params by their path (`params.percent`)"),
@@ -167,8 +175,10 @@ impl BindingBody {
             description = "There is no such rule, or it has no such version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "The Idempotency-Key was used for another request, or the rule is impure and is judged no more"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "The body is larger than this route takes: `detail` tells the limit"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "The Content-Type is none that this route takes: `detail` names those"),
     ),
 )]
 async fn create(
@@ -178,39 +188,50 @@ async fn create(
 ) -> Result<Response, Problem> {
     extract::content_type(&headers, &["application/json"])?;
     let Body(bytes) = body?;
-    let body: CreateAlertBody = extract::json(&bytes)?;
+    let (body, violations) = CreateAlertBody::read(extract::json(&bytes)?);
     let key = extract::header_text(&headers, IDEMPOTENCY_KEY)?;
     let idempotency = key.map(|key| Idempotency { key, fingerprint: Sha256::digest(&bytes).into() });
-    let request = body.into_request(idempotency)?;
+    let request = body.into_request(idempotency, violations);
     let (alert, created) = served.api.control.create_alert(&served.api.tenant, request).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let location = format!("/api/v1/alerts/{}", alert.id.0);
-    Ok((status, [(header::LOCATION, location)], Json(AlertBody::from_alert(alert)?)).into_response())
+    let unserved = served.api.note_unserved(&alert).iter().map(ToString::to_string).collect();
+    let body = AlertBody { unserved, ..AlertBody::from_alert(alert)? };
+    Ok((status, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
 impl CreateAlertBody {
-    fn into_request(self, idempotency: Option<Idempotency>) -> Result<CreateAlert, Problem> {
-        let mut violations = Vec::new();
-        let user_id = required("user_id", self.user_id, &mut violations);
-        let symbols = required("symbols", self.symbols, &mut violations);
-        let rule = required("rule", self.rule, &mut violations);
-        let (Some(user_id), Some(symbols), Some(rule)) = (user_id, symbols, rule) else {
-            return Err(ControlError::Invalid(violations).into());
+    /// The members, and what is wrong with their types.
+    fn read(mut members: Members) -> (Self, Vec<FieldViolation>) {
+        members.require(&["user_id", "symbols", "rule"]);
+        let body = Self {
+            user_id: members.whole_number("user_id"),
+            symbols: members.texts("symbols"),
+            rule: members.text("rule"),
+            version: members.text("version"),
+            params: members.value("params"),
+            lifecycle: members.object("lifecycle", LifecycleBody::read),
         };
-        Ok(CreateAlert {
-            user_id,
-            symbols,
-            rule,
+        members.refuse_unknown();
+        (body, members.into_violations())
+    }
+
+    fn into_request(self, idempotency: Option<Idempotency>, violations: Vec<FieldViolation>) -> CreateAlert {
+        CreateAlert {
+            user_id: self.user_id,
+            symbols: self.symbols,
+            rule: self.rule,
             version: self.version,
-            params: self.params.unwrap_or_else(|| Value::Object(serde_json::Map::new())),
+            params: Some(self.params.unwrap_or_else(|| Value::Object(serde_json::Map::new()))),
             lifecycle: self.lifecycle.map(LifecycleBody::into_lifecycle).unwrap_or_default(),
             idempotency,
-        })
+            violations,
+        }
     }
 }
 
 /// Alerts in the order of their creation.
-#[utoipa::path(get, path = "/api/v1/alerts", tag = "alerts",
+#[utoipa::path(get, path = "/api/v1/alerts", operation_id = "list_alerts", tag = "alerts",
     params(
         ("user_id" = Option<i32>, Query, description = "Only those of one user"),
         ("active_only" = Option<bool>, Query, description = "Only those with an active binding"),
@@ -218,8 +239,9 @@ impl CreateAlertBody {
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
-        (status = 200, body = AlertsBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = AlertsBody, description = "A page of alerts"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
     ),
 )]
 async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<AlertsBody>, Problem> {
@@ -236,12 +258,14 @@ async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<Ale
 }
 
 /// An alert.
-#[utoipa::path(get, path = "/api/v1/alerts/{id}", tag = "alerts",
+#[utoipa::path(get, path = "/api/v1/alerts/{id}", operation_id = "get_alert", tag = "alerts",
     params(("id" = i64, Path, description = "The alert's number")),
     responses(
-        (status = 200, body = AlertBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = AlertBody, description = "The alert"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such alert"),
     ),
 )]
 async fn read(
@@ -255,12 +279,14 @@ async fn read(
 }
 
 /// Ends an alert; its firings stay.
-#[utoipa::path(delete, path = "/api/v1/alerts/{id}", tag = "alerts",
+#[utoipa::path(delete, path = "/api/v1/alerts/{id}", operation_id = "delete_alert", tag = "alerts",
     params(("id" = i64, Path, description = "The alert's number")),
     responses(
         (status = 204, description = "Deleted"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such alert"),
     ),
 )]
 async fn delete(

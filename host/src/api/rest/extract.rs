@@ -1,17 +1,19 @@
 //! Reads requests, so that every fault in one is named by its member, parameter or header.
 
-use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde_json::Map;
 
+use super::members::Members;
 use super::problem::{Kind, Problem};
 use super::strict_json::UniqueMembers;
 use crate::control::{ControlError, FieldViolation};
@@ -22,17 +24,31 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The field that a fault of the body as a whole is reported on.
 const BODY: &str = "body";
 
-/// A request's body, of bounded size: the route's `DefaultBodyLimit`.
+/// The limit of a route's bodies in bytes, for the refusal of a larger one.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimit(usize);
+
+/// The layer that limits the bodies of routes. That of a route stands before that of the router around it.
+pub(super) fn body_limit(max_bytes: usize) -> (DefaultBodyLimit, Extension<BodyLimit>) {
+    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit(max_bytes)))
+}
+
+/// A request's body, of bounded size: see [`body_limit`].
 pub(super) struct Body(pub(super) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let limit = request.extensions().get::<BodyLimit>().copied();
         match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Problem::invalid_as(Kind::TooLarge, BODY, "is larger than this route takes"))
+                let message = limit.map_or_else(
+                    || "is larger than this route takes".to_owned(),
+                    |limit| format!("is larger than the {} bytes that this route takes", limit.0),
+                );
+                Err(Problem::invalid_as(Kind::TooLarge, BODY, message))
             }
             Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
             Err(_) => {
@@ -128,28 +144,20 @@ impl Query {
     }
 }
 
-/// A member that must be there; null counts as absent.
-pub(super) fn required<T>(field: &str, value: Option<T>, violations: &mut Vec<FieldViolation>) -> Option<T> {
-    if value.is_none() {
-        violations.push(FieldViolation::new(field, "is missing"));
-    }
-    value
-}
-
-/// Reads the members of a JSON object, each given once. Whether unknown ones are refused is up to `T`.
-pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde reads an array as the members of a struct in their order, which no client should rely on.
+/// Reads the members of a JSON object, each given once.
+pub(super) fn json(body: &[u8]) -> Result<Members, Problem> {
+    // Of anything else no member could be named.
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::invalid(BODY, "is not a JSON object"));
     }
     read_json::<UniqueMembers>(body)?;
-    read_json(body)
+    read_json(body).map(Members::new)
 }
 
 /// Reads the members of a JSON object as [`json`] does; a body that is left out has none.
-pub(super) fn json_if_any<T: DeserializeOwned + Default>(headers: &HeaderMap, body: &Body) -> Result<T, Problem> {
+pub(super) fn json_if_any(headers: &HeaderMap, body: &Body) -> Result<Members, Problem> {
     if body.0.is_empty() {
-        return Ok(T::default());
+        return Ok(Members::new(Map::new()));
     }
     content_type(headers, &["application/json"])?;
     json(&body.0)
@@ -165,10 +173,16 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Names the member that a JSON error is about. Where a name could not be read (`?`), that is the object around it.
-fn wrong_json(path: &str, reason: &dyn Display) -> Problem {
+/// Names the member that a JSON error is about. Where a name could not be read (`?`), that is the object around it. Its
+/// place in the text helps with what is no JSON; a member that is given twice is found by its name.
+fn wrong_json(path: &str, reason: &serde_json::Error) -> Problem {
     let member = path.trim_end_matches('?').trim_matches('.');
-    Problem::invalid(if member.is_empty() { BODY } else { member }, reason.to_string())
+    let text = reason.to_string();
+    let text = match text.split_once(" at line ") {
+        Some((message, _)) if reason.is_data() => message,
+        _ => &text,
+    };
+    Problem::invalid(if member.is_empty() { BODY } else { member }, text)
 }
 
 /// Refuses a body whose Content-Type is none of `accepted`.

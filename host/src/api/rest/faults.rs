@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use super::Served;
 use super::alerts::AlertBody;
 use super::extract::{self, Body, Query, UrlPath};
+use super::members::Members;
 use super::problem::{Problem, ProblemBody, internal};
 use crate::store::{FaultRecord, StoredBundle};
 
@@ -121,12 +122,19 @@ struct BundleFaultBody {
     text: String,
 }
 
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(ToSchema)]
 #[schema(as = Release)]
 struct ReleaseBody {
     /// Only the binding on this symbol.
     symbol: Option<String>,
+}
+
+impl ReleaseBody {
+    fn read(mut members: Members) -> Result<Self, Problem> {
+        let body = Self { symbol: members.text("symbol") };
+        members.finish()?;
+        Ok(body)
+    }
 }
 
 impl FaultBody {
@@ -183,16 +191,18 @@ impl BundleBody {
 }
 
 /// The faults of an alert, oldest first: the newest 16 of each symbol are kept, as long as there are not too many in all.
-#[utoipa::path(get, path = "/api/v1/alerts/{id}/faults", tag = "faults",
+#[utoipa::path(get, path = "/api/v1/alerts/{id}/faults", operation_id = "list_faults", tag = "faults",
     params(
         ("id" = i64, Path, description = "The alert's number"),
         ("after" = Option<String>, Query, description = "The cursor of a page"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
-        (status = 200, body = FaultsBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = FaultsBody, description = "A page of faults"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such alert"),
     ),
 )]
 async fn list(
@@ -209,11 +219,12 @@ async fn list(
 }
 
 /// All that decided a fault, the rule's module included: save it and give it to `tocsin rule reproduce`.
-#[utoipa::path(get, path = "/api/v1/faults/{id}/bundle", tag = "faults",
+#[utoipa::path(get, path = "/api/v1/faults/{id}/bundle", operation_id = "get_fault_bundle", tag = "faults",
     params(("id" = String, Path, description = "The fault's id")),
     responses(
-        (status = 200, body = BundleBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = BundleBody, description = "The bundle"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such fault, or newer ones have displaced it"),
     ),
@@ -230,16 +241,21 @@ async fn bundle(
 
 /// Releases an alert from quarantine, on all its symbols or on one: it is judged again within milliseconds, on probe.
 /// One good evaluation ends the probe, one fault quarantines it again. The body may be left out.
-#[utoipa::path(post, path = "/api/v1/alerts/{id}/release", tag = "faults", request_body = Option<ReleaseBody>,
+#[utoipa::path(post, path = "/api/v1/alerts/{id}/release",
+    operation_id = "release_alert", tag = "faults", request_body = Option<ReleaseBody>,
     params(("id" = i64, Path, description = "The alert's number")),
     responses(
-        (status = 200, body = AlertBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = AlertBody, description = "The alert as it is now"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such alert"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "Nothing of it is quarantined, or its rule is impure and is judged no more"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "The body is larger than this route takes: `detail` tells the limit"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "The Content-Type is none that this route takes: `detail` names those"),
     ),
 )]
 async fn release(
@@ -251,7 +267,7 @@ async fn release(
 ) -> Result<Json<AlertBody>, Problem> {
     query.finish()?;
     let alert = extract::id("id", &id)?;
-    let ReleaseBody { symbol } = extract::json_if_any(&headers, &body?)?;
+    let ReleaseBody { symbol } = ReleaseBody::read(extract::json_if_any(&headers, &body?)?)?;
     let alert = served.api.control.release_alert(&served.api.tenant, alert, symbol.as_deref()).await?;
     Ok(Json(AlertBody::from_alert(alert)?))
 }

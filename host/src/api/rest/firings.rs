@@ -90,14 +90,15 @@ impl FiringBody {
 }
 
 /// Firings in the order in which they were recorded.
-#[utoipa::path(get, path = "/api/v1/firings", tag = "firings",
+#[utoipa::path(get, path = "/api/v1/firings", operation_id = "list_firings", tag = "firings",
     params(
         ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
-        (status = 200, body = FiringsBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = FiringsBody, description = "A page of firings"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
     ),
 )]
 async fn list(State(served): State<Served>, query: Query) -> Result<Json<FiringsBody>, Problem> {
@@ -105,16 +106,18 @@ async fn list(State(served): State<Served>, query: Query) -> Result<Json<Firings
 }
 
 /// The firings of an alert.
-#[utoipa::path(get, path = "/api/v1/alerts/{id}/firings", tag = "firings",
+#[utoipa::path(get, path = "/api/v1/alerts/{id}/firings", operation_id = "list_firings_of_alert", tag = "firings",
     params(
         ("id" = i64, Path, description = "The alert's number"),
         ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
-        (status = 200, body = FiringsBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = FiringsBody, description = "A page of firings"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There was never such an alert"),
     ),
 )]
 async fn of_alert(
@@ -136,16 +139,19 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
 /// Firings as they are recorded: events named `firing`, whose id is the firing's and whose data is its JSON. A client
 /// that reconnects with `Last-Event-ID`, or gives `after`, misses none: so that this holds before the first firing too,
 /// the first event, named `cursor`, has an id to reconnect with. An event `problem` ends the stream.
-#[utoipa::path(get, path = "/api/v1/firings/stream", tag = "firings",
+#[utoipa::path(get, path = "/api/v1/firings/stream", operation_id = "stream_firings", tag = "firings",
     params(
         ("alert_id" = Option<i64>, Query, description = "Only those of one alert"),
         ("after" = Option<String>, Query, description = "The id of a firing, or `start`; new ones only if absent"),
         ("Last-Event-ID" = Option<String>, Header, description = "As `after`, and before it"),
     ),
     responses(
-        (status = 200, body = FiringBody, content_type = "text/event-stream"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = FiringBody, content_type = "text/event-stream",
+            description = "The events; the stream has no end"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There was never such an alert"),
     ),
 )]
 async fn live(

@@ -1,10 +1,12 @@
 //! GoStocks' routes, as its clients know them member for member, and `/ready`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use tocsin_engine::domain::{Alert, BindingStatus, Symbol};
 use utoipa::ToSchema;
@@ -12,9 +14,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::extract::{self, Body, Query, UrlPath, required};
+use super::extract::{self, Body, Query, UrlPath};
+use super::members::Members;
 use super::problem::{Kind, Problem, ProblemBody};
-use crate::control::{Condition, ControlError, CreatePriceAlert};
+use crate::api;
+use crate::control::{Condition, CreatePriceAlert};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new()
@@ -34,6 +38,8 @@ struct HealthBody {
     feed: &'static str,
     /// Whether the feed is connected.
     feed_connected: bool,
+    /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
+    feed_rejected: BTreeMap<&'static str, u64>,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -62,7 +68,7 @@ struct UnknownPriceBody {
 }
 
 /// Members that GoStocks does not know are ignored, as there.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 struct CreatePriceAlertBody {
     /// From 1.
     #[schema(required)]
@@ -74,8 +80,8 @@ struct CreatePriceAlertBody {
     #[schema(required)]
     target_price: Option<f64>,
     /// `ABOVE` or `BELOW`.
-    #[schema(required)]
-    condition: Option<String>,
+    #[schema(required, value_type = Option<String>)]
+    condition: Option<Condition>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -104,20 +110,23 @@ struct PriceAlertBody {
 }
 
 /// Whether the server can do its work, and how its feed is.
-#[utoipa::path(get, path = "/health", tag = "health", responses(
-    (status = 200, body = HealthBody), (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
+#[utoipa::path(get, path = "/health", operation_id = "health", tag = "health", responses(
+    (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
+    (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
 ))]
 async fn health(State(served): State<Served>) -> (StatusCode, Json<HealthBody>) {
     let report = served.api.health.report().await;
     let (code, status) =
         if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    let feed_rejected = report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect();
     let (feed, feed_connected, problems) = (report.feed, report.feed_connected, report.problems);
-    (code, Json(HealthBody { status, service: "gateway", feed, feed_connected, problems }))
+    (code, Json(HealthBody { status, service: "gateway", feed, feed_connected, feed_rejected, problems }))
 }
 
 /// Whether the server can do its work, for probes.
-#[utoipa::path(get, path = "/ready", tag = "health", responses(
-    (status = 200, body = ReadyBody), (status = 503, body = ReadyBody),
+#[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "health", responses(
+    (status = 200, body = ReadyBody, description = "It can"),
+    (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
 ))]
 async fn ready(State(served): State<Served>) -> (StatusCode, Json<ReadyBody>) {
     let report = served.api.health.report().await;
@@ -126,9 +135,12 @@ async fn ready(State(served): State<Served>) -> (StatusCode, Json<ReadyBody>) {
 }
 
 /// The newest price of a symbol.
-#[utoipa::path(get, path = "/price/{symbol}", tag = "gostocks",
+#[utoipa::path(get, path = "/price/{symbol}", operation_id = "get_price", tag = "gostocks",
     params(("symbol" = String, Path, description = "In any case; may hold `:` and spaces, percent-encoded")),
-    responses((status = 200, body = PriceBody), (status = 404, body = UnknownPriceBody)),
+    responses(
+        (status = 200, body = PriceBody, description = "The price of the last trade"),
+        (status = 404, body = UnknownPriceBody, description = "No trade of the symbol was seen yet"),
+    ),
 )]
 async fn price(State(served): State<Served>, uri: Uri, symbol: Result<UrlPath<String>, Problem>) -> Response {
     // A path that is not UTF-8 names no symbol; it is answered as it came.
@@ -148,10 +160,13 @@ async fn price(State(served): State<Served>, uri: Uri, symbol: Result<UrlPath<St
 }
 
 /// Creates a price alert: it fires once, when the price reaches the target.
-#[utoipa::path(post, path = "/alerts", tag = "gostocks", request_body = CreatePriceAlertBody, responses(
-    (status = 201, body = CreatedPriceAlertBody),
-    (status = 400, body = ProblemBody, content_type = "application/json"),
-    (status = 413, body = ProblemBody, content_type = "application/json"),
+#[utoipa::path(post, path = "/alerts", operation_id = "create_price_alert", tag = "gostocks",
+    request_body = CreatePriceAlertBody, responses(
+    (status = 201, body = CreatedPriceAlertBody, description = "It was created"),
+    (status = 400, body = ProblemBody, content_type = "application/json",
+        description = "The request is wrong: `violations` lists all that is"),
+    (status = 413, body = ProblemBody, content_type = "application/json",
+        description = "The body is larger than this route takes: `detail` tells the limit"),
 ))]
 async fn create_alert(State(served): State<Served>, body: Result<Body, Problem>) -> Response {
     match create_price_alert(&served, body).await {
@@ -161,31 +176,24 @@ async fn create_alert(State(served): State<Served>, body: Result<Body, Problem>)
 }
 
 async fn create_price_alert(served: &Served, body: Result<Body, Problem>) -> Result<CreatedPriceAlertBody, Problem> {
-    let body: CreatePriceAlertBody = extract::json(&body?.0)?;
-    let mut violations = Vec::new();
-    let user_id = required("user_id", body.user_id, &mut violations);
-    let symbol = required("symbol", body.symbol, &mut violations);
-    let target_price = required("target_price", body.target_price, &mut violations);
-    let condition = required("condition", body.condition, &mut violations);
-    let (Some(user_id), Some(symbol), Some(target_price), Some(condition)) = (user_id, symbol, target_price, condition)
-    else {
-        return Err(ControlError::Invalid(violations).into());
-    };
-    let condition = Condition::parse(&condition);
-    let request = CreatePriceAlert { user_id, symbol, target_price, condition };
+    let request = CreatePriceAlertBody::read(extract::json(&body?.0)?);
     let alert = served.api.control.create_price_alert(&served.api.tenant, request).await?;
+    served.api.note_unserved(&alert);
     let alert = PriceAlertBody::from_alert(&alert)?;
-    let message = format!("Alert created: {} {} ${:.2}", alert.symbol, alert.condition, alert.target_price);
+    let message = api::price_alert_message(&alert.symbol, alert.condition, alert.target_price);
     Ok(CreatedPriceAlertBody { alert_id: alert.id, message })
 }
 
 /// Price alerts.
-#[utoipa::path(get, path = "/alerts", tag = "gostocks",
+#[utoipa::path(get, path = "/alerts", operation_id = "list_price_alerts", tag = "gostocks",
     params(
         ("user_id" = Option<i32>, Query, description = "Only those of one user"),
         ("active_only" = Option<String>, Query, description = "`true` or `1`: only those that have not fired"),
     ),
-    responses((status = 200, body = PriceAlertsBody), (status = 400, description = "`{\"error\":\"invalid user_id\"}`")),
+    responses(
+        (status = 200, body = PriceAlertsBody, description = "All of them: this list has no pages"),
+        (status = 400, description = "`{\"error\":\"invalid user_id\"}`"),
+    ),
 )]
 async fn list_alerts(State(served): State<Served>, mut query: Query) -> Response {
     let user_id = match query.text("user_id").filter(|text| !text.is_empty()) {
@@ -205,6 +213,20 @@ async fn list_alerts(State(served): State<Served>, mut query: Query) -> Response
             Json(PriceAlertsBody { count: alerts.len(), alerts }).into_response()
         }
         Err(problem) => problem.into_plain_response(),
+    }
+}
+
+impl CreatePriceAlertBody {
+    fn read(mut members: Members) -> CreatePriceAlert {
+        members.require(&["user_id", "symbol", "target_price", "condition"]);
+        let body = Self {
+            user_id: members.whole_number("user_id"),
+            symbol: members.text("symbol"),
+            target_price: members.number("target_price"),
+            condition: members.word("condition", &Condition::ALL.map(|condition| (condition.as_str(), condition))),
+        };
+        let Self { user_id, symbol, target_price, condition } = body;
+        CreatePriceAlert { user_id, symbol, target_price, condition, violations: members.into_violations() }
     }
 }
 

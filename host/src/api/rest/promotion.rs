@@ -3,13 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
+use super::members::Members;
 use super::problem::{Problem, ProblemBody};
 use crate::control::{PromoteRule, Promoted};
 
@@ -17,15 +18,23 @@ pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(promote))
 }
 
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(ToSchema)]
 #[schema(as = Promotion)]
 struct PromotionBody {
     /// The version that alerts leave; all others if it is left out.
     #[schema(example = "1.0.0")]
     from: Option<String>,
     /// Where the version takes no states of an older one over, they begin at zero.
+    #[schema(required = false)]
     reset_state: bool,
+}
+
+impl PromotionBody {
+    fn read(mut members: Members) -> Result<Self, Problem> {
+        let body = Self { from: members.text("from"), reset_state: members.flag("reset_state") };
+        members.finish()?;
+        Ok(body)
+    }
 }
 
 /// What has moved.
@@ -45,23 +54,27 @@ struct PromotedBody {
 
 /// Moves the live alerts of other versions of a rule to this one, with their params and states: all of them or, if one
 /// cannot move, none. No tick is lost or judged twice. The body may be left out.
-#[utoipa::path(post, path = "/api/v1/rules/{name}/versions/{version}/promote", tag = "rules",
+#[utoipa::path(post, path = "/api/v1/rules/{name}/versions/{version}/promote",
+    operation_id = "promote_rule", tag = "rules",
     request_body = Option<PromotionBody>,
     params(
         ("name" = String, Path, description = "The rule's name"),
         ("version" = String, Path, description = "The version that alerts move to"),
     ),
     responses(
-        (status = 200, body = PromotedBody),
+        (status = 200, body = PromotedBody, description = "What has moved"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "The request is wrong, or params of alerts do not fit the version's schema: `violations` names them"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json",
             description = "The version would have more live bindings than may be"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such rule or version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "The version cannot take a state over, it is impure, or another promotion is under way"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "The body is larger than this route takes: `detail` tells the limit"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",
             description = "The evaluators are too far behind, or a backend is away"),
     ),
@@ -74,7 +87,7 @@ async fn promote(
     body: Result<Body, Problem>,
 ) -> Result<Json<PromotedBody>, Problem> {
     query.finish()?;
-    let PromotionBody { from, reset_state } = extract::json_if_any(&headers, &body?)?;
+    let PromotionBody { from, reset_state } = PromotionBody::read(extract::json_if_any(&headers, &body?)?)?;
     let request = PromoteRule { name, version, from, reset_state };
     let Promoted { rule, moved } = served.api.control.promote_rule(&served.api.tenant, request).await?;
     Ok(Json(PromotedBody {

@@ -1,7 +1,7 @@
 //! `/api/v1/rules`: uploading and reading rules.
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -22,7 +22,7 @@ const MODULE_TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"]
 pub(super) fn routes() -> OpenApiRouter<Served> {
     // The limit goes by route: GET has no body that it could matter for.
     let upload_and_list =
-        OpenApiRouter::new().routes(routes!(upload, list)).layer(DefaultBodyLimit::max(MAX_MODULE_BYTES));
+        OpenApiRouter::new().routes(routes!(upload, list)).layer(extract::body_limit(MAX_MODULE_BYTES));
     upload_and_list.routes(routes!(newest)).routes(routes!(version)).routes(routes!(module))
 }
 
@@ -102,15 +102,18 @@ impl RuleBody {
 }
 
 /// Uploads a rule: the body is the module, at most 1 MiB.
-#[utoipa::path(post, path = "/api/v1/rules", tag = "rules",
+#[utoipa::path(post, path = "/api/v1/rules", operation_id = "upload_rule", tag = "rules",
     request_body(content((Vec<u8> = "application/wasm"), (Vec<u8> = "application/octet-stream"))),
     responses(
-        (status = 201, body = RuleBody, headers(("Location" = String, description = "The stored version"))),
+        (status = 201, body = RuleBody, description = "The version is new",
+            headers(("Location" = String, description = "The stored version"))),
         (status = 200, body = RuleBody, description = "These very bytes were stored before; `quarantine` tells if they are impure"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "Name and version are taken by other bytes"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, body = ProblemBody, content_type = "application/problem+json",
+            description = "The body is larger than this route takes: `detail` tells the limit"),
+        (status = 415, body = ProblemBody, content_type = "application/problem+json",
+            description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "The module is no rule: `violations` lists all that is wrong with it"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",
@@ -133,14 +136,15 @@ async fn upload(
 }
 
 /// The newest version of every rule, by name.
-#[utoipa::path(get, path = "/api/v1/rules", tag = "rules",
+#[utoipa::path(get, path = "/api/v1/rules", operation_id = "list_rules", tag = "rules",
     params(
         ("after" = Option<String>, Query, description = "The cursor of a page"),
         ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
     ),
     responses(
-        (status = 200, body = RulesBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = RulesBody, description = "A page of rules, each in its newest version"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
     ),
 )]
 async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<RulesBody>, Problem> {
@@ -152,12 +156,14 @@ async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<Rul
 }
 
 /// The newest version of a rule.
-#[utoipa::path(get, path = "/api/v1/rules/{name}", tag = "rules",
+#[utoipa::path(get, path = "/api/v1/rules/{name}", operation_id = "get_rule", tag = "rules",
     params(("name" = String, Path, description = "The rule's name")),
     responses(
-        (status = 200, body = RuleWithVersionsBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = RuleWithVersionsBody, description = "The newest version, and the names of all"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such rule"),
     ),
 )]
 async fn newest(
@@ -181,15 +187,18 @@ async fn newest(
 }
 
 /// One version of a rule.
-#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}", tag = "rules",
+#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}",
+    operation_id = "get_rule_version", tag = "rules",
     params(
         ("name" = String, Path, description = "The rule's name"),
         ("version" = String, Path, description = "A semantic version"),
     ),
     responses(
-        (status = 200, body = RuleBody),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, body = RuleBody, description = "The version"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such rule or version"),
     ),
 )]
 async fn version(
@@ -203,18 +212,21 @@ async fn version(
 }
 
 /// The module of a rule version. It never changes: its ETag is its digest.
-#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}/module", tag = "rules",
+#[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}/module",
+    operation_id = "get_rule_module", tag = "rules",
     params(
         ("name" = String, Path, description = "The rule's name"),
         ("version" = String, Path, description = "A semantic version"),
         ("If-None-Match" = Option<String>, Header, description = "ETags of modules that the client has"),
     ),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/wasm",
+        (status = 200, body = Vec<u8>, content_type = "application/wasm", description = "The module",
             headers(("ETag" = String, description = "The module's digest"))),
         (status = 304, description = "The client has it"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "There is no such rule or version"),
     ),
 )]
 async fn module(

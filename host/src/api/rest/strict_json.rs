@@ -1,13 +1,11 @@
 //! Refuses what serde takes in silence and no client should rely on: a member that is given twice, where the last one
-//! would count; an array in the place of an object, read as its members in their order; an object in the place of a word.
+//! would count.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Any JSON value in which no object names a member twice. The value itself is not kept.
 pub(super) struct UniqueMembers;
@@ -76,34 +74,4 @@ impl<'de> DeserializeSeed<'de> for GivenTwice {
     fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
         Err(Error::custom("is given more than once"))
     }
-}
-
-/// Reads a struct from an object and nothing else; null is None.
-pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    deserializer.deserialize_any(Object(PhantomData))
-}
-
-struct Object<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
-    type Value = Option<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_unit<E>(self) -> Result<Option<T>, E> {
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Option<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(members)).map(Some)
-    }
-}
-
-/// Reads one of an enum's words from a string and nothing else; null is None.
-pub(super) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    let text: Option<String> = Option::deserialize(deserializer)?;
-    let word = |text: String| T::deserialize(IntoDeserializer::<D::Error>::into_deserializer(text));
-    text.map(word).transpose()
 }

@@ -42,14 +42,16 @@ pub(super) fn routes() -> OpenApiRouter<Served> {
 }
 
 /// The allowed tickers, lower case.
-#[utoipa::path(get, path = "/api/v1/tickers", tag = "trades", responses((status = 200, body = Vec<String>)))]
+#[utoipa::path(get, path = "/api/v1/tickers", operation_id = "list_tickers", tag = "trades",
+    responses((status = 200, body = Vec<String>, description = "The tickers")),
+)]
 async fn tickers(State(served): State<Served>) -> Json<Vec<String>> {
     Json(served.api.tickers.iter().map(|ticker| ticker.as_str().to_ascii_lowercase()).collect())
 }
 
 /// A WebSocket of a ticker's trades, from now on: text frames
 /// `{"s":"BTCUSDT","p":"61800.3","q":"0.006","T":1723161256322}`. A socket that does not keep up is closed with 1013.
-#[utoipa::path(get, path = "/ws/trades/{ticker}", tag = "trades",
+#[utoipa::path(get, path = "/ws/trades/{ticker}", operation_id = "stream_trades", tag = "trades",
     params(("ticker" = String, Path, description = "One of `/api/v1/tickers`, in any case")),
     responses(
         (status = 101, description = "The socket; closed with 1003 if the ticker is not allowed"),

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::watch;
+use crate::cli::{rule, watch};
 
 async fn serve(router: Router) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,6 +60,13 @@ async fn a_list_without_end_is_not_followed() {
 }
 
 #[tokio::test]
+async fn an_upload_tells_whether_the_server_had_it() {
+    let answer = async || (StatusCode::OK, Json(json!({ "name": "mine" })));
+    let client = serve(Router::new().route("/api/v1/rules", axum::routing::post(answer))).await;
+    assert_eq!(rule::upload(&client, Vec::new()).await.unwrap(), json!({ "name": "mine", "created": false }));
+}
+
+#[tokio::test]
 async fn problems_are_the_servers_and_strangers_are_told_apart() {
     let problem = json!({ "title": "not found", "status": 404, "detail": "there is no rule a/b" });
     let told = problem.clone();
@@ -72,6 +79,10 @@ async fn problems_are_the_servers_and_strangers_are_told_apart() {
     .await;
     let Failure::Problem(answer) = client.get(&["rules", "a/b"]).await.unwrap_err() else { panic!("no problem") };
     assert_eq!(answer, problem);
+    let advised = Failure::Problem(answer).advise(StatusCode::NOT_FOUND, "see `tocsin rule list`");
+    assert_eq!(advised.text(), "error: there is no rule a/b; see `tocsin rule list`");
+    let advised = advised.advise(StatusCode::CONFLICT, "this is for another status");
+    assert_eq!(advised.problem()["error"], "there is no rule a/b; see `tocsin rule list`");
     for path in ["page", "absent"] {
         let text = client.get(&[path]).await.unwrap_err().text();
         assert!(text.contains("does not answer as Tocsin does"), "{text}");

@@ -115,7 +115,7 @@ impl History {
     async fn create(&mut self, symbol: &'static str, factor: u64, on: u64, once: bool) -> i64 {
         let request = CreateAlert {
             version: Some(format!("{on}.0.0")),
-            params: json!({ "factor": factor }),
+            params: Some(json!({ "factor": factor })),
             lifecycle: Lifecycle { repeat: if once { Repeat::Once } else { Repeat::Every } },
             ..request("steps", &[symbol])
         };

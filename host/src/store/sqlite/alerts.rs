@@ -42,6 +42,11 @@ impl SqliteStore {
         fetch_alert(&mut connection, tenant, id).await
     }
 
+    pub(in crate::store) async fn has_had_alert(&self, tenant: &Tenant, id: AlertId) -> Result<bool, StoreError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM alerts WHERE tenant = ? AND id = ?)");
+        Ok(query.bind(tenant.as_str()).bind(id.0).fetch_one(&self.0.readers).await?)
+    }
+
     pub(in crate::store) async fn alerts(
         &self,
         tenant: &Tenant,

@@ -146,9 +146,14 @@ async fn a_bad_field_of_an_alert_is_named() {
         let told = violations(&server.alerts().create_alert(request).await.unwrap_err());
         assert!(told.iter().all(|(field, message)| field == expect && !message.is_empty()), "{expect}: {told:?}");
     }
-    let everything = CreateAlertRequest { user_id: -1, symbols: vec!["🚀".into(), "A".into()], ..moves(&json!({})) };
+    let everything = CreateAlertRequest {
+        user_id: -1,
+        symbols: vec!["🚀".into(), "A".into()],
+        lifecycle: Some(Lifecycle { repeat: 3 }),
+        ..moves(&json!({}))
+    };
     let status = server.alerts().create_alert(everything).await.unwrap_err();
-    assert_eq!(fields(&status), ["user_id", "symbols[0]", "params.direction"]);
+    assert_eq!(fields(&status), ["lifecycle.repeat", "user_id", "symbols[0]", "params.direction"]);
     for missing in [
         CreateAlertRequest { rule: "absent".into(), ..moves(&up) },
         CreateAlertRequest { version: "9.9.9".into(), ..moves(&up) },

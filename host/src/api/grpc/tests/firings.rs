@@ -5,7 +5,8 @@ use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Firing, FiringId, Position, Repeat as RepeatTerms, Symbol, Tenant, Tick,
 };
 use tocsin_proto::tocsin::v1::{
-    CreateAlertRequest, Firing as FiringMessage, Lifecycle, ListFiringsRequest, Repeat, WatchFiringsRequest,
+    CreateAlertRequest, DeleteAlertRequest, Firing as FiringMessage, Lifecycle, ListFiringsRequest, Repeat,
+    WatchFiringsRequest,
 };
 use tonic::{Code, Streaming};
 
@@ -103,6 +104,10 @@ async fn firings_are_listed_whole_and_in_pages() {
         evidence: [("target".to_owned(), 150.0)].into(),
     };
     assert_eq!(own[0], expect);
+    firings.server.alerts().delete_alert(DeleteAlertRequest { id: 1 }).await.unwrap();
+    assert_eq!(list(1, 0, "").await.firings, own, "firings outlive their alert");
+    let never = ListFiringsRequest { alert_id: 99, ..Default::default() };
+    assert_eq!(firings.server.alerts().list_firings(never).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]

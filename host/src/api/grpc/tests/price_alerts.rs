@@ -73,7 +73,7 @@ async fn a_bad_field_is_named() {
         assert_eq!(fields(&status), [expect], "{request:?}");
     }
     let status = server.price_alerts().create_alert(CreateAlertRequest::default()).await.unwrap_err();
-    assert_eq!(fields(&status), ["user_id", "symbol", "target_price", "condition"]);
+    assert_eq!(fields(&status), ["condition", "user_id", "symbol", "target_price"]);
     for user_id in [-1, i32::MIN] {
         let request = GetAlertsRequest { user_id, active_only: false };
         assert_eq!(fields(&server.price_alerts().get_alerts(request).await.unwrap_err()), ["user_id"]);

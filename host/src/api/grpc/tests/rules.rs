@@ -80,6 +80,7 @@ async fn what_is_no_rule_is_refused_with_every_reason() {
         (b"hello".to_vec(), "[format]"),
         (good[..good.len() / 2].to_vec(), "[format]"),
         (too_large, "[limit]"),
+        (vec![0; 3 * MAX_MODULE_BYTES], "[limit] the module is larger than the 1048576 bytes"),
         (wat::parse_str("(module)").unwrap(), "[export]"),
     ] {
         let told = violations(&server.rules().upload_rule(upload(bytes)).await.unwrap_err());

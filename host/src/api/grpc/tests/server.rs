@@ -14,9 +14,10 @@ use tonic_reflection::pb::v1alpha;
 
 use super::Server;
 use crate::api::grpc::health::{self, SERVICES};
-use crate::api::grpc::{GRACE, MAX_REQUEST_BYTES};
+use crate::api::grpc::{GRACE, MAX_REQUEST_BYTES, MAX_UPLOAD_BYTES};
 
-const OWN: [&str; 3] = ["alert.AlertService", "tocsin.v1.AlertService", "tocsin.v1.RuleService"];
+const OWN: [&str; 4] =
+    ["alert.AlertService", "tocsin.v1.AlertService", "tocsin.v1.RuleService", "grpc.health.v1.Health"];
 
 fn check(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.into() }
@@ -87,8 +88,11 @@ async fn health_follows_readiness_and_ends_with_the_stop() {
 #[tokio::test]
 async fn a_request_past_the_limit_is_refused_and_the_connection_lives() {
     let server = Server::start().await;
-    let request = UploadRuleRequest { module: vec![0; MAX_REQUEST_BYTES + 1] };
+    let request = UploadRuleRequest { module: vec![0; MAX_UPLOAD_BYTES + 1] };
     let status = server.rules().upload_rule(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    let request = CreateAlertRequest { rule: "x".repeat(MAX_REQUEST_BYTES), ..Default::default() };
+    let status = server.alerts().create_alert(request).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     let status = server.alerts().create_alert(CreateAlertRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

@@ -148,6 +148,54 @@ async fn every_member_of_an_alert() {
 }
 
 #[tokio::test]
+async fn everything_that_is_wrong_is_told_at_once() {
+    let server = fixture().await;
+    let fields = |reply: &Reply| -> Vec<String> {
+        let violations = reply.json()["violations"].as_array().unwrap().clone();
+        violations.iter().map(|violation| violation["field"].as_str().unwrap().to_owned()).collect()
+    };
+    let body = r#"{"user_id":0,"symbols":["","A"],"rule":"above","version":"one","params":{"target":"x"},
+        "lifecycle":{"repeat":"x","until":1},"colour":"red"}"#;
+    let reply = server.call("POST", "/api/v1/alerts", JSON, body).await;
+    let expect = ["lifecycle.repeat", "lifecycle.until", "colour", "user_id", "symbols[0]", "version"];
+    assert_eq!(fields(&reply), expect, "{}", reply.text());
+    let body = r#"{"user_id":1.0,"symbols":["A","A"],"rule":"above","params":{"target":"x","y":1}}"#;
+    let reply = server.call("POST", "/api/v1/alerts", JSON, body).await;
+    assert_eq!(fields(&reply), ["user_id", "symbols[1]", "params.target", "params.y"], "{}", reply.text());
+    let body = r#"{"user_id":"1","symbol":"","target_price":-1e308,"condition":"above"}"#;
+    let reply = server.call("POST", "/alerts", JSON, body).await;
+    assert_eq!(fields(&reply), ["user_id", "condition", "symbol", "target_price"], "{}", reply.text());
+    assert!(reply.text().contains("-1e308 is not a finite number greater than 0"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_in_plain_words() {
+    let server = fixture().await;
+    for (body, expect) in [
+        (r#"{"user_id":1.0,"symbols":["X"],"rule":"above"}"#, "user_id: 1.0 is not a whole number"),
+        (
+            r#"{"user_id":1,"symbols":["X"],"rule":"above","params":{"target":1},"lifecycle":{"repeat":"never"}}"#,
+            r#"lifecycle.repeat: "never" is not "once" or "every""#,
+        ),
+        (r#"{"user_id":1,"user_id":2}"#, "user_id: is given more than once"),
+        // Only what is no JSON has a place.
+        (r#"{"user_id":1,}"#, "body: trailing comma at line 1 column 14"),
+    ] {
+        let told = server.call("POST", "/api/v1/alerts", JSON, body).await.json();
+        assert!(told["detail"].as_str().unwrap().starts_with(expect), "{expect}: {told}");
+        assert_eq!(told["detail"].as_str().unwrap().contains(" line "), expect.contains(" line "), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_huge_target_is_not_written_in_full() {
+    let server = fixture().await;
+    let body = json!({"user_id": 1, "symbol": "X", "target_price": 1e308, "condition": "ABOVE"});
+    let created = server.post_json("/alerts", &body).await.json();
+    assert_eq!(created["message"], "Alert created: X ABOVE $1e308");
+}
+
+#[tokio::test]
 async fn every_member_of_a_release() {
     let server = fixture().await;
     let alert = json!({"user_id": 1, "symbols": ["X"], "rule": "above", "params": {"target": 1}});
@@ -210,6 +258,7 @@ async fn bodies_that_are_no_objects() {
         let reply = server.call("POST", uri, JSON, vec![b' '; 64 * 1024 + 1]).await;
         assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
         check_named(&reply, "too large", "body");
+        assert!(reply.text().contains("larger than the 65536 bytes"), "{}", reply.text());
     }
 }
 
@@ -244,6 +293,7 @@ async fn headers() {
         (StatusCode::PAYLOAD_TOO_LARGE, "application/problem+json")
     );
     check_named(&reply, "1 MiB and a byte", "body");
+    assert!(reply.json()["detail"].as_str().unwrap().contains("larger than the 1048576 bytes"), "{}", reply.text());
     let reply = server.call("POST", "/api/v1/rules", WASM, vec![0; 1024 * 1024]).await;
     assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
 }

@@ -104,8 +104,10 @@ async fn an_alert_lives_from_creation_to_deletion() {
         "id": 1, "user_id": 1, "rule": "above", "version": version, "digest": digest, "params": {"target": 150.0},
         "lifecycle": {"repeat": "once"}, "created_at": "2023-11-14T22:13:20.123Z",
         "bindings": [{"symbol": "AAPL", "status": "active"}, {"symbol": "BINANCE:BTCUSDT", "status": "active"}],
+        "unserved": ["AAPL", "BINANCE:BTCUSDT"],
     });
     assert_eq!(alert, expect);
+    alert.as_object_mut().unwrap().remove("unserved");
     server.fire(1, 3).await;
     alert["bindings"][0]["status"] = json!("triggered");
     assert_eq!(server.get("/api/v1/alerts/1").await.json(), alert);
@@ -172,6 +174,22 @@ async fn firings_are_listed_for_all_and_for_one_alert() {
     assert_eq!(second, json!({"firings": [body(&y)], "next": null}));
     let of_y = server.get("/api/v1/alerts/2/firings").await.json();
     assert_eq!(of_y, json!({"firings": [body(&y)], "next": null}));
+    assert_eq!(server.call("DELETE", "/api/v1/alerts/2", &[], "").await.status, StatusCode::NO_CONTENT);
+    let outlived = server.get("/api/v1/alerts/2/firings").await;
+    assert_eq!((outlived.status, outlived.json()), (StatusCode::OK, of_y), "firings outlive their alert");
+    assert_eq!(server.get("/api/v1/alerts/3/firings").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_alert_on_what_is_not_served_is_told_so() {
+    let server = fixture().await;
+    let created = server.post_json("/api/v1/alerts", &above(&["btcusdt", "TYPO", "IC MARKETS:1"])).await;
+    assert_eq!((created.status, &created.json()["unserved"]), (StatusCode::CREATED, &json!(["TYPO"])));
+    let served = server.post_json("/api/v1/alerts", &above(&["BTCUSDT"])).await.json();
+    assert_eq!(
+        (&served["unserved"], &server.get("/api/v1/alerts/1").await.json()["unserved"]),
+        (&json!(null), &json!(null))
+    );
 }
 
 #[tokio::test]
@@ -213,10 +231,59 @@ async fn the_description_names_every_route() {
         "POST /api/v1/rules/{name}/versions/{version}/promote",
     ];
     assert_eq!(routes, expect);
-    // Every reference leads somewhere.
-    let text = description.to_string();
-    for reference in text.split("\"#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(description["components"]["schemas"][name].is_object(), "{name} is not described");
+}
+
+#[tokio::test]
+async fn the_description_has_what_openapi_asks_for() {
+    let server = fixture().await;
+    let description = server.get("/api/v1/openapi.json").await.json();
+    let is_text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+    assert!(is_text(&description["info"]["title"]) && is_text(&description["info"]["version"]));
+    let tags: Vec<_> = description["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{what} has no operationId"));
+            assert!(ids.insert(id.to_owned()), "{what}: {id} is another's");
+            assert!(operation["tags"].as_array().unwrap().iter().all(|tag| tags.contains(&tag)), "{what}");
+            let responses = operation["responses"].as_object().unwrap();
+            assert!(!responses.is_empty(), "{what}");
+            for (status, response) in responses {
+                assert!(status.parse::<u16>().is_ok_and(|status| (100..600).contains(&status)), "{what} {status}");
+                assert!(is_text(&response["description"]), "{what} {status} is not described");
+            }
+            let none = Vec::new();
+            let parameters = operation["parameters"].as_array().unwrap_or(&none);
+            let placed = |place: &str| -> Vec<_> {
+                let of_place = parameters.iter().filter(|parameter| parameter["in"] == place);
+                of_place.map(|parameter| parameter["name"].as_str().unwrap()).collect()
+            };
+            let in_path: Vec<_> = path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+            assert_eq!(placed("path"), in_path, "{what}");
+            for parameter in parameters {
+                let required = parameter["in"] != "path" || parameter["required"] == true;
+                assert!(required && parameter["schema"].is_object() && is_text(&parameter["description"]), "{what}");
+            }
+        }
+    }
+    let mut references = 0;
+    check_references(&description, &description, &mut references);
+    assert!(references > 50, "{references} references were seen");
+}
+
+/// Every `$ref` leads somewhere.
+fn check_references(document: &Value, value: &Value, seen: &mut usize) {
+    match value {
+        Value::Object(members) => {
+            if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
+                let pointer = reference.strip_prefix('#').expect("references are to this document");
+                assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+                *seen += 1;
+            }
+            members.values().for_each(|value| check_references(document, value, seen));
+        }
+        Value::Array(items) => items.iter().for_each(|value| check_references(document, value, seen)),
+        _ => {}
     }
 }

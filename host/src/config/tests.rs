@@ -1,0 +1,99 @@
+//! What is typed and set, and what comes of it.
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Typed {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+fn settle(args: &[&str]) -> Result<Settings, ConfigError> {
+    Typed::parse_from(["tocsin"].iter().chain(args)).args.settle()
+}
+
+#[track_caller]
+fn tickers(list: &str, expect: &[&str]) {
+    let parsed = parse_tickers(list).unwrap();
+    assert_eq!(parsed.iter().map(Symbol::as_str).collect::<Vec<_>>(), expect);
+}
+
+#[test]
+fn tickers_are_trimmed_of_what_env_files_leave() {
+    tickers(DEFAULT_TICKERS, &["AAPL", "BINANCE:BTCUSDT", "IC MARKETS:1"]);
+    tickers(r#""btcusdt,ethusdt""#, &["BTCUSDT", "ETHUSDT"]);
+    tickers(r#"\"btcusdt\", 'IC Markets:1' ,,aapl,AAPL"#, &["BTCUSDT", "IC MARKETS:1", "AAPL"]);
+    assert!(parse_tickers(" , ").unwrap_err().to_string().contains("names no instrument"));
+    assert!(parse_tickers("A,🚀").unwrap_err().to_string().contains("🚀"));
+}
+
+#[test]
+fn the_feed_follows_key_and_url() {
+    let kind = |args: &[&str]| settle(args).unwrap().feed.map(|feed| feed.kind().to_string());
+    assert_eq!(kind(&[]).as_deref(), Some("simulated"));
+    assert_eq!(kind(&["--finnhub-api-key", "k"]).as_deref(), Some("finnhub"));
+    assert_eq!(kind(&["--finnhub-url", "ws://127.0.0.1:1"]).as_deref(), Some("finnhub"));
+    assert_eq!(kind(&["--feed", "binance"]).as_deref(), Some("binance"));
+    assert_eq!(kind(&["--feed", "none"]), None);
+    assert_eq!(kind(&["--finnhub-api-key", " ", "--finnhub-url", ""]).as_deref(), Some("simulated"));
+}
+
+#[track_caller]
+fn check_refused(args: &[&str], expect: &[&str]) {
+    let error = settle(args).err().unwrap_or_else(|| panic!("{args:?} is taken")).to_string();
+    assert!(expect.iter().all(|part| error.contains(part)), "{args:?}: {error}");
+}
+
+#[test]
+fn a_feed_that_can_never_work_is_refused() {
+    check_refused(&["--finnhub-url", "junk"], &["FINNHUB_URL: ", "ws://"]);
+    check_refused(&["--feed", "finnhub", "--finnhub-url", "http://sesame"], &["FINNHUB_URL: its scheme", "wss"]);
+    check_refused(&["--feed", "binance", "--binance-url", "https://127.0.0.1"], &["BINANCE_URL: its scheme"]);
+    check_refused(&["--feed", "finnhub"], &["FINNHUB_API_KEY is not set", "TOCSIN_FEED"]);
+    check_refused(&["--finnhub-url", "wss://WS.Finnhub.io"], &["FINNHUB_API_KEY is not set"]);
+    let error = settle(&["--finnhub-api-key", "k", "--finnhub-url", "http://sesame"]).unwrap_err().to_string();
+    assert!(!error.contains("sesame"), "a URL may hold a key: {error}");
+    // A server of one's own decides for itself whether it wants a key.
+    for url in ["ws://127.0.0.1:9001", "ws://feed:9001"] {
+        assert!(settle(&["--feed", "finnhub", "--finnhub-url", url]).is_ok(), "{url}");
+    }
+    // What is not used is not looked at.
+    assert!(settle(&["--feed", "simulated", "--finnhub-url", "junk"]).is_ok());
+}
+
+#[test]
+fn nothing_of_what_there_must_be_something_is_refused() {
+    for bad in [&["--workers", "0"][..], &["--retention-mib", "0"], &["--retention-hours", "0"]] {
+        let error = Typed::try_parse_from(["tocsin"].iter().chain(bad)).err().unwrap_or_else(|| panic!("{bad:?}"));
+        assert!(error.to_string().contains("give a whole number from 1"), "{error}");
+    }
+    check_refused(&["--tickers", ""], &["TICKERS", "names no instrument"]);
+    let huge = u64::MAX.to_string();
+    assert_eq!(
+        settle(&["--retention-mib", &huge, "--retention-hours", &huge]).unwrap().log.retention.retention_bytes,
+        Some(u64::MAX)
+    );
+}
+
+#[test]
+fn judging_is_indexed_and_audited_unless_told_otherwise() {
+    let judging = |args: &[&str]| settle(args).unwrap().evaluator.judging;
+    let (indexed, checked) = (Waking::Indexed, Waking::Checked);
+    assert_eq!(judging(&[]), Judging { waking: indexed, audit_every_calls: 10_000 });
+    assert_eq!(judging(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
+    assert_eq!(judging(&["--audit-every", "1"]).audit_every_calls, 1);
+    let caps = settle(&["--max-bindings-per-rule", "7"]).unwrap().caps;
+    assert_eq!(caps, BindingCaps { per_tenant: 2_000_000, per_rule: 7 });
+    for bad in [&["--waking", "naive"][..], &["--audit-every", "-1"], &["--max-bindings-per-tenant", "many"]] {
+        assert!(Typed::try_parse_from(["tocsin"].iter().chain(bad)).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn an_open_door_is_refused() {
+    let error = settle(&["--bind", "0.0.0.0"]).unwrap_err().to_string();
+    assert!(error.contains("0.0.0.0") && error.contains("authentication"), "{error}");
+    assert!(settle(&["--bind", "::1"]).is_ok());
+}

@@ -1,0 +1,25 @@
+//! What feeds log, for the tests that read it.
+
+use std::sync::{Arc, Mutex};
+
+/// Everything that is logged on this thread, at every level.
+pub(super) fn capture_log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    struct Tee(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Tee {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let tee = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || Tee(tee.clone()))
+        .finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
