@@ -8,12 +8,13 @@
 //! between are read again for it alone; if its worker is behind, the binding waits until its offset comes.
 //!
 //! A manual release from quarantine takes effect right behind a checkpoint that names it: a replay from there begins with
-//! the same release. One that was stored, but not yet applied when the process died, waits after the restart until all
-//! ticks that were published before are replayed without it.
+//! the same release. For a promotion to another version of its rule a binding is handed over to the store right behind a
+//! checkpoint, with its state and the offset up to which it is judged. It comes back like a new one that remembers: on the
+//! new version or, if the promotion failed, on the old one. Either way it catches up from that offset, and no tick is judged
+//! twice.
 //!
-//! For a promotion to another version of its rule a binding is handed over to the store right behind a checkpoint, with
-//! its state and the offset up to which it is judged. It comes back like a new one that remembers: on the new version or,
-//! if the promotion failed, on the old one. Either way it catches up from that offset, and no tick is judged twice.
+//! Neither is done before a worker has judged what was published before it began: an earlier one may have told of those
+//! ticks, and they are judged again as they were then.
 
 mod committer;
 mod feeder;

@@ -27,9 +27,11 @@ pub(super) struct Restored {
     pub(super) new: Vec<(Arming, Position)>,
     /// Bindings that were released right behind the checkpoint.
     pub(super) released: Vec<BindingId>,
-    /// Bindings whose release is stored and was never applied. Each takes effect behind the ticks that may have been
-    /// judged without it: from this position on.
-    pub(super) release_due: Vec<(BindingId, Position)>,
+    /// Where each partition ended: ticks before that may have been judged and told already. They are judged again as they
+    /// were then, before anything else is done to a binding.
+    pub(super) told_until: Vec<Position>,
+    /// Bindings whose release is stored and was never applied, each with its partition.
+    pub(super) release_due: Vec<(BindingId, u32)>,
     /// Bindings that a promotion has asked for, each with its partition.
     pub(super) asked_for: Vec<(BindingId, u32)>,
 }
@@ -47,8 +49,9 @@ pub(super) async fn restore(
     for partition in partitions {
         let claim = store.claim(*partition).await?;
         let from = start_of(bus, &claim, config).await?;
-        let due_from = Position { partition: *partition, offset: bus.end(*partition).await?.max(from.offset) };
-        load(store, library, &claim, from, due_from, revision, &mut restored).await?;
+        let told_until = bus.end(*partition).await?.max(from.offset);
+        restored.told_until.push(Position { partition: *partition, offset: told_until });
+        load(store, library, &claim, from, revision, &mut restored).await?;
         restored.released.extend(&claim.released);
         restored.claims.push(claim);
         restored.from.push(from);
@@ -78,7 +81,6 @@ async fn load(
     library: &Library,
     claim: &Claim,
     from: Position,
-    due_from: Position,
     revision: u64,
     restored: &mut Restored,
 ) -> Result<(), EvaluatorError> {
@@ -98,7 +100,7 @@ async fn load(
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.
             if row.release_due && row.revision <= revision {
-                restored.release_due.push((row.id, due_from));
+                restored.release_due.push((row.id, counts_from.partition));
             }
             if row.hold == Hold::Asked && row.revision <= revision {
                 restored.asked_for.push((row.id, counts_from.partition));

@@ -1,5 +1,6 @@
 //! The thread that owns a shard: reads ticks, judges them, hands over what happened.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,8 +55,8 @@ pub(super) struct Worker {
     /// Bindings that left quarantine since the last checkpoint.
     recovered: Vec<BindingId>,
     counted: Counted,
-    /// What the worker begins with, on its own thread: it may have to catch up, and to wait for its committer.
-    begin_with: (Vec<(Arming, Position)>, Bindings),
+    /// Bindings that the worker begins with on its own thread: it may have to catch up, and to wait for its committer.
+    begin_with: Vec<(Arming, Position)>,
 }
 
 /// One partition.
@@ -63,8 +64,13 @@ pub(super) struct Worker {
 struct Lane {
     /// Bindings that wait for the offset from which they count.
     waiting: Waiting,
-    /// Releases that take effect from an offset on.
-    release_due: BTreeMap<u64, Vec<BindingId>>,
+    /// Ticks before this offset were published before this worker began, and may have been told by another one: until
+    /// they are judged again as they were then, nothing is released and nothing handed over.
+    told_until: u64,
+    /// Bindings that are to be released from quarantine.
+    release_due: Vec<BindingId>,
+    /// Bindings that are to be handed over.
+    hand_over_due: Vec<BindingId>,
     /// Position and revision at the last checkpoint.
     checkpointed: Option<(u64, u64)>,
 }
@@ -118,7 +124,7 @@ impl Worker {
             judging: config.judging,
             recovered: Vec::new(),
             counted: Counted::default(),
-            begin_with: (restored.new, Bindings::new()),
+            begin_with: restored.new,
         };
         for arming in restored.armed {
             arm(&mut worker.shard, arming)?;
@@ -126,12 +132,14 @@ impl Worker {
         for binding in restored.released {
             release(&mut worker.shard, binding)?;
         }
-        for (binding, from) in restored.release_due {
-            let lane = worker.lanes.entry(from.partition).or_default();
-            lane.release_due.entry(from.offset).or_default().push(binding);
+        for told_until in restored.told_until {
+            worker.lane(told_until.partition).told_until = told_until.offset;
+        }
+        for (binding, partition) in restored.release_due {
+            worker.lane(partition).release_due.push(binding);
         }
         for (binding, partition) in restored.asked_for {
-            worker.begin_with.1.entry(partition).or_default().push(binding);
+            worker.lane(partition).hand_over_due.push(binding);
         }
         worker.count_bindings();
         Ok(worker)
@@ -157,19 +165,18 @@ impl Worker {
     }
 
     fn run(&mut self, stop: &CancellationToken) -> Result<(), EvaluatorError> {
-        let (new, handed_over) = std::mem::take(&mut self.begin_with);
+        let new = std::mem::take(&mut self.begin_with);
         self.arm_new(new)?;
-        self.change_behind_checkpoint(Behind { handed_over, ..Behind::default() })?;
         let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !stop.is_cancelled() {
             self.apply_changes()?;
+            self.do_what_is_due()?;
             if self.judged == self.batch.len() {
                 let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
                 self.reader.poll(&mut self.batch, MAX_BATCH, wait)?;
                 self.judged = 0;
             }
             self.judge()?;
-            self.release_due()?;
             if Instant::now() >= checkpoint_due {
                 self.checkpoint(Behind::default())?;
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
@@ -179,7 +186,7 @@ impl Worker {
     }
 
     fn apply_changes(&mut self) -> Result<(), EvaluatorError> {
-        let (mut new, mut behind) = (Vec::new(), Behind::default());
+        let mut new = Vec::new();
         while let Ok(changes) = self.changes.try_recv() {
             for change in changes.list {
                 match change {
@@ -189,12 +196,8 @@ impl Worker {
                         self.shard.disarm(binding);
                         self.forget_waiting(|arming| arming.binding == binding);
                     }
-                    Change::Release(binding, partition) => behind.released.entry(partition).or_default().push(binding),
-                    Change::HandOver(binding, partition) => {
-                        // The store knows best where one goes on that was not begun with.
-                        new.retain(|(arming, _)| arming.binding != binding);
-                        behind.handed_over.entry(partition).or_default().push(binding);
-                    }
+                    Change::Release(binding, partition) => self.lane(partition).release_due.push(binding),
+                    Change::HandOver(binding, partition) => self.lane(partition).hand_over_due.push(binding),
                     Change::DisarmRule(rule) => {
                         new.retain(|(arming, _)| arming.rule.reference().digest != rule);
                         self.disarm_rule(&rule);
@@ -203,8 +206,7 @@ impl Worker {
             }
             self.revision = changes.revision;
         }
-        self.arm_new(new)?;
-        self.change_behind_checkpoint(behind)
+        self.arm_new(new)
     }
 
     fn disarm_rule(&mut self, rule: &Digest) {
@@ -224,11 +226,11 @@ impl Worker {
 
     /// Releases bindings from quarantine, and lets go of those that are handed over.
     fn change_behind_checkpoint(&mut self, behind: Behind) -> Result<(), EvaluatorError> {
-        if behind.released.is_empty() && behind.handed_over.is_empty() {
-            return Ok(());
-        }
         let released: Vec<BindingId> = behind.released.values().flatten().copied().collect();
         let handed_over: HashSet<BindingId> = behind.handed_over.values().flatten().copied().collect();
+        if released.is_empty() && handed_over.is_empty() {
+            return Ok(());
+        }
         self.checkpoint(behind)?;
         for binding in released {
             release(&mut self.shard, binding)?;
@@ -240,18 +242,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Applies the releases whose offset has come.
-    fn release_due(&mut self) -> Result<(), EvaluatorError> {
-        let mut released = Bindings::new();
+    /// Releases and hands over where that is due.
+    fn do_what_is_due(&mut self) -> Result<(), EvaluatorError> {
+        let mut behind = Behind::default();
         let partitions: Vec<u32> = self.lanes.keys().copied().collect();
         for partition in partitions {
             let position = self.position(partition);
-            let lane = self.lanes.entry(partition).or_default();
-            while let Some(entry) = lane.release_due.first_entry().filter(|entry| *entry.key() <= position) {
-                released.entry(partition).or_default().extend(entry.remove());
+            let lane = self.lane(partition);
+            if position >= lane.told_until {
+                behind.released.entry(partition).or_default().append(&mut lane.release_due);
+                behind.handed_over.entry(partition).or_default().append(&mut lane.hand_over_due);
             }
         }
-        self.change_behind_checkpoint(Behind { released, ..Behind::default() })
+        self.change_behind_checkpoint(behind)
+    }
+
+    fn lane(&mut self, partition: u32) -> &mut Lane {
+        self.lanes.entry(partition).or_default()
     }
 
     /// Arms bindings that no checkpoint knows: each waits for its offset, or catches up from it.
@@ -262,10 +269,14 @@ impl Worker {
             if self.shard.holds(arming.binding) {
                 continue;
             }
-            let waiting = if counts_from.offset < self.position(partition) {
-                behind.entry(partition).or_default()
-            } else {
-                &mut self.lanes.entry(partition).or_default().waiting
+            let waiting = match counts_from.offset.cmp(&self.position(partition)) {
+                Ordering::Less => behind.entry(partition).or_default(),
+                // A checkpoint that is taken now has to know it.
+                Ordering::Equal => {
+                    arm(&mut self.shard, arming)?;
+                    continue;
+                }
+                Ordering::Greater => &mut self.lane(partition).waiting,
             };
             waiting.entry(counts_from.offset).or_default().push(arming);
         }

@@ -100,11 +100,16 @@ fn alerts_move_with_their_states_while_ticks_flow() {
     assert_eq!(version_of_the_alert(&server), "2.0.0");
     wait_for_version(&server, 2);
 
-    upload(&server, version(3, "(return (i32.const 7))"));
+    // A trial of an upload takes a state of zeros over; these refuse any other.
+    let unless_zero =
+        |trouble: &str| format!("(if (f64.gt (f64.load (local.get $old)) (f64.const 0)) (then {trouble}))");
+    upload(&server, version(3, &unless_zero("(return (i32.const 7))")));
     let (code, told) = tocsin(&server, &["rule", "promote", "counts", "3.0.0"]);
     let expect = "alert 1 on AAPL: `migrate` refused the state with code 7; nothing is moved";
     assert!(code == Some(1) && told.contains(expect), "{told}");
-    upload(&server, version(4, "unreachable"));
+    let (status, problem) = server.upload(version(4, "unreachable"));
+    assert!(status == 422 && problem["violations"][0]["code"] == "trial_fault", "{problem}");
+    upload(&server, version(4, &unless_zero("unreachable")));
     let (status, problem) = server.post("/api/v1/rules/counts/versions/4.0.0/promote", &json!({"from": "2.0.0"}));
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("unreachable"), "{problem}");
     assert_eq!(version_of_the_alert(&server), "2.0.0");

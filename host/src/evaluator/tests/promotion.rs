@@ -352,6 +352,26 @@ async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick() {
     assert!(moved > 30 && refused > 10, "{moved} alerts moved, {refused} promotions were refused");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves() {
+    let mut history = History::new().await;
+    let id = history.create("A", 7, 1, false).await;
+    history.publish("A", 9).await;
+    history.check("before").await;
+    let version = history.upload(Kind::Good).await;
+    // Nothing is checkpointed: the next process has all of it before it, and is asked to hand over at once.
+    history.crash().await;
+    let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
+    wait_until(async || history.rig.store.bindings_asked_for().await.unwrap() == 1).await;
+    history.start().await;
+    assert_eq!(work.await.unwrap().unwrap().moved, Moved { alerts: 1, bindings: 1 });
+    history.moved_to(version);
+    history.publish("A", 4).await;
+    history.check("after").await;
+    assert_eq!(history.firings(id).await.len(), 13);
+    history.running.take().unwrap().stop().await;
+}
+
 /// How far a promotion has come when the process dies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
