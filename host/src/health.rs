@@ -16,6 +16,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a tick may wait to be judged before that is told.
 const MAX_WAIT_MS: i64 = 5_000;
+
 /// A connected feed that sends no frame for so long is told of. Finnhub's own pings come once a minute, so at night this
 /// comes and goes; in trading hours a feed of several symbols is never this quiet.
 const FEED_SILENT_AFTER: Duration = Duration::from_secs(30);
