@@ -145,7 +145,7 @@ impl PostgresStore {
 
     /// A transaction that reads all of one moment.
     async fn snapshot(&self) -> Result<Tx, StoreError> {
-        Ok(self.0.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
     }
 
     /// A transaction that changes alerts or rules: no other one does meanwhile.
@@ -156,11 +156,20 @@ impl PostgresStore {
     /// A transaction of an evaluator, or one that changes alerts or rules as well.
     async fn begin_commit(&self, draws_revision: bool) -> Result<Tx, StoreError> {
         // Each statement sees what is committed when it begins: what another has changed before its locks were let go.
-        let mut transaction = self.0.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let mut transaction = self.begin("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         if draws_revision {
             sqlx::query("SELECT newest FROM revisions FOR UPDATE").execute(&mut *transaction).await?;
         }
         Ok(transaction)
+    }
+
+    /// Begins a transaction on a task of its own, which nobody gives up half-way: sqlx 0.9 knows of a transaction only once
+    /// BEGIN is answered, so one whose caller goes away before would stay open, and take in whatever its connection is
+    /// used for next.
+    async fn begin(&self, how: &'static str) -> Result<Tx, StoreError> {
+        let pool = self.0.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(how).await }).await;
+        Ok(begun.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
     }
 
     /// Waits for the right to number events; it ends with the transaction.

@@ -15,20 +15,20 @@ const FORMS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or user=… pas
 
 /// Where a PostgreSQL database is, and as whom to go there.
 #[derive(Clone)]
-pub struct DatabaseUrl(PgConnectOptions);
+pub struct DatabaseUrl(Box<PgConnectOptions>);
 
 impl DatabaseUrl {
     /// Reads a URL, or libpq's `key=value` words. What is missing comes from `PGHOST` and its like, as in libpq. The
     /// error says what is wrong, and no value that may be secret.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let options = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        let options: PgConnectOptions = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             text.parse().map_err(|error| format!("{}; give {FORMS}", cause(error)))?
         } else {
             from_words(text)?
         };
         let named = options.get_application_name().is_some();
-        Ok(Self(if named { options } else { options.application_name("tocsin") }))
+        Ok(Self(Box::new(if named { options } else { options.application_name("tocsin") })))
     }
 
     pub(super) fn options(&self) -> &PgConnectOptions {
@@ -38,7 +38,7 @@ impl DatabaseUrl {
     /// The same server and user, another database.
     #[cfg(test)]
     pub(super) fn with_database(&self, database: &str) -> Self {
-        Self(self.0.clone().database(database))
+        Self(Box::new(self.options().clone().database(database)))
     }
 
     fn database(&self) -> &str {

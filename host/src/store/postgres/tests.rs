@@ -165,6 +165,28 @@ async fn caps_hold_against_creators_that_race() {
     assert_eq!(one.live_counters().await.2, 24);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_leaves_no_transaction_behind() {
+    let (_home, one, other, mut newest) = two().await;
+    let new = new_alert(&rule("a"), 1);
+    for polls in 0..200 {
+        let given_up = async {
+            for _ in 0..polls {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = given_up => {}
+            stored = one.create_alert(&new, MANY) => drop(stored.unwrap()),
+        }
+        // What this connection is used for next must be visible to others at once.
+        newest = one.claim(0).await.unwrap();
+        assert_eq!(other.claim(0).await.unwrap().epoch, newest.epoch + 1, "given up after {polls} polls");
+    }
+    assert!(newest.epoch > 200);
+}
+
 /// Creates an alert and fires it in one process; the other must hear of both.
 async fn check_heard(one: &Store, other: &Store, claim: &Claim) {
     let (mut revisions, mut firings) = (other.newest_revision().await.unwrap(), other.newest_firing().await.unwrap());
