@@ -101,8 +101,9 @@ Every option can also be set in the environment or in a file `.env`.")]
     /// Bring the store's schema up to this version, and exit
     #[command(
         long_about = "\
-Brings the store's schema up to this version, and exits. `tocsin serve` does the same at its start; a schema that is up to
-date stays as it is, and one of a newer version is refused. Processes that migrate at once wait for each other.",
+Brings the store's schema up to this version, and exits. `tocsin serve` does the same at its start.\n\
+A schema that is up to date stays as it is, and one of a newer version is refused. Processes that\n\
+migrate at once wait for each other.",
         after_help = "\
 Examples:
   tocsin migrate                             SQLite in ./tocsin-data

@@ -39,7 +39,14 @@ pub struct StoreArgs {
 
     /// PostgreSQL database of rules, alerts and firings: postgres://USER:PASSWORD@HOST:PORT/DATABASE, or libpq's
     /// user=… password=… dbname=… host=… port=… sslmode=… [default: SQLite in the data folder]
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, default_value = "", value_name = "URL")]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "URL"
+    )]
     pub database_url: String,
 }
 
