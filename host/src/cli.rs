@@ -25,11 +25,12 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use reqwest::Url;
+use serde_json::json;
 
 use self::failure::Failure;
 use self::output::Output;
 use crate::compiler::ChildArgs;
-use crate::config::ServeArgs;
+use crate::config::{ServeArgs, StoreArgs};
 
 /// Where `tocsin serve` listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
@@ -97,6 +98,19 @@ Examples:
 
 Every option can also be set in the environment or in a file `.env`.")]
     Serve(Box<ServeArgs>),
+    /// Bring the store's schema up to this version, and exit
+    #[command(
+        long_about = "\
+Brings the store's schema up to this version, and exits. `tocsin serve` does the same at its start.\n\
+A schema that is up to date stays as it is, and one of a newer version is refused. Processes that\n\
+migrate at once wait for each other.",
+        after_help = "\
+Examples:
+  tocsin migrate                             SQLite in ./tocsin-data
+  DATABASE_URL=postgres://tocsin:…@127.0.0.1:5432/tocsin tocsin migrate
+  tocsin migrate --database-url 'user=tocsin password=… dbname=tocsin host=127.0.0.1 port=5432 sslmode=disable'"
+    )]
+    Migrate(StoreArgs),
     /// Replay recorded trades to whoever subscribes, in Finnhub's protocol
     #[command(long_about = feed::LONG_ABOUT)]
     Feed(feed::FeedArgs),
@@ -182,11 +196,11 @@ fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
-/// Runs any command of the client: `serve` and `compile-module` are the caller's.
+/// Runs any command of the client: `serve`, `migrate` and `compile-module` are the caller's.
 pub async fn run(command: Command, global: Global) -> ExitCode {
     let output = Output { json: global.json };
     let done = match command {
-        Command::Serve(_) | Command::CompileModule(_) => {
+        Command::Serve(_) | Command::Migrate(_) | Command::CompileModule(_) => {
             Err(Failure::Local("this is not a command of the client".into()))
         }
         Command::Feed(args) => feed::run(args, output).await,
@@ -200,6 +214,13 @@ pub async fn run(command: Command, global: Global) -> ExitCode {
 /// What a server that ended tells whoever started it. Its errors have been written then.
 pub fn exit_code(ended: anyhow::Result<()>, global: &Global) -> ExitCode {
     Output { json: global.json }.finish(ended.map_err(|error| Failure::Local(format!("{error:#}"))))
+}
+
+/// Tells which store was brought up to date, or why none was.
+pub fn report_store(migrated: anyhow::Result<String>, global: &Global) -> ExitCode {
+    let output = Output { json: global.json };
+    let told = |store: String| output.result(&json!({ "up_to_date": store }), || format!("up to date: {store}"));
+    output.finish(migrated.map_err(|error| Failure::Local(format!("{error:#}"))).and_then(told))
 }
 
 fn completions(shell: Shell, output: Output) -> Result<(), Failure> {

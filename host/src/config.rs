@@ -19,7 +19,7 @@ use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::evaluator::EvaluatorConfig;
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
-use crate::store::BindingCaps;
+use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
 
 /// What is subscribed and served without `TICKERS`.
@@ -36,14 +36,34 @@ const MAX_TICKERS: usize = 1024;
 const DEFAULT_AUDIT_EVERY_CALLS: u32 = 10_000;
 
 /// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
-const FUTURE_BACKENDS: [&str; 3] = ["KAFKA_BROKERS", "REDIS_ADDR", "DATABASE_URL"];
+const FUTURE_BACKENDS: [&str; 2] = ["KAFKA_BROKERS", "REDIS_ADDR"];
+
+/// Where rules, alerts and firings are kept
+#[derive(Args, Clone, Debug)]
+pub struct StoreArgs {
+    /// Where the embedded log and database live
+    #[arg(long, env = "TOCSIN_DATA_DIR", default_value = "./tocsin-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// PostgreSQL database of rules, alerts and firings: postgres://USER:PASSWORD@HOST:PORT/DATABASE, or libpq's
+    /// user=… password=… dbname=… host=… port=… sslmode=… [default: SQLite in the data folder]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "URL"
+    )]
+    pub database_url: String,
+}
 
 /// Run the server
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Where the embedded log and database live
-    #[arg(long, env = "TOCSIN_DATA_DIR", default_value = "./tocsin-data", value_name = "DIR")]
-    pub data_dir: PathBuf,
+    /// Where rules, alerts and firings are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
 
     /// Address to listen on. Without authentication only a loopback address is accepted
     #[arg(long, env = "TOCSIN_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDR")]
@@ -180,11 +200,33 @@ pub enum WakingChoice {
 #[error("{0}")]
 pub struct ConfigError(String);
 
+/// The store that was chosen.
+#[derive(Clone, Debug)]
+pub enum StoreChoice {
+    /// SQLite in the data folder.
+    Sqlite,
+    /// A PostgreSQL database.
+    Postgres(DatabaseUrl),
+}
+
+impl StoreArgs {
+    /// Which store is meant.
+    pub fn choice(&self) -> Result<StoreChoice, ConfigError> {
+        if self.database_url.trim().is_empty() {
+            return Ok(StoreChoice::Sqlite);
+        }
+        let url = DatabaseUrl::parse(&self.database_url);
+        url.map(StoreChoice::Postgres).map_err(|error| ConfigError(format!("DATABASE_URL: {error}")))
+    }
+}
+
 /// What the server needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where the embedded log and database live.
     pub data_dir: PathBuf,
+    /// Where rules, alerts and firings are kept.
+    pub store: StoreChoice,
     /// Address to listen on; loopback.
     pub bind: IpAddr,
     /// Port of REST.
@@ -225,7 +267,8 @@ impl ServeArgs {
             retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
-            data_dir: self.data_dir,
+            store: self.store.choice()?,
+            data_dir: self.store.data_dir,
             bind: self.bind,
             port: self.port,
             grpc_port: self.grpc_port,

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve(*args, &cli.global).await,
+            Command::Migrate(args) => cli::report_store(roles::migrate(args).await, &cli.global),
             other => cli::run(other, cli.global).await,
         }
     })

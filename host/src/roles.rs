@@ -7,6 +7,7 @@ mod publish;
 mod summary;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -22,7 +23,7 @@ use crate::api::{self, Api};
 use crate::artifacts::ArtifactCache;
 use crate::bus::{Bus, EmbeddedBus, EmbeddedDb, system_clock};
 use crate::compiler::{ChildCompiler, Compiler};
-use crate::config::Settings;
+use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::control::Control;
 use crate::evaluator::{self, RunningEvaluator};
 use crate::health::Health;
@@ -102,6 +103,27 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     ended.and(front).and(back)
 }
 
+/// Brings the schema of the store that is configured up to date; returns which that is.
+pub async fn migrate(args: StoreArgs) -> anyhow::Result<String> {
+    let choice = args.choice()?;
+    open_store(&choice, &args.data_dir).await?.close().await;
+    Ok(match choice {
+        StoreChoice::Sqlite => format!("SQLite in {}", args.data_dir.display()),
+        StoreChoice::Postgres(url) => format!("PostgreSQL, {url}"),
+    })
+}
+
+async fn open_store(choice: &StoreChoice, data_dir: &Path) -> anyhow::Result<Store> {
+    match choice {
+        StoreChoice::Sqlite => {
+            let folder = || format!("opening the database in {}", data_dir.display());
+            std::fs::create_dir_all(data_dir).with_context(folder)?;
+            Store::open_sqlite(data_dir).await.with_context(folder)
+        }
+        StoreChoice::Postgres(url) => Store::open_postgres(url).await.context("opening the store"),
+    }
+}
+
 fn library(settings: &Settings, store: &Store) -> anyhow::Result<Library> {
     let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
     let compiler = Compiler::Child(Arc::new(ChildCompiler::new(program, settings.compile)));
@@ -121,7 +143,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Backends> {
     let db = EmbeddedDb::open(&settings.data_dir).with_context(folder)?;
     let bus = Bus::Embedded(EmbeddedBus::open(&db, settings.log, system_clock()).with_context(folder)?);
     let prices = Prices::Embedded(EmbeddedPrices::open(&db).with_context(folder)?);
-    let store = Store::open_sqlite(&settings.data_dir).await.with_context(folder)?;
+    let store = open_store(&settings.store, &settings.data_dir).await?;
     Ok(Backends { bus, prices, store })
 }
 
@@ -178,8 +200,12 @@ fn announce(settings: &Settings, rest: SocketAddr, grpc: SocketAddr) {
         Some(Feed::Binance { .. }) => "Binance",
         Some(Feed::Simulated { .. }) => "SIMULATED prices (set FINNHUB_API_KEY for real ones)",
     };
+    let store = match &settings.store {
+        StoreChoice::Sqlite => "SQLite in the data folder".to_owned(),
+        StoreChoice::Postgres(url) => format!("PostgreSQL, {url}"),
+    };
     info!(
-        rest = %format!("http://{rest}"), grpc = %format!("http://{grpc}"), %tickers, feed,
+        rest = %format!("http://{rest}"), grpc = %format!("http://{grpc}"), %tickers, feed, %store,
         data_dir = %settings.data_dir.display(), "tocsin is ready"
     );
 }

@@ -97,3 +97,16 @@ fn an_open_door_is_refused() {
     assert!(error.contains("0.0.0.0") && error.contains("authentication"), "{error}");
     assert!(settle(&["--bind", "::1"]).is_ok());
 }
+
+#[test]
+fn the_store_follows_the_database_url() {
+    let store = |url: &str| settle(&["--database-url", url]).map(|settings| settings.store);
+    assert!(matches!(settle(&[]).unwrap().store, StoreChoice::Sqlite));
+    assert!(matches!(store(" ").unwrap(), StoreChoice::Sqlite));
+    for url in ["postgres://u:s3cret@h:1/d", "user=u password=s3cret dbname=d host=h port=1 sslmode=disable"] {
+        let chosen = format!("{:?}", store(url).unwrap());
+        assert_eq!(chosen, "Postgres(DatabaseUrl(d at h:1 as u))");
+    }
+    let error = store("host=h password=s3cret colour=red").unwrap_err().to_string();
+    assert!(error.starts_with("DATABASE_URL: \"colour\"") && !error.contains("s3cret"), "{error}");
+}

@@ -17,7 +17,16 @@ use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use crate::compiler::Compiler;
 use crate::control::{Control, ControlError, CreateAlert};
 use crate::library::Library;
+use crate::store::testing::{Home, Member, on_each_member};
 use crate::store::{BindingCaps, Store};
+
+on_each_member!(
+    a_released_binding_goes_on_with_its_state_or_is_quarantined_again,
+    a_release_while_nothing_runs_takes_effect_at_the_start,
+    a_replay_begins_with_the_release_that_its_checkpoint_names,
+    a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged,
+    an_impure_rule_is_disarmed_everywhere_and_never_armed_again,
+);
 
 const NOW_MS: i64 = 1_700_000_000_123;
 /// No price of a trial run.
@@ -50,6 +59,7 @@ struct Rig {
     library: Library,
     control: Control,
     clock: Clock,
+    _home: Home,
     _dir: TempDir,
 }
 
@@ -70,19 +80,20 @@ impl Running {
 }
 
 impl Rig {
-    async fn new(modules: &[&str]) -> Self {
+    async fn new(member: Member, modules: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = EmbeddedDb::open(dir.path()).unwrap();
         let clock: Clock = Arc::new(|| NOW_MS);
         let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
-        let store = Store::open_sqlite(dir.path()).await.unwrap();
+        let home = Home::make(member).await;
+        let store = home.open().await;
         let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
         let caps = BindingCaps { per_tenant: 100, per_rule: 100 };
         let control = Control::new(store.clone(), bus.clone(), library.clone(), clock.clone(), caps);
         for module in modules {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
         }
-        Self { bus, store, library, control, clock, _dir: dir }
+        Self { bus, store, library, control, clock, _home: home, _dir: dir }
     }
 
     async fn start(&self) -> Running {
@@ -179,9 +190,8 @@ async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
     patience.await.expect("what is waited for happens");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again() {
-    let rig = Rig::new(&[COUNTER]).await;
+async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again(member: Member) {
+    let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -208,9 +218,8 @@ async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again() {
     rig.until_quarantined(id).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_while_nothing_runs_takes_effect_at_the_start() {
-    let rig = Rig::new(&[COUNTER]).await;
+async fn a_release_while_nothing_runs_takes_effect_at_the_start(member: Member) {
+    let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -225,9 +234,8 @@ async fn a_release_while_nothing_runs_takes_effect_at_the_start() {
     assert_eq!(rig.alert(id).await.bindings[0].status, BindingStatus::Active);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replay_begins_with_the_release_that_its_checkpoint_names() {
-    let rig = Rig::new(&[COUNTER]).await;
+async fn a_replay_begins_with_the_release_that_its_checkpoint_names(member: Member) {
+    let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -251,9 +259,8 @@ async fn a_replay_begins_with_the_release_that_its_checkpoint_names() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged() {
-    let rig = Rig::new(&[COUNTER]).await;
+async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged(member: Member) {
+    let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -272,9 +279,8 @@ async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again() {
-    let rig = Rig::new(&[IMPURE, COUNTER]).await;
+async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(member: Member) {
+    let rig = Rig::new(member, &[IMPURE, COUNTER]).await;
     let symbols: Vec<String> = (0..8).map(|i| format!("S{i}")).collect();
     let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
     let id = rig.create("impure", &symbols).await.unwrap();

@@ -1,15 +1,29 @@
 //! The embedded store: SQLite through sqlx. One connection writes, so that transactions never meet; a few read.
+#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each member")]
 
+#[path = "sql/alerts.rs"]
 mod alerts;
+#[path = "sql/commit.rs"]
+mod commit;
+#[path = "sql/evaluation.rs"]
 mod evaluation;
+#[path = "sql/faults.rs"]
 mod faults;
+#[path = "sql/firings.rs"]
 mod firings;
-mod promotion;
-mod quarantine;
-mod rows;
-mod rules;
 #[cfg(test)]
-mod tests;
+#[path = "sql/inspect.rs"]
+mod inspect;
+#[path = "sql/outbox.rs"]
+mod outbox;
+#[path = "sql/promotion.rs"]
+mod promotion;
+#[path = "sql/quarantine.rs"]
+mod quarantine;
+#[path = "sql/rows.rs"]
+mod rows;
+#[path = "sql/rules.rs"]
+mod rules;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +31,21 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
-use tokio::sync::watch;
+use sqlx::{Sqlite, SqlitePool};
 
-use super::StoreError;
+use super::newest::{Newest, News};
+use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
+
+// What the files in `sql` call the database.
+type Member = SqliteStore;
+type Db = Sqlite;
+type DbConnection = sqlx::SqliteConnection;
+type DbRow = sqlx::sqlite::SqliteRow;
+type Tx = sqlx::Transaction<'static, Sqlite>;
+
+/// Nothing is to be locked: transactions that write never meet.
+const LOCK_CLAIMS: &str = "";
+const SKIP_LOCKED: &str = "";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
 
@@ -40,8 +65,7 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
-    newest_revision: watch::Sender<u64>,
-    newest_firing: watch::Sender<u64>,
+    newest: Newest,
 }
 
 impl SqliteStore {
@@ -57,14 +81,8 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         MIGRATIONS.run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        let revision: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&writer).await?;
-        let firing: i64 = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM firings").fetch_one(&writer).await?;
-        Ok(Self(Arc::new(Inner {
-            writer,
-            readers,
-            newest_revision: watch::Sender::new(revision as u64),
-            newest_firing: watch::Sender::new(firing as u64),
-        })))
+        let (revision, firing): (i64, i64) = sqlx::query_as(NEWEST).fetch_one(&writer).await?;
+        Ok(Self(Arc::new(Inner { writer, readers, newest: Newest::new(revision, firing) })))
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
@@ -77,24 +95,41 @@ impl SqliteStore {
         self.0.writer.close().await;
     }
 
-    /// A transaction that holds the write lock from its start.
-    async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    fn newest(&self) -> &Newest {
+        &self.0.newest
+    }
+
+    fn readers(&self) -> &SqlitePool {
+        &self.0.readers
+    }
+
+    fn writer(&self) -> &SqlitePool {
+        &self.0.writer
+    }
+
+    /// A transaction that reads all of one moment.
+    async fn snapshot(&self) -> Result<Tx, StoreError> {
+        Ok(self.0.readers.begin().await?)
+    }
+
+    /// A transaction that writes: it holds the database's lock from its start.
+    async fn write(&self) -> Result<Tx, StoreError> {
         Ok(self.0.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
-    /// The next revision, to be published by [`Self::publish_revision`] once the transaction is committed.
-    async fn next_revision(transaction: &mut Transaction<'static, Sqlite>) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar("UPDATE revisions SET newest = newest + 1 RETURNING newest")
-            .fetch_one(&mut **transaction)
-            .await?)
+    async fn begin_commit(&self, _draws_revision: bool) -> Result<Tx, StoreError> {
+        self.write().await
     }
 
-    fn publish_revision(&self, revision: i64) {
-        // Two commits may publish in either order: the newest wins.
-        self.0.newest_revision.send_if_modified(|newest| {
-            let newer = revision as u64 > *newest;
-            *newest = (revision as u64).max(*newest);
-            newer
-        });
+    /// Waits for the right to number events: whoever writes has it.
+    async fn take_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Commits, and tells what is new.
+    async fn conclude(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
+        transaction.commit().await?;
+        self.0.newest.tell(news);
+        Ok(())
     }
 }

@@ -109,7 +109,12 @@ const RULES: &[Rule] = &[
     Rule {
         within: EVERYWHERE,
         except: &["tocsin::store", "tocsin::roles"],
-        forbids: &["tocsin::store::Store::open_sqlite", "tocsin::store::sqlite"],
+        forbids: &[
+            "tocsin::store::Store::open_sqlite",
+            "tocsin::store::Store::open_postgres",
+            "tocsin::store::sqlite",
+            "tocsin::store::postgres",
+        ],
         because: "`roles` alone chooses a backend: the rest names the port",
     },
     Rule {

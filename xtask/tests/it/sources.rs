@@ -1,4 +1,5 @@
-//! Which paths a crate's sources name. The files are found as the compiler finds them: from the root, along `mod`.
+//! Which paths a crate's sources name. The files are found as the compiler finds them: from the root, along `mod`, also
+//! where `#[path]` says where a file is. One that is compiled in two places is read in both.
 //!
 //! Tokens are read, not text, so comments and strings do not count while macros' arguments do. What is compiled for
 //! tests only is left out: tests may know more than what they test. `use` is resolved within its file, which is enough
@@ -37,14 +38,28 @@ fn read_file(module: &[String], file: &Path, children: &Path, modules: &mut Vec<
     let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let (names, declared) = read_text(module, &text);
     modules.push(Module { path: module.join("::"), names });
-    for child in declared {
-        let path = [module, std::slice::from_ref(&child)].concat();
-        read_file(&path, &children.join(&child).with_extension("rs"), &children.join(&child), modules);
+    for Declared { name, file: elsewhere } in declared {
+        let path = [module, std::slice::from_ref(&name)].concat();
+        match elsewhere {
+            None => read_file(&path, &children.join(&name).with_extension("rs"), &children.join(&name), modules),
+            Some(elsewhere) => {
+                let file = file.parent().unwrap().join(elsewhere);
+                read_file(&path, &file, file.parent().unwrap(), modules);
+            }
+        }
     }
 }
 
+/// A module that is a file of its own.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Declared {
+    pub(crate) name: String,
+    /// Where `#[path]` says that it is.
+    pub(crate) file: Option<String>,
+}
+
 /// What a module's text names, and the modules that it declares as files.
-pub(crate) fn read_text(module: &[String], text: &str) -> (Vec<Name>, Vec<String>) {
+pub(crate) fn read_text(module: &[String], text: &str) -> (Vec<Name>, Vec<Declared>) {
     let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{}: {error}", module.join("::")));
     let mut reader = Reader::default();
     reader.read(module, tokens);
@@ -65,7 +80,7 @@ struct Reader {
     named: Vec<(Vec<String>, usize)>,
     /// What `use` has given a name to.
     imports: HashMap<String, Vec<String>>,
-    declared: Vec<String>,
+    declared: Vec<Declared>,
 }
 
 impl Reader {
@@ -95,7 +110,10 @@ impl Reader {
         let Some(TokenTree::Ident(name)) = tokens.get(at + 1) else { return at + 1 };
         match tokens.get(at + 2) {
             Some(TokenTree::Group(body)) => self.read(&[module, &[name.to_string()]].concat(), body.stream()),
-            _ => self.declared.push(name.to_string()),
+            _ => {
+                let file = at.checked_sub(1).and_then(|before| path_attribute(&tokens[before]));
+                self.declared.push(Declared { name: name.to_string(), file });
+            }
         }
         at + 3
     }
@@ -185,6 +203,14 @@ fn is_member(tokens: &[TokenTree], at: usize) -> bool {
     at > 0 && matches!(&tokens[at - 1], TokenTree::Punct(dot) if dot.as_char() == '.')
 }
 
+/// The file that an attribute `path = "…"` names.
+fn path_attribute(attribute: &TokenTree) -> Option<String> {
+    let TokenTree::Group(group) = attribute else { return None };
+    let text = group.stream().to_string();
+    let file = text.strip_prefix("path")?.trim_start().strip_prefix('=')?;
+    Some(file.trim().trim_matches('"').to_owned())
+}
+
 fn is_cfg_test(attribute: Option<&TokenTree>) -> bool {
     matches!(attribute, Some(TokenTree::Group(group)) if group.stream().to_string().replace(' ', "") == "cfg(test)")
 }
@@ -232,9 +258,12 @@ fn comments_strings_and_tests_name_nothing() {
         #[cfg(test)]
         mod file_of_tests;
         mod file;
+        #[path = "elsewhere/name.rs"]
+        mod moved;
         fn f(x: X) { x.sqlx(); }
     "#;
     let (names, declared) = read_text(&["tocsin".into()], text);
     assert!(names.iter().all(|name| !name.path.contains("sqlx")), "{names:?}");
-    assert_eq!(declared, ["file"]);
+    let declared: Vec<_> = declared.iter().map(|module| (module.name.as_str(), module.file.as_deref())).collect();
+    assert_eq!(declared, [("file", None), ("moved", Some("elsewhere/name.rs"))]);
 }

@@ -11,6 +11,13 @@ use super::*;
 use crate::control::{PromoteRule, Promoted};
 use crate::store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, PromotedAlert, PromotionId};
 
+on_each_member!(
+    histories_with_promotions_come_out_as_if_judged_tick_by_tick,
+    a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done,
+    quarantine_and_release_go_along_with_a_promotion,
+    what_a_promotion_cannot_do_is_told_and_changes_nothing,
+);
+
 /// What a version does with the states and params of the ones before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -106,8 +113,8 @@ struct History {
 }
 
 impl History {
-    async fn new() -> Self {
-        let rig = Rig::new(&[&version(1, Kind::Good)]).await;
+    async fn new(member: Member) -> Self {
+        let rig = Rig::new(member, &[&version(1, Kind::Good)]).await;
         let running = Some(rig.start().await);
         Self { rig, running, expected: BTreeMap::new(), newest: 1, price: 0.0 }
     }
@@ -269,9 +276,9 @@ async fn promote(control: Control, request: PromoteRule) -> Result<Promoted, Con
 }
 
 /// One history: ticks, alerts that come and go, promotions of all kinds, crashes in the middle of them.
-async fn play(seed: u64) -> (usize, usize) {
+async fn play(member: Member, seed: u64) -> (usize, usize) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut history = History::new().await;
+    let mut history = History::new(member).await;
     let (mut moved, mut refused) = (0, 0);
     for step in 0..24 {
         let told = format!("seed {seed}, step {step}");
@@ -341,11 +348,10 @@ async fn play(seed: u64) -> (usize, usize) {
     (moved, refused)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick() {
+async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick(member: Member) {
     let (mut moved, mut refused) = (0, 0);
     for seed in 0..12 {
-        let (m, r) = play(seed).await;
+        let (m, r) = play(member, seed).await;
         moved += m;
         refused += r;
     }
@@ -386,9 +392,9 @@ enum Stage {
 }
 
 /// Dies at a stage and starts again; `early` if evaluators start before the rollback.
-async fn die_at(stage: Stage, early: bool) {
+async fn die_at(member: Member, stage: Stage, early: bool) {
     let told = format!("{stage:?}, early {early}");
-    let mut history = History::new().await;
+    let mut history = History::new(member).await;
     for (i, symbol) in SYMBOLS.into_iter().enumerate() {
         history.create(symbol, i as u64 + 1, 1, false).await;
         history.publish(symbol, 10 + i).await;
@@ -445,18 +451,16 @@ async fn die_at(stage: Stage, early: bool) {
     history.running.take().unwrap().stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done() {
+async fn a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done(member: Member) {
     for stage in [Stage::Begun, Stage::HandedOver, Stage::Staged, Stage::Finished] {
         for early in [false, true] {
-            die_at(stage, early).await;
+            die_at(member, stage, early).await;
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quarantine_and_release_go_along_with_a_promotion() {
-    let rig = Rig::new(&[COUNTER]).await;
+async fn quarantine_and_release_go_along_with_a_promotion(member: Member) {
+    let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -485,9 +489,8 @@ async fn quarantine_and_release_go_along_with_a_promotion() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_promotion_cannot_do_is_told_and_changes_nothing() {
-    let mut history = History::new().await;
+async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(member: Member) {
+    let mut history = History::new(member).await;
     let ids = [history.create("A", 7, 1, false).await, history.create("B", 9, 1, false).await];
     history.publish("A", 3).await;
     history.check("before").await;

@@ -1,16 +1,17 @@
-//! Values of columns into words of the domain. A value that cannot be one is damage, told with its place.
+//! Values of columns into words of the domain, and back. A value that cannot be one is damage, told with its place.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
+use sqlx::query_builder::Separated;
 use tocsin_engine::domain::{
     AlertId, BindingId, BindingStatus, Conditions, Digest, Evidence, FaultId, Firing, FiringId, Lifecycle, Position,
     Repeat, RuleName, RuleQuarantine, RuleRef, RuleVersion, Symbol, Tenant, Tick, Version,
 };
 use tocsin_engine::{Fault, GroupSnapshot, SavedBinding};
 
+use super::{Db, DbRow};
 use crate::store::{BindingRow, FaultRecord, Hold, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
@@ -52,7 +53,7 @@ pub(super) fn status(text: &str, reason: String) -> Result<Option<BindingStatus>
     }))
 }
 
-pub(super) fn rule_ref(row: &SqliteRow) -> Result<RuleRef, StoreError> {
+pub(super) fn rule_ref(row: &DbRow) -> Result<RuleRef, StoreError> {
     Ok(RuleRef {
         name: RuleName::parse(row.try_get("rule_name")?).map_err(|error| damaged("rule name", error))?,
         version: Version::parse(row.try_get("rule_version")?).map_err(|error| damaged("rule version", error))?,
@@ -60,7 +61,7 @@ pub(super) fn rule_ref(row: &SqliteRow) -> Result<RuleRef, StoreError> {
     })
 }
 
-pub(super) fn rule_version(row: &SqliteRow) -> Result<RuleVersion, StoreError> {
+pub(super) fn rule_version(row: &DbRow) -> Result<RuleVersion, StoreError> {
     Ok(RuleVersion {
         reference: rule_ref(row)?,
         manifest: row.try_get("manifest")?,
@@ -69,17 +70,20 @@ pub(super) fn rule_version(row: &SqliteRow) -> Result<RuleVersion, StoreError> {
     })
 }
 
-pub(super) fn rule_quarantine(row: &SqliteRow) -> Result<Option<RuleQuarantine>, StoreError> {
+pub(super) fn rule_quarantine(row: &DbRow) -> Result<Option<RuleQuarantine>, StoreError> {
     let reason: Option<String> = row.try_get("quarantine_reason")?;
     let at_ms: Option<i64> = row.try_get("quarantined_at_ms")?;
     Ok(reason.zip(at_ms).map(|(reason, at_ms)| RuleQuarantine { reason, at_ms }))
 }
 
-pub(super) fn position(row: &SqliteRow, offset: &str) -> Result<Position, StoreError> {
-    Ok(Position { partition: row.try_get("partition")?, offset: row.try_get::<i64, _>(offset)? as u64 })
+pub(super) fn position(row: &DbRow, offset: &str) -> Result<Position, StoreError> {
+    Ok(Position {
+        partition: row.try_get::<i64, _>("partition")? as u32,
+        offset: row.try_get::<i64, _>(offset)? as u64,
+    })
 }
 
-pub(super) fn binding_row(row: &SqliteRow) -> Result<BindingRow, StoreError> {
+pub(super) fn binding_row(row: &DbRow) -> Result<BindingRow, StoreError> {
     let counts_from = position(row, "counts_from")?;
     let resumes_from: Option<i64> = row.try_get("resumes_from")?;
     Ok(BindingRow {
@@ -102,7 +106,7 @@ pub(super) fn binding_row(row: &SqliteRow) -> Result<BindingRow, StoreError> {
 }
 
 /// What a binding remembers at a promotion.
-pub(super) fn saved_binding(row: &SqliteRow) -> Result<Option<SavedBinding>, StoreError> {
+pub(super) fn saved_binding(row: &DbRow) -> Result<Option<SavedBinding>, StoreError> {
     let record: Option<&[u8]> = row.try_get("resume_record")?;
     let records = GroupSnapshot::unpack(record.unwrap_or_default()).map_err(|error| damaged("resume state", error))?;
     Ok(records.into_iter().next())
@@ -123,19 +127,27 @@ pub(super) fn evidence_json(evidence: &Evidence) -> String {
 }
 
 /// The tick that something happened on.
-pub(super) fn tick(row: &SqliteRow) -> Result<Tick, StoreError> {
+pub(super) fn tick(row: &DbRow) -> Result<Tick, StoreError> {
     let conditions = Conditions(row.try_get::<i64, _>("conditions")? as u64);
     let (price, volume) = (row.try_get("price")?, row.try_get("volume")?);
     Tick::new(symbol(row.try_get("symbol")?)?, price, volume, row.try_get("time_ms")?, conditions)
         .map_err(|error| damaged("tick", error))
 }
 
-fn id_bytes(row: &SqliteRow, what: &'static str) -> Result<[u8; 16], StoreError> {
+/// Binds a tick, where it is in the bus, and the rule that judged it: ten columns, from `symbol` to `rule_digest`.
+pub(super) fn push_event(row: &mut Separated<'_, Db, &str>, tick: &Tick, position: Position, rule: &RuleRef) {
+    row.push_bind(tick.symbol.as_str()).push_bind(tick.price).push_bind(tick.volume).push_bind(tick.time_ms);
+    row.push_bind(tick.conditions.0 as i64);
+    row.push_bind(i64::from(position.partition)).push_bind(position.offset as i64);
+    row.push_bind(rule.name.as_str()).push_bind(rule.version.to_string()).push_bind(&rule.digest.0[..]);
+}
+
+fn id_bytes(row: &DbRow, what: &'static str) -> Result<[u8; 16], StoreError> {
     let id: &[u8] = row.try_get("id")?;
     id.try_into().map_err(|_| damaged(what, format!("{} bytes", id.len())))
 }
 
-pub(super) fn firing(row: &SqliteRow) -> Result<(u64, Firing), StoreError> {
+pub(super) fn firing(row: &DbRow) -> Result<(u64, Firing), StoreError> {
     let evidence: Vec<(Arc<str>, f64)> =
         serde_json::from_str(row.try_get("evidence")?).map_err(|error| damaged("evidence", error))?;
     let firing = Firing {
@@ -151,7 +163,7 @@ pub(super) fn firing(row: &SqliteRow) -> Result<(u64, Firing), StoreError> {
     Ok((row.try_get::<i64, _>("seq")? as u64, firing))
 }
 
-pub(super) fn fault(row: &SqliteRow) -> Result<(u64, FaultRecord), StoreError> {
+pub(super) fn fault(row: &DbRow) -> Result<(u64, FaultRecord), StoreError> {
     let (kind, detail): (&str, &str) = (row.try_get("kind")?, row.try_get("detail")?);
     let record = FaultRecord {
         id: FaultId::from_bytes(id_bytes(row, "fault id")?),

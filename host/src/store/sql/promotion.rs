@@ -1,18 +1,20 @@
 //! Promotions: marking what moves, taking over what evaluators hand over, and ending one in a single transaction.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, RuleQuarantine, RuleRef, Tenant};
 
 use super::quarantine::rule_quarantine;
-use super::{SqliteStore, rows};
+use super::{Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::News;
 use crate::store::{
-    BegunPromotion, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved, NewPromotion,
-    Promotable, PromotionId, StoreError,
+    BegunPromotion, CapReached, Capped, Checkpoint, FinishedPromotion, HeldBinding, Moved, NewPromotion, Promotable,
+    PromotedAlert, PromotionId, StoreError,
 };
 
-impl SqliteStore {
+impl Member {
     pub(in crate::store) async fn promotable(
         &self,
         tenant: &Tenant,
@@ -31,9 +33,9 @@ impl SqliteStore {
             Some(from) => query.push(" AND rule_digest = ").push_bind(&from.digest.0[..]),
             None => query.push(" AND rule_digest <> ").push_bind(&to.digest.0[..]),
         };
-        query.push(" AND id > ").push_bind(after.0).push(" ORDER BY id LIMIT ").push_bind(limit);
-        let rows = query.build().fetch_all(&self.0.readers).await?;
-        let promotable = |row: &SqliteRow| {
+        query.push(" AND id > ").push_bind(after.0).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+        let rows = query.build().fetch_all(self.readers()).await?;
+        let promotable = |row: &DbRow| {
             Ok(Promotable {
                 alert: AlertId(row.try_get("id")?),
                 rule: rows::rule_ref(row)?,
@@ -57,25 +59,24 @@ impl SqliteStore {
         }
         let base = next_revisions(&mut transaction).await?;
         sqlx::query(
-            "UPDATE bindings SET hold = 'asked', revision = ? + p.ordinal FROM promotion_alerts p
+            "UPDATE bindings SET hold = 'asked', revision = $1 + p.ordinal FROM promotion_alerts p
              WHERE p.alert_id = bindings.alert_id AND status IN ('active', 'quarantined')",
         )
         .bind(base)
         .execute(&mut *transaction)
         .await?;
         let revision = newest_revision(&mut transaction).await?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(BegunPromotion::Begun(id))
     }
 
     pub(in crate::store) async fn unfinished_promotion(&self) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
-        let mut connection = self.0.readers.acquire().await?;
+        let mut connection = self.readers().acquire().await?;
         unfinished(&mut connection).await
     }
 
     pub(in crate::store) async fn bindings_asked_for(&self) -> Result<u64, StoreError> {
-        let mut connection = self.0.readers.acquire().await?;
+        let mut connection = self.readers().acquire().await?;
         asked_for(&mut connection).await
     }
 
@@ -88,13 +89,13 @@ impl SqliteStore {
             "SELECT b.id, b.alert_id, b.symbol, p.from_digest, p.packed_params, s.record AS resume_record
              FROM bindings b JOIN promotion_alerts p ON p.alert_id = b.alert_id
              LEFT JOIN resume_states s ON s.binding_id = b.id
-             WHERE b.hold = 'held' AND b.status IN ('active', 'quarantined') AND b.id > ? ORDER BY b.id LIMIT ?",
+             WHERE b.hold = 'held' AND b.status IN ('active', 'quarantined') AND b.id > $1 ORDER BY b.id LIMIT $2",
         )
         .bind(after.0)
-        .bind(limit)
-        .fetch_all(&self.0.readers)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
         .await?;
-        let held = |row: &SqliteRow| {
+        let held = |row: &DbRow| {
             Ok(HeldBinding {
                 id: BindingId(row.try_get("id")?),
                 alert: AlertId(row.try_get("alert_id")?),
@@ -113,17 +114,16 @@ impl SqliteStore {
         states: &[SavedBinding],
     ) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
-        for saved in states {
-            sqlx::query(
-                "INSERT INTO resume_states (binding_id, next_record)
-                 SELECT ?, ? WHERE EXISTS (SELECT 1 FROM promotions WHERE id = ?)
-                 ON CONFLICT DO UPDATE SET next_record = excluded.next_record",
-            )
-            .bind(saved.binding.0)
-            .bind(saved.pack())
-            .bind(id.0)
-            .execute(&mut *transaction)
-            .await?;
+        for states in states.chunks(ROWS_AT_ONCE) {
+            let mut insert = QueryBuilder::<Db>::new(
+                "INSERT INTO resume_states (binding_id, next_record) SELECT v.column1, v.column2 FROM (",
+            );
+            insert.push_values(states, |mut row, saved| {
+                row.push_bind(saved.binding.0).push_bind(saved.pack());
+            });
+            insert.push(") AS v WHERE EXISTS (SELECT 1 FROM promotions WHERE id = ").push_bind(id.0);
+            insert.push(") ON CONFLICT (binding_id) DO UPDATE SET next_record = excluded.next_record");
+            insert.build().execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -148,8 +148,7 @@ impl SqliteStore {
         }
         move_alerts(&mut transaction, &to).await?;
         let revision = end(&mut transaction).await?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(FinishedPromotion::Finished(moved))
     }
 
@@ -164,18 +163,17 @@ impl SqliteStore {
         sqlx::query("DELETE FROM resume_states WHERE record IS NULL").execute(&mut *transaction).await?;
         sqlx::query("UPDATE resume_states SET next_record = NULL").execute(&mut *transaction).await?;
         let revision = end(&mut transaction).await?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(true)
     }
 }
 
-async fn unfinished(connection: &mut SqliteConnection) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
+async fn unfinished(connection: &mut DbConnection) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
     let row = sqlx::query("SELECT * FROM promotions").fetch_optional(connection).await?;
     row.map(|row| Ok((PromotionId(row.try_get("id")?), rows::rule_ref(&row)?))).transpose()
 }
 
-async fn asked_for(connection: &mut SqliteConnection) -> Result<u64, StoreError> {
+async fn asked_for(connection: &mut DbConnection) -> Result<u64, StoreError> {
     // The first condition is that of the index.
     let asked = "SELECT count(*) FROM bindings
                  WHERE hold <> 'none' AND hold = 'asked' AND status IN ('active', 'quarantined')";
@@ -183,12 +181,9 @@ async fn asked_for(connection: &mut SqliteConnection) -> Result<u64, StoreError>
     Ok(asked as u64)
 }
 
-async fn insert_promotion(
-    transaction: &mut Transaction<'static, Sqlite>,
-    new: &NewPromotion,
-) -> Result<PromotionId, StoreError> {
+async fn insert_promotion(transaction: &mut Tx, new: &NewPromotion) -> Result<PromotionId, StoreError> {
     let id: i64 = sqlx::query_scalar(
-        "INSERT INTO promotions (tenant, rule_name, rule_version, rule_digest) VALUES (?, ?, ?, ?) RETURNING id",
+        "INSERT INTO promotions (tenant, rule_name, rule_version, rule_digest) VALUES ($1, $2, $3, $4) RETURNING id",
     )
     .bind(new.tenant.as_str())
     .bind(new.to.name.as_str())
@@ -196,24 +191,24 @@ async fn insert_promotion(
     .bind(&new.to.digest.0[..])
     .fetch_one(&mut **transaction)
     .await?;
-    for alert in &new.alerts {
-        sqlx::query(
-            "INSERT INTO promotion_alerts (alert_id, from_digest, params, packed_params)
-             SELECT id, ?, ?, ? FROM alerts WHERE id = ? AND tenant = ? AND deleted_at_ms IS NULL",
-        )
-        .bind(&alert.from.0[..])
-        .bind(&alert.params.json)
-        .bind(&alert.params.packed)
-        .bind(alert.alert.0)
-        .bind(new.tenant.as_str())
-        .execute(&mut **transaction)
-        .await?;
+    let numbered: Vec<(i64, &PromotedAlert)> = (1..).zip(&new.alerts).collect();
+    for alerts in numbered.chunks(ROWS_AT_ONCE) {
+        let mut insert = QueryBuilder::<Db>::new(
+            "INSERT INTO promotion_alerts (ordinal, alert_id, from_digest, params, packed_params)
+             SELECT v.column1, a.id, v.column3, v.column4, v.column5 FROM (",
+        );
+        insert.push_values(alerts, |mut row, (ordinal, alert)| {
+            row.push_bind(*ordinal).push_bind(alert.alert.0).push_bind(&alert.from.0[..]);
+            row.push_bind(&alert.params.json).push_bind(&alert.params.packed);
+        });
+        insert.push(") AS v JOIN alerts a ON a.id = v.column2 WHERE a.deleted_at_ms IS NULL AND a.tenant = ");
+        insert.push_bind(new.tenant.as_str()).build().execute(&mut **transaction).await?;
     }
     Ok(PromotionId(id))
 }
 
 /// Why the alerts of a promotion cannot move now.
-async fn refusal(transaction: &mut Transaction<'static, Sqlite>) -> Result<Option<BegunPromotion>, StoreError> {
+async fn refusal(transaction: &mut Tx) -> Result<Option<BegunPromotion>, StoreError> {
     let moved: Option<i64> = sqlx::query_scalar(
         "SELECT a.id FROM promotion_alerts p JOIN alerts a ON a.id = p.alert_id WHERE a.rule_digest <> p.from_digest",
     )
@@ -221,7 +216,7 @@ async fn refusal(transaction: &mut Transaction<'static, Sqlite>) -> Result<Optio
     .await?;
     let release_due: Option<i64> = sqlx::query_scalar(
         "SELECT b.alert_id FROM promotion_alerts p JOIN bindings b ON b.alert_id = p.alert_id
-         WHERE b.release_due = 1 AND b.status IN ('active', 'quarantined')",
+         WHERE b.release_due AND b.status IN ('active', 'quarantined')",
     )
     .fetch_optional(&mut **transaction)
     .await?;
@@ -230,9 +225,7 @@ async fn refusal(transaction: &mut Transaction<'static, Sqlite>) -> Result<Optio
 }
 
 /// A version of the promotion under way that is judged no more.
-async fn impure(
-    transaction: &mut Transaction<'static, Sqlite>,
-) -> Result<Option<(RuleRef, RuleQuarantine)>, StoreError> {
+async fn impure(transaction: &mut Tx) -> Result<Option<(RuleRef, RuleQuarantine)>, StoreError> {
     let row = sqlx::query(
         "SELECT p.tenant, r.name AS rule_name, r.version AS rule_version, r.digest AS rule_digest
          FROM promotions p JOIN rule_versions r ON (r.tenant, r.name) = (p.tenant, p.rule_name)
@@ -246,7 +239,7 @@ async fn impure(
     Ok(rule_quarantine(transaction, &tenant, &rule).await?.map(|quarantine| (rule, quarantine)))
 }
 
-async fn count_moved(transaction: &mut Transaction<'static, Sqlite>) -> Result<Moved, StoreError> {
+async fn count_moved(transaction: &mut Tx) -> Result<Moved, StoreError> {
     let (alerts, bindings, unstaged): (i64, i64, i64) = sqlx::query_as(
         "SELECT count(DISTINCT b.alert_id), count(*), count(*) FILTER (WHERE b.hold <> 'held' OR s.next_record IS NULL)
          FROM promotion_alerts p JOIN bindings b ON b.alert_id = p.alert_id
@@ -261,13 +254,13 @@ async fn count_moved(transaction: &mut Transaction<'static, Sqlite>) -> Result<M
 }
 
 async fn cap_reached(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Tx,
     to: &RuleRef,
     moved: Moved,
     cap: u64,
 ) -> Result<Option<CapReached>, StoreError> {
     let live: Option<i64> = sqlx::query_scalar(
-        "SELECT live FROM live_by_rule WHERE tenant = (SELECT tenant FROM promotions) AND rule_digest = ?",
+        "SELECT live FROM live_by_rule WHERE tenant = (SELECT tenant FROM promotions) AND rule_digest = $1",
     )
     .bind(&to.digest.0[..])
     .fetch_optional(&mut **transaction)
@@ -277,7 +270,7 @@ async fn cap_reached(
 }
 
 /// Alerts that have come to an end meanwhile stay on the version that ended them.
-async fn move_alerts(transaction: &mut Transaction<'static, Sqlite>, to: &RuleRef) -> Result<(), StoreError> {
+async fn move_alerts(transaction: &mut Tx, to: &RuleRef) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE faults SET params = a.params FROM alerts a JOIN promotion_alerts p ON p.alert_id = a.id
          WHERE faults.alert_id = a.id AND faults.params IS NULL",
@@ -285,7 +278,7 @@ async fn move_alerts(transaction: &mut Transaction<'static, Sqlite>, to: &RuleRe
     .execute(&mut **transaction)
     .await?;
     sqlx::query(
-        "UPDATE alerts SET rule_version = ?, rule_digest = ?, params = p.params, packed_params = p.packed_params
+        "UPDATE alerts SET rule_version = $1, rule_digest = $2, params = p.params, packed_params = p.packed_params
          FROM promotion_alerts p WHERE p.alert_id = alerts.id AND EXISTS
            (SELECT 1 FROM bindings b WHERE b.alert_id = alerts.id AND b.status IN ('active', 'quarantined'))",
     )
@@ -308,10 +301,10 @@ async fn move_alerts(transaction: &mut Transaction<'static, Sqlite>, to: &RuleRe
 }
 
 /// Takes the marks away: evaluators go on with the bindings. Returns the newest revision.
-async fn end(transaction: &mut Transaction<'static, Sqlite>) -> Result<i64, StoreError> {
+async fn end(transaction: &mut Tx) -> Result<i64, StoreError> {
     let base = next_revisions(transaction).await?;
     sqlx::query(
-        "UPDATE bindings SET revision = ?1 + p.ordinal, armed_revision = ?1 + p.ordinal FROM promotion_alerts p
+        "UPDATE bindings SET revision = $1 + p.ordinal, armed_revision = $1 + p.ordinal FROM promotion_alerts p
          WHERE p.alert_id = bindings.alert_id AND hold = 'held' AND status IN ('active', 'quarantined')",
     )
     .bind(base)
@@ -324,58 +317,59 @@ async fn end(transaction: &mut Transaction<'static, Sqlite>) -> Result<i64, Stor
 }
 
 /// Takes a revision for each alert of the promotion, at least one; returns the one before the first.
-async fn next_revisions(transaction: &mut Transaction<'static, Sqlite>) -> Result<i64, StoreError> {
+async fn next_revisions(transaction: &mut Tx) -> Result<i64, StoreError> {
     let base = newest_revision(transaction).await?;
-    sqlx::query("UPDATE revisions SET newest = newest + max(1, (SELECT count(*) FROM promotion_alerts))")
+    sqlx::query("UPDATE revisions SET newest = newest + coalesce((SELECT max(ordinal) FROM promotion_alerts), 1)")
         .execute(&mut **transaction)
         .await?;
     Ok(base)
 }
 
-async fn newest_revision(transaction: &mut Transaction<'static, Sqlite>) -> Result<i64, StoreError> {
+async fn newest_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut **transaction).await?)
 }
 
-/// Takes a binding over from its evaluator, which has judged it up to an offset.
-pub(super) async fn take_over(
-    transaction: &mut Transaction<'static, Sqlite>,
-    handed_over: &HandedOver,
-    next_offset: u64,
-) -> Result<(), StoreError> {
-    let HandedOver { binding, saved } = handed_over;
-    let taken = sqlx::query(
-        "UPDATE bindings SET hold = 'held', resumes_from = coalesce(?, resumes_from)
-         WHERE id = ? AND hold = 'asked' AND status IN ('active', 'quarantined')",
-    )
-    .bind(saved.as_ref().map(|_| next_offset as i64))
-    .bind(binding.0)
-    .execute(&mut **transaction)
-    .await?
-    .rows_affected();
-    let (1, Some(saved)) = (taken, saved) else { return Ok(()) };
-    sqlx::query(
-        "INSERT INTO resume_states (binding_id, record) VALUES (?, ?)
-         ON CONFLICT DO UPDATE SET record = excluded.record",
-    )
-    .bind(binding.0)
-    .bind(saved.pack())
-    .execute(&mut **transaction)
-    .await?;
+/// Takes bindings over from their evaluator, which has judged them up to the checkpoint's offset. Each is taken once.
+pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    let mut handed_over = BTreeMap::new();
+    for binding in &checkpoint.handed_over {
+        handed_over.entry(binding.binding.0).or_insert(&binding.saved);
+    }
+    let handed_over: Vec<(i64, &Option<SavedBinding>)> = handed_over.into_iter().collect();
+    for handed_over in handed_over.chunks(ROWS_AT_ONCE) {
+        let mut hold =
+            QueryBuilder::<Db>::new("UPDATE bindings SET hold = 'held', resumes_from = CASE WHEN v.column2 THEN ");
+        hold.push_bind(checkpoint.next_offset as i64).push(" ELSE resumes_from END FROM (");
+        hold.push_values(handed_over, |mut row, (binding, saved)| {
+            row.push_bind(*binding).push_bind(saved.is_some());
+        });
+        hold.push(
+            ") AS v WHERE bindings.id = v.column1 AND hold = 'asked' AND status IN ('active', 'quarantined') RETURNING id",
+        );
+        let taken: HashSet<i64> = hold.build_query_scalar().fetch_all(&mut **transaction).await?.into_iter().collect();
+        let mut saved: Vec<&SavedBinding> = Vec::new();
+        saved.extend(handed_over.iter().filter(|(id, _)| taken.contains(id)).filter_map(|(_, saved)| saved.as_ref()));
+        if !saved.is_empty() {
+            let mut remember = QueryBuilder::<Db>::new("INSERT INTO resume_states (binding_id, record) ");
+            remember.push_values(saved, |mut row, saved| {
+                row.push_bind(saved.binding.0).push_bind(saved.pack());
+            });
+            remember.push(" ON CONFLICT (binding_id) DO UPDATE SET record = excluded.record");
+            remember.build().execute(&mut **transaction).await?;
+        }
+    }
     Ok(())
 }
 
 /// Forgets what bindings were to go on with, once a checkpoint remembers what came of it.
-pub(super) async fn forget_resumed(
-    transaction: &mut Transaction<'static, Sqlite>,
-    checkpoint: &Checkpoint,
-) -> Result<(), StoreError> {
+pub(super) async fn forget_resumed(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM resume_states WHERE binding_id IN (
            SELECT b.id FROM resume_states s JOIN bindings b ON b.id = s.binding_id
-           WHERE b.\"partition\" = ?1 AND (b.status NOT IN ('active', 'quarantined')
-             OR (b.hold = 'none' AND b.armed_revision <= ?2 AND coalesce(b.resumes_from, b.counts_from) <= ?3)))",
+           WHERE b.\"partition\" = $1 AND (b.status NOT IN ('active', 'quarantined')
+             OR (b.hold = 'none' AND b.armed_revision <= $2 AND coalesce(b.resumes_from, b.counts_from) <= $3)))",
     )
-    .bind(checkpoint.partition)
+    .bind(i64::from(checkpoint.partition))
     .bind(checkpoint.revision as i64)
     .bind(checkpoint.next_offset as i64)
     .execute(&mut **transaction)

@@ -4,10 +4,10 @@ use sqlx::QueryBuilder;
 use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
 use tokio::sync::watch;
 
-use super::{SqliteStore, rows};
+use super::{Member, rows};
 use crate::store::StoreError;
 
-impl SqliteStore {
+impl Member {
     pub(in crate::store) async fn firings(
         &self,
         tenant: &Tenant,
@@ -20,26 +20,26 @@ impl SqliteStore {
         if let Some(alert) = alert {
             query.push(" AND alert_id = ").push_bind(alert.0);
         }
-        query.push(" ORDER BY seq LIMIT ").push_bind(limit);
-        query.build().fetch_all(&self.0.readers).await?.iter().map(rows::firing).collect()
+        query.push(" ORDER BY seq LIMIT ").push_bind(i64::from(limit));
+        query.build().fetch_all(self.readers()).await?.iter().map(rows::firing).collect()
     }
 
     pub(in crate::store) async fn firing_seq(&self, tenant: &Tenant, id: FiringId) -> Result<Option<u64>, StoreError> {
-        let seq: Option<i64> = sqlx::query_scalar("SELECT seq FROM firings WHERE id = ? AND tenant = ?")
+        let seq: Option<i64> = sqlx::query_scalar("SELECT seq FROM firings WHERE id = $1 AND tenant = $2")
             .bind(&id.as_bytes()[..])
             .bind(tenant.as_str())
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.readers())
             .await?;
         Ok(seq.map(|seq| seq as u64))
     }
 
     pub(in crate::store) async fn last_firing(&self, tenant: &Tenant) -> Result<Option<(u64, Firing)>, StoreError> {
-        let query = sqlx::query("SELECT * FROM firings WHERE tenant = ? ORDER BY seq DESC LIMIT 1");
-        let row = query.bind(tenant.as_str()).fetch_optional(&self.0.readers).await?;
+        let query = sqlx::query("SELECT * FROM firings WHERE tenant = $1 ORDER BY seq DESC LIMIT 1");
+        let row = query.bind(tenant.as_str()).fetch_optional(self.readers()).await?;
         row.as_ref().map(rows::firing).transpose()
     }
 
     pub(in crate::store) async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
-        Ok(self.0.newest_firing.subscribe())
+        Ok(self.newest().firing.subscribe())
     }
 }

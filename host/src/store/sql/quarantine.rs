@@ -1,13 +1,14 @@
 //! Quarantine: releasing bindings from it, and rule versions that are put into it for ever.
 
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{AlertId, RuleQuarantine, RuleRef, Symbol, Tenant};
 
 use super::alerts::fetch_alert;
-use super::{SqliteStore, rows};
+use super::{DbConnection, Member, Tx, rows};
+use crate::store::newest::News;
 use crate::store::{Released, StoreError};
 
-impl SqliteStore {
+impl Member {
     pub(in crate::store) async fn release(
         &self,
         tenant: &Tenant,
@@ -20,12 +21,12 @@ impl SqliteStore {
             return Ok(Released::RuleQuarantined(quarantine));
         }
         let on_hold =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = ? AND hold <> 'none')");
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = $1 AND hold <> 'none')");
         if on_hold.bind(id.0).fetch_one(&mut *transaction).await? {
             return Ok(Released::BeingPromoted);
         }
         let revision = Self::next_revision(&mut transaction).await?;
-        let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = 1");
+        let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = TRUE");
         update.push(", revision = ").push_bind(revision).push(" WHERE alert_id = ").push_bind(id.0);
         update.push(" AND status = 'quarantined'");
         if let Some(symbol) = symbol {
@@ -35,8 +36,7 @@ impl SqliteStore {
             return Ok(Released::NothingQuarantined(alert));
         }
         let alert = fetch_alert(&mut transaction, tenant, id).await?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(alert.map_or(Released::NoAlert, Released::Released))
     }
 
@@ -44,10 +44,10 @@ impl SqliteStore {
         let rows = sqlx::query(
             "SELECT r.name AS rule_name, r.version AS rule_version, r.digest AS rule_digest, l.live
              FROM rule_versions r JOIN live_by_rule l ON (l.tenant, l.rule_digest) = (r.tenant, r.digest)
-             WHERE r.quarantine_revision IS NOT NULL AND l.live > 0 ORDER BY r.quarantine_revision LIMIT ?",
+             WHERE r.quarantine_revision IS NOT NULL AND l.live > 0 ORDER BY r.quarantine_revision LIMIT $1",
         )
-        .bind(limit)
-        .fetch_all(&self.0.readers)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
         .await?;
         rows.iter().map(|row| Ok((rows::rule_ref(row)?, row.try_get::<i64, _>("live")? as u64))).collect()
     }
@@ -55,12 +55,12 @@ impl SqliteStore {
 
 /// Whether and why a rule version is judged no more.
 pub(super) async fn rule_quarantine(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     tenant: &Tenant,
     rule: &RuleRef,
 ) -> Result<Option<RuleQuarantine>, StoreError> {
     let row = sqlx::query(
-        "SELECT quarantine_reason, quarantined_at_ms FROM rule_versions WHERE tenant = ? AND name = ? AND version = ?",
+        "SELECT quarantine_reason, quarantined_at_ms FROM rule_versions WHERE tenant = $1 AND name = $2 AND version = $3",
     )
     .bind(tenant.as_str())
     .bind(rule.name.as_str())
@@ -73,15 +73,15 @@ pub(super) async fn rule_quarantine(
 /// Puts a rule version into quarantine, whoever uploaded its module, with all its live bindings. Returns the revision
 /// by which evaluators hear of it; None if it is there already.
 pub(super) async fn quarantine_rule(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Tx,
     rule: &RuleRef,
     reason: &str,
     at_ms: i64,
 ) -> Result<Option<i64>, StoreError> {
     let quarantined = sqlx::query(
-        "UPDATE rule_versions SET quarantine_reason = ?, quarantined_at_ms = ?,
+        "UPDATE rule_versions SET quarantine_reason = $1, quarantined_at_ms = $2,
                                   quarantine_revision = (SELECT newest + 1 FROM revisions)
-         WHERE digest = ? AND quarantine_revision IS NULL",
+         WHERE digest = $3 AND quarantine_revision IS NULL",
     )
     .bind(reason)
     .bind(at_ms)
@@ -93,12 +93,12 @@ pub(super) async fn quarantine_rule(
         return Ok(None);
     }
     sqlx::query(
-        "UPDATE bindings SET status = 'quarantined', reason = ?, release_due = 0
-         WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = ?)",
+        "UPDATE bindings SET status = 'quarantined', reason = $1, release_due = FALSE
+         WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = $2)",
     )
     .bind(format!("its rule is impure: {reason}"))
     .bind(&rule.digest.0[..])
     .execute(&mut **transaction)
     .await?;
-    SqliteStore::next_revision(transaction).await.map(Some)
+    Member::next_revision(transaction).await.map(Some)
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use tocsin_engine::domain::{Digest, RuleName, RuleVersion, Tenant, Version};
 
-use super::{SqliteStore, rows};
+use super::{Member, rows};
 use crate::store::{StoreError, StoredRule};
 
-impl SqliteStore {
+impl Member {
     pub(in crate::store) async fn put_rule(
         &self,
         tenant: &Tenant,
@@ -15,13 +15,14 @@ impl SqliteStore {
         module: &[u8],
     ) -> Result<StoredRule, StoreError> {
         let reference = &rule.reference;
+        let mut transaction = self.write().await?;
         let inserted = sqlx::query(
             // Bytes that were found to be impure are so for everybody who uploads them.
             "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms,
                                         quarantine_reason, quarantined_at_ms, quarantine_revision)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, q.quarantine_reason, q.quarantined_at_ms, q.quarantine_revision
-             FROM (SELECT 1) LEFT JOIN (SELECT * FROM rule_versions
-                                        WHERE digest = ?4 AND quarantine_revision IS NOT NULL LIMIT 1) q
+             SELECT $1, $2, $3, $4, $5, $6, $7, q.quarantine_reason, q.quarantined_at_ms, q.quarantine_revision
+             FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM rule_versions
+                                        WHERE digest = $4 AND quarantine_revision IS NOT NULL LIMIT 1) q ON true
              WHERE true ON CONFLICT DO NOTHING",
         )
         .bind(tenant.as_str())
@@ -31,9 +32,10 @@ impl SqliteStore {
         .bind(&rule.manifest)
         .bind(module)
         .bind(rule.created_at_ms)
-        .execute(&self.0.writer)
+        .execute(&mut *transaction)
         .await?
         .rows_affected();
+        transaction.commit().await?;
         let versions = self.rule_versions(tenant, &reference.name).await?;
         let existing = versions.into_iter().find(|other| other.reference.version == reference.version);
         let existing =
@@ -53,11 +55,11 @@ impl SqliteStore {
         let rows = sqlx::query(
             "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms,
                     quarantine_reason, quarantined_at_ms
-             FROM rule_versions WHERE tenant = ? AND name = ?",
+             FROM rule_versions WHERE tenant = $1 AND name = $2",
         )
         .bind(tenant.as_str())
         .bind(name.as_str())
-        .fetch_all(&self.0.readers)
+        .fetch_all(self.readers())
         .await?;
         let mut versions = rows.iter().map(rows::rule_version).collect::<Result<Vec<_>, _>>()?;
         versions.sort_by(|a, b| a.reference.version.cmp(&b.reference.version));
@@ -74,14 +76,14 @@ impl SqliteStore {
         let rows = sqlx::query(
             "SELECT name AS rule_name, version AS rule_version, digest AS rule_digest, manifest, created_at_ms,
                     quarantine_reason, quarantined_at_ms
-             FROM rule_versions WHERE tenant = ? AND name IN
-               (SELECT DISTINCT name FROM rule_versions WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?)",
+             FROM rule_versions WHERE tenant = $1 AND name IN
+               (SELECT DISTINCT name FROM rule_versions WHERE tenant = $2 AND name > $3 ORDER BY name LIMIT $4)",
         )
         .bind(tenant.as_str())
         .bind(tenant.as_str())
         .bind(after)
-        .bind(limit)
-        .fetch_all(&self.0.readers)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
         .await?;
         let mut newest: BTreeMap<RuleName, RuleVersion> = BTreeMap::new();
         for row in &rows {
@@ -100,18 +102,18 @@ impl SqliteStore {
         name: &RuleName,
         version: &Version,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE tenant = ? AND name = ? AND version = ?")
+        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE tenant = $1 AND name = $2 AND version = $3")
             .bind(tenant.as_str())
             .bind(name.as_str())
             .bind(version.to_string())
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.readers())
             .await?)
     }
 
     pub(in crate::store) async fn module_by_digest(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE digest = ? LIMIT 1")
+        Ok(sqlx::query_scalar("SELECT module FROM rule_versions WHERE digest = $1 LIMIT 1")
             .bind(&digest.0[..])
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.readers())
             .await?)
     }
 }

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Params, Tenant, UserId};
 
 use super::quarantine::rule_quarantine;
-use super::{SqliteStore, rows};
+use super::{Db, DbConnection, DbRow, Member, Tx, rows};
+use crate::store::newest::News;
 use crate::store::{AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, StoreError, StoredAlert};
 
-impl SqliteStore {
+impl Member {
     pub(in crate::store) async fn create_alert(
         &self,
         new: &NewAlert,
@@ -32,19 +32,18 @@ impl SqliteStore {
         let id = insert_alert(&mut transaction, new, revision).await?;
         let alert = fetch_alert(&mut transaction, &new.tenant, id).await?;
         let alert = alert.ok_or_else(|| rows::damaged("alert", "it vanished while it was created"))?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(StoredAlert::Created(alert))
     }
 
     pub(in crate::store) async fn alert(&self, tenant: &Tenant, id: AlertId) -> Result<Option<Alert>, StoreError> {
-        let mut connection = self.0.readers.acquire().await?;
+        let mut connection = self.readers().acquire().await?;
         fetch_alert(&mut connection, tenant, id).await
     }
 
     pub(in crate::store) async fn has_had_alert(&self, tenant: &Tenant, id: AlertId) -> Result<bool, StoreError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM alerts WHERE tenant = ? AND id = ?)");
-        Ok(query.bind(tenant.as_str()).bind(id.0).fetch_one(&self.0.readers).await?)
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM alerts WHERE tenant = $1 AND id = $2)");
+        Ok(query.bind(tenant.as_str()).bind(id.0).fetch_one(self.readers()).await?)
     }
 
     pub(in crate::store) async fn alerts(
@@ -67,9 +66,8 @@ impl SqliteStore {
                 " AND rule_name IN ('above', 'below') AND (SELECT count(*) FROM bindings b WHERE b.alert_id = a.id) = 1",
             );
         }
-        query.push(" ORDER BY id LIMIT ").push_bind(limit);
-        // One transaction, so that alerts and bindings are of one moment.
-        let mut transaction = self.0.readers.begin().await?;
+        query.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+        let mut transaction = self.snapshot().await?;
         let rows = query.build().fetch_all(&mut *transaction).await?;
         let (first, last) = match (rows.first(), rows.last()) {
             (Some(first), Some(last)) => (first.try_get("id")?, last.try_get("id")?),
@@ -87,7 +85,7 @@ impl SqliteStore {
     ) -> Result<bool, StoreError> {
         let mut transaction = self.write().await?;
         let deleted =
-            sqlx::query("UPDATE alerts SET deleted_at_ms = ? WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL")
+            sqlx::query("UPDATE alerts SET deleted_at_ms = $1 WHERE tenant = $2 AND id = $3 AND deleted_at_ms IS NULL")
                 .bind(now_ms)
                 .bind(tenant.as_str())
                 .bind(id.0)
@@ -98,24 +96,23 @@ impl SqliteStore {
             return Ok(false);
         }
         let revision = Self::next_revision(&mut transaction).await?;
-        sqlx::query("UPDATE bindings SET status = 'deleted', revision = ? WHERE alert_id = ?")
+        sqlx::query("UPDATE bindings SET status = 'deleted', revision = $1 WHERE alert_id = $2")
             .bind(revision)
             .bind(id.0)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
-        self.publish_revision(revision);
+        self.conclude(transaction, News::revision(revision)).await?;
         Ok(true)
     }
 }
 
 async fn earlier_request(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Tx,
     tenant: &Tenant,
     idempotency: &Idempotency,
 ) -> Result<Option<StoredAlert>, StoreError> {
     let earlier: Option<(Vec<u8>, i64)> =
-        sqlx::query_as("SELECT fingerprint, alert_id FROM idempotency_keys WHERE tenant = ? AND key = ?")
+        sqlx::query_as("SELECT fingerprint, alert_id FROM idempotency_keys WHERE tenant = $1 AND key = $2")
             .bind(tenant.as_str())
             .bind(&idempotency.key)
             .fetch_optional(&mut **transaction)
@@ -131,29 +128,26 @@ async fn earlier_request(
 
 /// The cap that an alert would exceed: the counters are kept by triggers.
 async fn cap_reached(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Tx,
     new: &NewAlert,
     caps: BindingCaps,
 ) -> Result<Option<CapReached>, StoreError> {
-    let of_tenant = sqlx::query_scalar("SELECT live FROM live_by_tenant WHERE tenant = ?").bind(new.tenant.as_str());
+    let of_tenant = sqlx::query_scalar("SELECT live FROM live_by_tenant WHERE tenant = $1").bind(new.tenant.as_str());
     let of_tenant: Option<i64> = of_tenant.fetch_optional(&mut **transaction).await?;
-    let of_rule: Option<i64> = sqlx::query_scalar("SELECT live FROM live_by_rule WHERE tenant = ? AND rule_digest = ?")
-        .bind(new.tenant.as_str())
-        .bind(&new.rule.digest.0[..])
-        .fetch_optional(&mut **transaction)
-        .await?;
+    let of_rule: Option<i64> =
+        sqlx::query_scalar("SELECT live FROM live_by_rule WHERE tenant = $1 AND rule_digest = $2")
+            .bind(new.tenant.as_str())
+            .bind(&new.rule.digest.0[..])
+            .fetch_optional(&mut **transaction)
+            .await?;
     let more = new.symbols.len() as u64;
     let counts = [(Capped::Tenant, of_tenant, caps.per_tenant), (Capped::Rule, of_rule, caps.per_rule)];
     let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live.unwrap_or(0) as u64, cap });
     Ok(counts.into_iter().find(|count| count.live + more > count.cap))
 }
 
-async fn insert_alert(
-    transaction: &mut Transaction<'static, Sqlite>,
-    new: &NewAlert,
-    revision: i64,
-) -> Result<AlertId, StoreError> {
-    sqlx::query("INSERT INTO users (tenant, id, created_at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+async fn insert_alert(transaction: &mut Tx, new: &NewAlert, revision: i64) -> Result<AlertId, StoreError> {
+    sqlx::query("INSERT INTO users (tenant, id, created_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
         .bind(new.tenant.as_str())
         .bind(new.user.0)
         .bind(new.created_at_ms)
@@ -162,7 +156,7 @@ async fn insert_alert(
     let id: i64 = sqlx::query_scalar(
         "INSERT INTO alerts (tenant, user_id, rule_name, rule_version, rule_digest, params, packed_params, repeat,
                              created_at_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
     )
     .bind(new.tenant.as_str())
     .bind(new.user.0)
@@ -175,23 +169,18 @@ async fn insert_alert(
     .bind(new.created_at_ms)
     .fetch_one(&mut **transaction)
     .await?;
-    for (symbol, counts_from) in &new.symbols {
-        sqlx::query(
-            "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, armed_revision)
-             VALUES (?, ?, ?, ?, 'active', ?, ?)",
-        )
-        .bind(id)
-        .bind(symbol.as_str())
-        .bind(counts_from.partition)
-        .bind(counts_from.offset as i64)
-        .bind(revision)
-        .bind(revision)
-        .execute(&mut **transaction)
-        .await?;
-    }
+    let mut bindings = QueryBuilder::<Db>::new(
+        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, armed_revision) ",
+    );
+    bindings.push_values(&new.symbols, |mut row, (symbol, counts_from)| {
+        row.push_bind(id).push_bind(symbol.as_str());
+        row.push_bind(i64::from(counts_from.partition)).push_bind(counts_from.offset as i64);
+        row.push("'active'").push_bind(revision).push_bind(revision);
+    });
+    bindings.build().execute(&mut **transaction).await?;
     if let Some(idempotency) = &new.idempotency {
         sqlx::query(
-            "INSERT INTO idempotency_keys (tenant, key, fingerprint, alert_id, created_at_ms) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO idempotency_keys (tenant, key, fingerprint, alert_id, created_at_ms) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(new.tenant.as_str())
         .bind(&idempotency.key)
@@ -205,11 +194,11 @@ async fn insert_alert(
 }
 
 pub(super) async fn fetch_alert(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     tenant: &Tenant,
     id: AlertId,
 ) -> Result<Option<Alert>, StoreError> {
-    let row = sqlx::query("SELECT * FROM alerts WHERE tenant = ? AND id = ? AND deleted_at_ms IS NULL")
+    let row = sqlx::query("SELECT * FROM alerts WHERE tenant = $1 AND id = $2 AND deleted_at_ms IS NULL")
         .bind(tenant.as_str())
         .bind(id.0)
         .fetch_optional(&mut *connection)
@@ -221,11 +210,11 @@ pub(super) async fn fetch_alert(
 
 /// The bindings of all alerts from one number to another.
 async fn fetch_bindings(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     first: i64,
     last: i64,
 ) -> Result<HashMap<i64, Vec<Binding>>, StoreError> {
-    let rows = sqlx::query("SELECT * FROM bindings WHERE alert_id BETWEEN ? AND ? ORDER BY id")
+    let rows = sqlx::query("SELECT * FROM bindings WHERE alert_id BETWEEN $1 AND $2 ORDER BY id")
         .bind(first)
         .bind(last)
         .fetch_all(connection)
@@ -246,7 +235,7 @@ async fn fetch_bindings(
     Ok(bindings)
 }
 
-fn alert(row: &SqliteRow, bindings: Vec<Binding>) -> Result<Alert, StoreError> {
+fn alert(row: &DbRow, bindings: Vec<Binding>) -> Result<Alert, StoreError> {
     Ok(Alert {
         id: AlertId(row.try_get("id")?),
         tenant: Tenant::from_stored(row.try_get("tenant")?),

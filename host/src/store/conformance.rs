@@ -1,0 +1,112 @@
+//! What every member of [`Store`] must do, whatever happens.
+
+mod alerts;
+mod evaluation;
+mod faults;
+mod outbox;
+mod rules;
+
+use std::slice::from_ref;
+
+use tocsin_engine::domain::{
+    Alert, AlertId, BindingId, Conditions, Digest, Firing, FiringId, Lifecycle, Params, Position, RuleName, RuleRef,
+    RuleVersion, Symbol, Tenant, Tick, UserId, Version,
+};
+use tocsin_engine::{Fault, FaultBundle};
+
+use super::testing::{Home, Member};
+use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Store, StoredAlert, StoredRule};
+
+pub(super) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
+
+pub(super) const MANY: BindingCaps = BindingCaps { per_tenant: 1_000_000, per_rule: 1_000_000 };
+
+pub(super) fn rule(name: &str) -> RuleRef {
+    let name = RuleName::parse(name).unwrap();
+    RuleRef { digest: Digest::of(name.as_str().as_bytes()), name, version: Version::new(1, 0, 0) }
+}
+
+pub(super) async fn store_rule(store: &Store, rule: &RuleRef) {
+    let version = RuleVersion { reference: rule.clone(), manifest: "{}".into(), created_at_ms: 0, quarantine: None };
+    let stored = store.put_rule(&Tenant::standard(), &version, b"").await.unwrap();
+    assert!(matches!(stored, StoredRule::Created(_)), "{stored:?}");
+}
+
+pub(super) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
+    let position = Position { partition: 0, offset: 0 };
+    NewAlert {
+        tenant: Tenant::standard(),
+        user: UserId(1),
+        rule: rule.clone(),
+        params: Params { json: "{}".into(), packed: Vec::new() },
+        lifecycle: Lifecycle::default(),
+        symbols: (0..symbols).map(|i| (Symbol::parse(&format!("S{i}")).unwrap(), position)).collect(),
+        created_at_ms: 0,
+        idempotency: None,
+    }
+}
+
+pub(super) fn tick() -> Tick {
+    Tick::new(Symbol::parse("S0").unwrap(), 1.5, 2.5, 3, Conditions(u64::MAX)).unwrap()
+}
+
+pub(super) fn fault(rule: &RuleRef, alert: AlertId, binding: BindingId, offset: u64, quarantined: bool) -> NewFault {
+    let bundle = FaultBundle {
+        rule: rule.clone(),
+        tick: tick(),
+        position: Position { partition: 0, offset },
+        params: vec![1, 2],
+        state: vec![3],
+        fuel: 100_000,
+        fault: Fault::BadCode(-3),
+    };
+    NewFault { alert, binding, quarantined, bundle: Box::new(bundle) }
+}
+
+/// A store with one rule, `a`, and the claim of partition 0.
+pub(super) async fn open(member: Member) -> (Home, Store, Claim) {
+    let home = Home::make(member).await;
+    let store = home.open().await;
+    store_rule(&store, &rule("a")).await;
+    let claim = store.claim(0).await.unwrap();
+    (home, store, claim)
+}
+
+/// An alert of the rule `a` on some symbols.
+pub(super) async fn create(store: &Store, symbols: usize) -> Alert {
+    match store.create_alert(&new_alert(&rule("a"), symbols), MANY).await.unwrap() {
+        StoredAlert::Created(alert) => alert,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn firing(alert: &Alert, binding: BindingId, offset: u64) -> Firing {
+    let position = Position { partition: 0, offset };
+    Firing {
+        id: FiringId::derive(binding, position),
+        tenant: alert.tenant.clone(),
+        alert: alert.id,
+        binding,
+        tick: tick(),
+        position,
+        rule: alert.rule.clone(),
+        evidence: vec![("zero".into(), -0.0), ("most".into(), f64::MAX), ("third".into(), 1.0 / 3.0)],
+    }
+}
+
+pub(super) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
+    Checkpoint {
+        partition,
+        next_offset,
+        revision: 5,
+        released: Vec::new(),
+        handed_over: Vec::new(),
+        groups: Vec::new(),
+    }
+}
+
+/// Commits firings that are not their bindings' last.
+pub(super) async fn fire(store: &Store, claim: &Claim, firings: impl IntoIterator<Item = Firing>) -> u64 {
+    let firings = firings.into_iter().map(|firing| (firing, false)).collect();
+    store.commit(from_ref(claim), &Commit { firings, ..Commit::default() }).await.unwrap()
+}

@@ -1,0 +1,54 @@
+//! Why a store did not do what it was asked, and whether to ask again.
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, slow or busy with others; the same call may succeed later.
+    #[error("the store failed: {0}")]
+    Database(#[source] sqlx::Error),
+    /// The database refuses the statement, or answers what no statement asked for: the same call will fail again.
+    #[error("the store refuses: {0}; its schema or its data are not what this version writes")]
+    Refused(#[source] sqlx::Error),
+    /// The database could not be opened; the text says what to do.
+    #[error("{0}")]
+    Open(String),
+    /// The database could not be brought to this version's schema.
+    #[error("the store's schema cannot be migrated: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The partition belongs to somebody else by now; nothing was written.
+    #[error("partition {0} was claimed by another evaluator: this one must stop working on it")]
+    Fenced(u32),
+    /// A row does not hold what this program writes.
+    #[error("the store holds a damaged {what}: {detail}")]
+    Damaged {
+        /// What kind of value.
+        what: &'static str,
+        /// How it is damaged.
+        detail: String,
+    },
+}
+
+/// Classes of SQLSTATE (PostgreSQL's manual, appendix A) of what passes, or what an operator mends without Tocsin: lost
+/// connections, serialization failures and deadlocks, a full disk or too many clients, locks, a shutdown, failing IO,
+/// a server that has become a standby, and passwords or databases that are being exchanged.
+const PASSING: [&str; 9] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58"];
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let passes = match &error {
+            sqlx::Error::Database(told) => {
+                let code = told.code().unwrap_or_default();
+                // SQLite's codes are numbers of other lengths: what it refuses has always been tried again.
+                code.len() != 5 || PASSING.iter().any(|class| code.starts_with(class))
+            }
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. } => false,
+            _ => true,
+        };
+        if passes { Self::Database(error) } else { Self::Refused(error) }
+    }
+}

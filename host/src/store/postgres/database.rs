@@ -1,0 +1,59 @@
+//! Databases for tests, each of its own, on the server that `TOCSIN_TEST_DATABASE_URL` names.
+
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use super::DatabaseUrl;
+
+const VARIABLE: &str = "TOCSIN_TEST_DATABASE_URL";
+
+/// A new and empty database, dropped with this.
+pub(crate) struct TestDatabase {
+    server: DatabaseUrl,
+    url: DatabaseUrl,
+    name: String,
+}
+
+impl TestDatabase {
+    pub(crate) async fn create() -> Self {
+        let server = std::env::var(VARIABLE).unwrap_or_else(|_| {
+            panic!(
+                "{VARIABLE} is not set: run `cargo xtask test`, which starts PostgreSQL, or name a server to test with"
+            )
+        });
+        let server = DatabaseUrl::parse(&server).unwrap_or_else(|error| panic!("{VARIABLE}: {error}"));
+        let name = format!("tocsin_test_{:016x}", rand::random::<u64>());
+        execute(&server, format!("CREATE DATABASE {name}")).await.unwrap();
+        Self { url: server.with_database(&name), server, name }
+    }
+
+    pub(crate) fn url(&self) -> &DatabaseUrl {
+        &self.url
+    }
+
+    /// Ends all sessions of the database, as a restart of the server does.
+    pub(super) async fn end_sessions(&self) {
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", self.name);
+        execute(&self.server, end).await.unwrap();
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let (server, drop) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        // A thread, since this may be dropped within a runtime.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(execute(&server, drop))
+        });
+        // A failing test must tell of itself, not of this.
+        if !matches!(dropped.join(), Ok(Ok(()))) {
+            tracing::warn!(database = self.name, "a test's database could not be dropped");
+        }
+    }
+}
+
+async fn execute(server: &DatabaseUrl, statement: String) -> Result<(), sqlx::Error> {
+    let mut connection = server.options().connect().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
+    connection.close().await
+}

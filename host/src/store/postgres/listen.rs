@@ -1,0 +1,85 @@
+//! Hears of what other processes have changed, and tells them: LISTEN and NOTIFY, with the newest numbers as payload.
+//!
+//! Notifications are lost while there is no connection, and a dead one may look alive for long. So the newest numbers are
+//! read after every new connection, and again from time to time, on the same connection: that shows whether it lives.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{ACQUIRE_TIMEOUT, Arc, Newest, News, StoreError, Tx};
+use crate::store::NEWEST;
+
+const REVISIONS: &str = "tocsin_revisions";
+const FIRINGS: &str = "tocsin_firings";
+
+/// Time between two looks at the newest numbers, heard of or not: the longest that a change can stay unnoticed while the
+/// database answers.
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long such a look may take, before the connection counts as dead.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Wait before another connection is tried.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// Tells all listeners what a transaction has made, once it is committed.
+pub(super) async fn notify(transaction: &mut Tx, news: News) -> Result<(), StoreError> {
+    for (channel, number) in [(REVISIONS, news.revision), (FIRINGS, news.firing)] {
+        let Some(number) = number else { continue };
+        let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(channel).bind(number.to_string());
+        notify.execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+/// Listens until it is stopped.
+pub(super) async fn run(options: PgConnectOptions, newest: Arc<Newest>, stop: CancellationToken) {
+    let listening = async {
+        loop {
+            match listen(&options, &newest).await {
+                Ok(()) => info!("the connection that hears of changes was lost; making another"),
+                Err(error) => warn!(%error, "changes of other processes are not heard of; trying again"),
+            }
+            sleep(RETRY_WAIT).await;
+        }
+    };
+    stop.run_until_cancelled(listening).await;
+}
+
+/// Listens until the connection is lost.
+async fn listen(options: &PgConnectOptions, newest: &Newest) -> Result<(), sqlx::Error> {
+    // A pool of its own: what becomes of a dead connection is not waited for.
+    let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let pool = pool.acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen_all([REVISIONS, FIRINGS]).await?;
+    loop {
+        let scan = timeout(SCAN_TIMEOUT, sqlx::query_as(NEWEST).fetch_one(&mut listener));
+        let (revision, firing): (i64, i64) = scan.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        newest.tell(News { revision: Some(revision), firing: Some(firing) });
+        if let Ok(lost) = timeout(SCAN_INTERVAL, hear(&mut listener, newest)).await {
+            return lost;
+        }
+    }
+}
+
+async fn hear(listener: &mut PgListener, newest: &Newest) -> Result<(), sqlx::Error> {
+    while let Some(notification) = listener.try_recv().await? {
+        newest.tell(news(&notification));
+    }
+    Ok(())
+}
+
+/// What a notification tells; nothing if it is no number, since anybody may notify.
+fn news(notification: &PgNotification) -> News {
+    let number = notification.payload().parse().ok();
+    match notification.channel() {
+        REVISIONS => News { revision: number, firing: None },
+        _ => News { revision: None, firing: number },
+    }
+}

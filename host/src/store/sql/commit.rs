@@ -1,0 +1,182 @@
+//! What evaluators write: firings, faults, quarantines and checkpoints, in one transaction that holds only while their
+//! claims do.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::QueryBuilder;
+use tocsin_engine::domain::{BindingId, Firing};
+
+use super::faults::insert_faults;
+use super::outbox::put_into_outbox;
+use super::promotion::{forget_resumed, take_over};
+use super::quarantine::quarantine_rule;
+use super::{Db, GROUPS_AT_ONCE, LOCK_CLAIMS, Member, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::News;
+use crate::store::{Checkpoint, Claim, Commit, StoreError};
+
+impl Member {
+    /// Statuses and checkpoints come first: numbers of events are drawn last, since others wait from then on.
+    pub(in crate::store) async fn commit(&self, claims: &[Claim], commit: &Commit) -> Result<u64, StoreError> {
+        let mut transaction = self.begin_commit(draws_revision(commit)).await?;
+        check_claims(&mut transaction, claims).await?;
+        let quarantined = commit.faults.iter().filter(|fault| fault.quarantined);
+        let quarantined = quarantined.map(|fault| (fault.binding.0, fault.bundle.fault.to_string())).collect();
+        set_status(&mut transaction, "quarantined", quarantined).await?;
+        set_status(&mut transaction, "active", without_reason(&commit.recovered)).await?;
+        let mut news = News::default();
+        for (rule, reason) in &commit.impure_rules {
+            let revision = quarantine_rule(&mut transaction, rule, reason, commit.at_ms).await?;
+            news.revision = revision.or(news.revision);
+        }
+        for checkpoint in &commit.checkpoints {
+            write_checkpoint(&mut transaction, checkpoint).await?;
+            if !checkpoint.handed_over.is_empty() {
+                // Whoever promotes is waiting for it.
+                news.revision = Some(Self::next_revision(&mut transaction).await?);
+            }
+        }
+        let recorded = record_events(&mut transaction, commit).await?;
+        news.firing = recorded.last().copied();
+        self.conclude(transaction, news).await?;
+        Ok(recorded.len() as u64)
+    }
+}
+
+fn draws_revision(commit: &Commit) -> bool {
+    !commit.impure_rules.is_empty() || commit.checkpoints.iter().any(|checkpoint| !checkpoint.handed_over.is_empty())
+}
+
+/// Fails unless all claims hold; they do then until the transaction ends.
+async fn check_claims(transaction: &mut Tx, claims: &[Claim]) -> Result<(), StoreError> {
+    if claims.is_empty() {
+        return Ok(());
+    }
+    let mut query = QueryBuilder::<Db>::new("SELECT \"partition\", epoch FROM partitions WHERE \"partition\" IN (");
+    let mut list = query.separated(", ");
+    claims.iter().for_each(|claim| _ = list.push_bind(i64::from(claim.partition)));
+    query.push(") ORDER BY \"partition\"").push(LOCK_CLAIMS);
+    let epochs: Vec<(i64, i64)> = query.build_query_as().fetch_all(&mut **transaction).await?;
+    let holds = |claim: &Claim| epochs.contains(&(i64::from(claim.partition), claim.epoch as i64));
+    match claims.iter().find(|claim| !holds(claim)) {
+        Some(lost) => Err(StoreError::Fenced(lost.partition)),
+        None => Ok(()),
+    }
+}
+
+/// Records what happened, in its order; returns the numbers of new firings.
+async fn record_events(transaction: &mut Tx, commit: &Commit) -> Result<Vec<i64>, StoreError> {
+    if commit.firings.is_empty() && commit.faults.is_empty() {
+        return Ok(Vec::new());
+    }
+    Member::take_turn(transaction).await?;
+    let recorded = insert_firings(transaction, &commit.firings).await?;
+    if let (true, Some(first), Some(last)) = (commit.outbox, recorded.first(), recorded.last()) {
+        put_into_outbox(transaction, *first, *last).await?;
+    }
+    insert_faults(transaction, &commit.faults).await?;
+    let ended: Vec<BindingId> =
+        commit.firings.iter().filter(|(_, last)| *last).map(|(firing, _)| firing.binding).collect();
+    set_status(transaction, "triggered", without_reason(&ended)).await?;
+    Ok(recorded)
+}
+
+/// Records firings but those that are recorded already, whose binding is no longer active, or is ended by an earlier one.
+async fn insert_firings(transaction: &mut Tx, firings: &[(Firing, bool)]) -> Result<Vec<i64>, StoreError> {
+    let mut ended = HashSet::new();
+    let standing = |(firing, last): &&(Firing, bool)| match last {
+        true => ended.insert(firing.binding),
+        false => !ended.contains(&firing.binding),
+    };
+    let firings: Vec<&Firing> = firings.iter().filter(standing).map(|(firing, _)| firing).collect();
+    let mut recorded = Vec::new();
+    for firings in firings.chunks(ROWS_AT_ONCE) {
+        let mut insert = QueryBuilder::<Db>::new(
+            "INSERT INTO firings (id, tenant, alert_id, binding_id, symbol, price, volume, time_ms, conditions,
+                                  \"partition\", \"offset\", rule_name, rule_version, rule_digest, evidence)
+             SELECT v.column2, v.column3, v.column4, b.id, v.column6, v.column7, v.column8, v.column9, v.column10,
+                    v.column11, v.column12, v.column13, v.column14, v.column15, v.column16 FROM (",
+        );
+        insert.push_values((0i64..).zip(firings), |mut row, (ordinal, firing)| {
+            row.push_bind(ordinal).push_bind(firing.id.as_bytes().to_vec()).push_bind(firing.tenant.as_str());
+            row.push_bind(firing.alert.0).push_bind(firing.binding.0);
+            rows::push_event(&mut row, &firing.tick, firing.position, &firing.rule);
+            row.push_bind(rows::evidence_json(&firing.evidence));
+        });
+        insert.push(
+            ") AS v JOIN bindings b ON b.id = v.column5 WHERE b.status IN ('active', 'quarantined')
+             ORDER BY v.column1 ON CONFLICT (id) DO NOTHING RETURNING seq",
+        );
+        recorded.extend(insert.build_query_scalar::<i64>().fetch_all(&mut **transaction).await?);
+    }
+    recorded.sort_unstable();
+    Ok(recorded)
+}
+
+fn without_reason(bindings: &[BindingId]) -> BTreeMap<i64, String> {
+    bindings.iter().map(|binding| (binding.0, String::new())).collect()
+}
+
+/// Changes live bindings, each with a reason. The evaluator that says so knows already: no new revision. One whose rule is
+/// impure stays in quarantine for as long as it lives.
+async fn set_status(
+    transaction: &mut Tx,
+    status: &'static str,
+    bindings: BTreeMap<i64, String>,
+) -> Result<(), StoreError> {
+    let bindings: Vec<(i64, String)> = bindings.into_iter().collect();
+    for bindings in bindings.chunks(ROWS_AT_ONCE) {
+        let mut update = QueryBuilder::<Db>::new("UPDATE bindings AS b SET status = ");
+        update.push_bind(status).push(", reason = v.column2 FROM (");
+        update.push_values(bindings, |mut row, (binding, reason)| {
+            row.push_bind(*binding).push_bind(reason);
+        });
+        update.push(") AS v WHERE b.id = v.column1 AND b.status IN ('active', 'quarantined')");
+        if status != "triggered" {
+            update.push(
+                " AND NOT EXISTS (SELECT 1 FROM alerts a
+                    JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+                    WHERE a.id = b.alert_id AND r.quarantine_revision IS NOT NULL)",
+            );
+        }
+        update.build().execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    for groups in checkpoint.groups.chunks(GROUPS_AT_ONCE) {
+        let mut insert =
+            QueryBuilder::<Db>::new("INSERT INTO group_states (\"partition\", tenant, rule_digest, symbol, records) ");
+        insert.push_values(groups, |mut row, group| {
+            row.push_bind(i64::from(checkpoint.partition)).push_bind(group.tenant.as_str());
+            row.push_bind(&group.rule.0[..]).push_bind(group.symbol.as_str()).push_bind(&group.bytes);
+        });
+        insert
+            .push(" ON CONFLICT (\"partition\", tenant, rule_digest, symbol) DO UPDATE SET records = excluded.records");
+        insert.build().execute(&mut **transaction).await?;
+    }
+    release(transaction, &checkpoint.released).await?;
+    take_over(transaction, checkpoint).await?;
+    forget_resumed(transaction, checkpoint).await?;
+    let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
+    sqlx::query("UPDATE partitions SET next_offset = $1, revision = $2, released = $3 WHERE \"partition\" = $4")
+        .bind(checkpoint.next_offset as i64)
+        .bind(checkpoint.revision as i64)
+        .bind(serde_json::to_string(&released).expect("numbers are JSON"))
+        .bind(i64::from(checkpoint.partition))
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+/// Lets bindings out of quarantine: a replay of the fault that quarantined one may have said so again.
+async fn release(transaction: &mut Tx, released: &[BindingId]) -> Result<(), StoreError> {
+    set_status(transaction, "active", without_reason(released)).await?;
+    for released in released.chunks(ROWS_AT_ONCE) {
+        let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET release_due = FALSE WHERE id IN (");
+        let mut list = update.separated(", ");
+        released.iter().for_each(|binding| _ = list.push_bind(binding.0));
+        update.push(")").build().execute(&mut **transaction).await?;
+    }
+    Ok(())
+}

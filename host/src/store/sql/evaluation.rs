@@ -1,0 +1,118 @@
+//! What evaluators read: bindings and their changes, what was remembered of them; and how they claim partitions.
+
+use sqlx::Row as _;
+use tocsin_engine::domain::{BindingId, Digest};
+use tocsin_engine::{GroupSnapshot, SavedBinding};
+use tokio::sync::watch;
+
+use super::{Member, Tx, rows};
+use crate::store::{BindingRow, Changed, Claim, StoreError};
+
+/// Bindings with what evaluators need of their alerts and rules.
+const BINDINGS: &str = "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat, s.record AS resume_record,
+                               r.quarantine_revision IS NOT NULL AS rule_impure
+                        FROM bindings b JOIN alerts a ON a.id = b.alert_id
+                        JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+                        LEFT JOIN resume_states s ON s.binding_id = b.id";
+
+impl Member {
+    pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
+        Ok(self.newest().revision.subscribe())
+    }
+
+    /// The next revision, to be told by [`Self::conclude`].
+    pub(super) async fn next_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("UPDATE revisions SET newest = newest + 1 RETURNING newest")
+            .fetch_one(&mut **transaction)
+            .await?)
+    }
+
+    pub(in crate::store) async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
+        let mut transaction = self.snapshot().await?;
+        let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{BINDINGS} WHERE b.revision > $1 ORDER BY b.revision, b.id LIMIT $2"
+        )))
+        .bind(after as i64)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *transaction)
+        .await?;
+        let mut bindings = rows.iter().map(rows::binding_row).collect::<Result<Vec<_>, _>>()?;
+        let mut revision = newest as u64;
+        if bindings.len() == limit as usize {
+            // The last revision may go on behind the limit: it is read again, whole.
+            let last = bindings.last().map_or(0, |row| row.revision);
+            bindings.retain(|row| row.revision != last);
+            revision = bindings.last().map_or(after, |row| row.revision);
+        }
+        let impure: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT DISTINCT digest FROM rule_versions WHERE quarantine_revision > $1 AND quarantine_revision <= $2",
+        )
+        .bind(after as i64)
+        .bind(revision as i64)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let impure_rules = impure.iter().map(|digest| rows::digest(digest)).collect::<Result<_, _>>()?;
+        Ok(Changed { bindings, impure_rules, revision })
+    }
+
+    pub(in crate::store) async fn live_bindings(
+        &self,
+        partition: u32,
+        up_to_revision: u64,
+        after: BindingId,
+        limit: u32,
+    ) -> Result<Vec<BindingRow>, StoreError> {
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{BINDINGS} WHERE b.\"partition\" = $1 AND b.status IN ('active', 'quarantined') AND b.armed_revision <= $2
+               AND b.id > $3 AND r.quarantine_revision IS NULL ORDER BY b.id LIMIT $4"
+        )))
+        .bind(i64::from(partition))
+        .bind(up_to_revision as i64)
+        .bind(after.0)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await?
+        .iter()
+        .map(rows::binding_row)
+        .collect()
+    }
+
+    pub(in crate::store) async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
+        // A first claim has evaluated nothing: -1 stands for that.
+        let row = sqlx::query(
+            "INSERT INTO partitions (\"partition\", epoch, next_offset, revision) VALUES ($1, 1, -1, 0)
+             ON CONFLICT (\"partition\") DO UPDATE SET epoch = partitions.epoch + 1 RETURNING epoch, next_offset, revision, released",
+        )
+        .bind(i64::from(partition))
+        .fetch_one(self.writer())
+        .await?;
+        let released: Vec<i64> =
+            serde_json::from_str(row.try_get("released")?).map_err(|error| rows::damaged("list of releases", error))?;
+        Ok(Claim {
+            partition,
+            epoch: row.try_get::<i64, _>("epoch")? as u64,
+            next_offset: u64::try_from(row.try_get::<i64, _>("next_offset")?).ok(),
+            revision: row.try_get::<i64, _>("revision")? as u64,
+            released: released.into_iter().map(BindingId).collect(),
+        })
+    }
+
+    pub(in crate::store) async fn saved_states(
+        &self,
+        partition: u32,
+    ) -> Result<Vec<(Digest, SavedBinding)>, StoreError> {
+        let records: Vec<(Vec<u8>, Vec<u8>)> =
+            sqlx::query_as("SELECT rule_digest, records FROM group_states WHERE \"partition\" = $1")
+                .bind(i64::from(partition))
+                .fetch_all(self.readers())
+                .await?;
+        let mut saved = Vec::new();
+        for (digest, bytes) in records {
+            let digest = rows::digest(&digest)?;
+            let records = GroupSnapshot::unpack(&bytes).map_err(|error| rows::damaged("group snapshot", error))?;
+            saved.extend(records.into_iter().map(|saved| (digest, saved)));
+        }
+        Ok(saved)
+    }
+}
