@@ -7,6 +7,7 @@
 pub(super) mod conformance;
 mod error;
 mod faults;
+mod migrations;
 mod newest;
 mod outbox;
 mod postgres;

@@ -43,7 +43,7 @@ mod rows;
 mod rules;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -51,6 +51,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::migrations::migrator;
 use super::newest::{Newest, News};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
@@ -69,7 +70,7 @@ const LOCK_CLAIMS: &str = " FOR NO KEY UPDATE";
 /// Rows that another deliverer leases at this moment are passed over.
 const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters"));
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;

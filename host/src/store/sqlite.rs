@@ -26,13 +26,14 @@ mod rows;
 mod rules;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
+use super::migrations::migrator;
 use super::newest::{Newest, News};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
@@ -47,7 +48,8 @@ type Tx = sqlx::Transaction<'static, Sqlite>;
 const LOCK_CLAIMS: &str = "";
 const SKIP_LOCKED: &str = "";
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+static MIGRATIONS: LazyLock<Migrator> =
+    LazyLock::new(|| migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox"));
 
 /// The database file in the data folder.
 const FILE: &str = "tocsin.sqlite";
