@@ -6,7 +6,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 /// A migrator of the named files in a folder of `migrations`, oldest first.
 macro_rules! migrator {
     ($folder:literal: $($file:literal),+) => {
-        $crate::store::migrations::migrator(&[
+        $crate::store::migrations::of_files(&[
             $(($file, include_str!(concat!("../../../migrations/", $folder, "/", $file, ".sql")))),+
         ])
     };
@@ -14,7 +14,7 @@ macro_rules! migrator {
 pub(super) use migrator;
 
 /// A migrator of files, each with its name and what is in it. A name begins with the version and an underscore.
-pub(super) fn migrator(files: &[(&'static str, &'static str)]) -> Migrator {
+pub(super) fn of_files(files: &[(&'static str, &'static str)]) -> Migrator {
     let migration = |(name, sql): &(&'static str, &'static str)| {
         let (version, description) = name.split_once('_').expect("a version, an underscore, a description");
         let version = version.parse().expect("a version is a number");

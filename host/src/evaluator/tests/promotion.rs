@@ -13,6 +13,7 @@ use crate::store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, Promo
 
 on_each_member!(
     histories_with_promotions_come_out_as_if_judged_tick_by_tick,
+    what_was_told_before_a_crash_is_judged_again_before_anything_moves,
     a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done,
     quarantine_and_release_go_along_with_a_promotion,
     what_a_promotion_cannot_do_is_told_and_changes_nothing,
@@ -358,9 +359,8 @@ async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick(member: Me
     assert!(moved > 30 && refused > 10, "{moved} alerts moved, {refused} promotions were refused");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves() {
-    let mut history = History::new().await;
+async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(member: Member) {
+    let mut history = History::new(member).await;
     let id = history.create("A", 7, 1, false).await;
     history.publish("A", 9).await;
     history.check("before").await;

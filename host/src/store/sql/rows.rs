@@ -1,7 +1,6 @@
 //! Values of columns into words of the domain, and back. A value that cannot be one is damage, told with its place.
 
 use std::fmt::Display;
-use std::sync::Arc;
 
 use sqlx::Row as _;
 use sqlx::query_builder::Separated;
@@ -148,7 +147,7 @@ fn id_bytes(row: &DbRow, what: &'static str) -> Result<[u8; 16], StoreError> {
 }
 
 pub(super) fn firing(row: &DbRow) -> Result<(u64, Firing), StoreError> {
-    let evidence: Vec<(Arc<str>, f64)> =
+    let evidence: Vec<(String, f64)> =
         serde_json::from_str(row.try_get("evidence")?).map_err(|error| damaged("evidence", error))?;
     let firing = Firing {
         id: FiringId::from_bytes(id_bytes(row, "firing id")?),
@@ -158,7 +157,7 @@ pub(super) fn firing(row: &DbRow) -> Result<(u64, Firing), StoreError> {
         tick: tick(row)?,
         position: position(row, "offset")?,
         rule: rule_ref(row)?,
-        evidence,
+        evidence: evidence.into_iter().map(|(name, number)| (name.into(), number)).collect(),
     };
     Ok((row.try_get::<i64, _>("seq")? as u64, firing))
 }
