@@ -104,7 +104,11 @@ fn check_honest(scene: &Scene, story: &Story) {
             assert_ne!(rule.name.as_str(), "above", "{impurity}");
         }
         if let Event::Faulted { binding, fault, .. } = event {
-            assert!(*fault != tocsin_engine::Fault::Overslept || binding.0 >= GENERATED_FROM, "{:?}", scene.plan);
+            assert!(
+                !matches!(fault, tocsin_engine::Fault::Overslept(_)) || binding.0 >= GENERATED_FROM,
+                "{:?}",
+                scene.plan
+            );
         }
     }
     for (id, target) in (ABOVE..).zip([0.0, 7.0]) {
