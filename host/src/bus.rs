@@ -8,6 +8,8 @@
 mod conformance;
 mod embedded;
 mod embedded_db;
+mod kafka;
+mod membership;
 mod partitioner;
 mod stock_tick;
 
@@ -19,8 +21,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use embedded::{EmbeddedBus, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS, Retention};
+pub use embedded::{
+    EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,
+    Retention,
+};
 pub use embedded_db::{EmbeddedDb, EmbeddedDbError};
+pub use kafka::{KafkaBus, KafkaConfig, KafkaMembership, KafkaReader, KafkaWaker};
+pub use membership::{Assignment, Handover, Membership};
 
 /// Says what time it is, Unix milliseconds. An argument, so that tests can hold time still.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -35,12 +42,16 @@ pub fn system_clock() -> Clock {
 pub enum Bus {
     /// In this process, on its disk.
     Embedded(EmbeddedBus),
+    /// On Kafka.
+    Kafka(KafkaBus),
 }
 
 /// Reads some partitions of a [`Bus`] from given positions on. One thread's.
 pub enum Reader {
     /// Of the embedded bus.
     Embedded(EmbeddedReader),
+    /// Of a topic.
+    Kafka(KafkaReader),
 }
 
 /// Makes a waiting [`Reader::poll`] return early.
@@ -48,6 +59,8 @@ pub enum Reader {
 pub enum Waker {
     /// Of a reader of the embedded bus.
     Embedded(EmbeddedWaker),
+    /// Of a reader of a topic.
+    Kafka(KafkaWaker),
 }
 
 /// A tick that was read, and where and when it was appended.
@@ -68,10 +81,10 @@ pub struct Stats {
     pub appended_records: u64,
     /// Messages that this process's readers skipped because they are no ticks.
     pub skipped_messages: u64,
-    /// Keys and values that retention has left, bytes: what `retention_bytes` limits.
-    pub retained_bytes: u64,
-    /// What the log takes on this machine's disk, bytes, journals included.
-    pub disk_bytes: u64,
+    /// Keys and values that retention has left, bytes: what `retention_bytes` limits. Brokers keep that to themselves.
+    pub retained_bytes: Option<u64>,
+    /// What the log takes on this machine's disk, bytes, journals included; None if it is elsewhere.
+    pub disk_bytes: Option<u64>,
 }
 
 /// What can go wrong with a bus.
@@ -124,6 +137,9 @@ pub enum BusError {
     /// The embedded database failed.
     #[error(transparent)]
     Embedded(#[from] EmbeddedDbError),
+    /// Kafka failed; says at what.
+    #[error("{0}")]
+    Kafka(String),
 }
 
 impl Bus {
@@ -131,6 +147,7 @@ impl Bus {
     pub fn partitions(&self) -> u32 {
         match self {
             Self::Embedded(bus) => bus.partitions(),
+            Self::Kafka(bus) => bus.partitions(),
         }
     }
 
@@ -144,6 +161,7 @@ impl Bus {
     pub async fn publish(&self, ticks: Vec<Tick>) -> Result<(), BusError> {
         match self {
             Self::Embedded(bus) => bus.publish(ticks).await,
+            Self::Kafka(bus) => bus.publish(ticks).await,
         }
     }
 
@@ -151,6 +169,7 @@ impl Bus {
     pub async fn end(&self, partition: u32) -> Result<u64, BusError> {
         match self {
             Self::Embedded(bus) => bus.end(partition),
+            Self::Kafka(bus) => bus.end(partition).await,
         }
     }
 
@@ -158,13 +177,15 @@ impl Bus {
     pub async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
         match self {
             Self::Embedded(bus) => bus.earliest(partition),
+            Self::Kafka(bus) => bus.earliest(partition).await,
         }
     }
 
-    /// Reads the given partitions, each from its position on.
+    /// Reads the given partitions, each from its position on. May wait for a backend.
     pub fn reader(&self, from: Vec<Position>) -> Result<Reader, BusError> {
         match self {
             Self::Embedded(bus) => bus.reader(from).map(Reader::Embedded),
+            Self::Kafka(bus) => bus.reader(from).map(Reader::Kafka),
         }
     }
 
@@ -172,22 +193,26 @@ impl Bus {
     pub async fn committed(&self, group: &str) -> Result<Vec<Position>, BusError> {
         match self {
             Self::Embedded(bus) => bus.committed(group),
+            Self::Kafka(bus) => bus.committed(group).await,
         }
     }
 
-    /// Commits positions for a consumer group: the next offsets that it wants to read.
-    pub async fn commit(&self, group: &str, positions: &[Position]) -> Result<(), BusError> {
+    /// Takes part in a consumer group: its members share the partitions out among themselves.
+    pub fn join(&self, group: &str) -> Result<Membership, BusError> {
         match self {
-            Self::Embedded(bus) => bus.commit(group, positions).await,
+            Self::Embedded(bus) => bus.join(group).map(Membership::Embedded),
+            Self::Kafka(bus) => bus.join(group).map(Membership::Kafka),
         }
     }
 
-    /// Moves a partition's end forward to `position`, if it is before it, and logs that. To be called at start with what
-    /// has been checkpointed elsewhere: after a power loss the log may end before it, and an offset must never be used
-    /// twice. Readers pass over the gap.
+    /// Makes sure that no offset before `position` is given to a record that is published from now on. To be called at
+    /// start with what has been checkpointed elsewhere: after a power loss the log may end before it, and an offset must
+    /// never be used twice. The embedded log moves its end forward and says so; readers pass over the gap. On Kafka it is
+    /// an error: the topic was made anew, or its brokers have lost records.
     pub async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
         match self {
             Self::Embedded(bus) => bus.ensure_end(position).await,
+            Self::Kafka(bus) => bus.ensure_end(position).await,
         }
     }
 
@@ -195,6 +220,7 @@ impl Bus {
     pub fn stats(&self) -> Result<Stats, BusError> {
         match self {
             Self::Embedded(bus) => bus.stats(),
+            Self::Kafka(bus) => Ok(bus.stats()),
         }
     }
 }
@@ -207,6 +233,23 @@ impl Reader {
     pub fn poll(&mut self, batch: &mut Vec<Record>, max_records: usize, timeout: Duration) -> Result<(), BusError> {
         match self {
             Self::Embedded(reader) => reader.poll(batch, max_records, timeout),
+            Self::Kafka(reader) => reader.poll(batch, max_records, timeout),
+        }
+    }
+
+    /// Reads these partitions as well, each from its position on. May wait for a backend.
+    pub fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+        match self {
+            Self::Embedded(reader) => reader.add(from),
+            Self::Kafka(reader) => reader.add(from),
+        }
+    }
+
+    /// Reads these partitions no more. Those that it does not read are passed over.
+    pub fn remove(&mut self, partitions: &[u32]) {
+        match self {
+            Self::Embedded(reader) => reader.remove(partitions),
+            Self::Kafka(reader) => reader.remove(partitions),
         }
     }
 
@@ -217,6 +260,7 @@ impl Reader {
     pub fn position(&self, partition: u32) -> u64 {
         match self {
             Self::Embedded(reader) => reader.position(partition),
+            Self::Kafka(reader) => reader.position(partition),
         }
     }
 
@@ -224,6 +268,7 @@ impl Reader {
     pub fn waker(&self) -> Waker {
         match self {
             Self::Embedded(reader) => Waker::Embedded(reader.waker()),
+            Self::Kafka(reader) => Waker::Kafka(reader.waker()),
         }
     }
 }
@@ -233,6 +278,7 @@ impl Waker {
     pub fn wake(&self) {
         match self {
             Self::Embedded(waker) => waker.wake(),
+            Self::Kafka(waker) => waker.wake(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! segments (`segment`), as Kafka's does.
 
 mod log;
+mod membership;
 mod reader;
 mod segment;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use self::log::Log;
 use self::writer::{Command, MAX_BATCH_RECORDS, Writer};
 use super::{BusError, Clock, EmbeddedDb, EmbeddedDbError, Stats};
 
+pub use membership::EmbeddedMembership;
 pub use reader::{EmbeddedReader, EmbeddedWaker};
 
 /// The most partitions of a log. Each costs memory in every segment and reader; Kafka topics of this kind have 1 to 100.
@@ -130,8 +132,12 @@ impl EmbeddedBus {
         entries.map(|entry| stored_commit(entry).map(|(_, position)| position)).collect()
     }
 
-    pub(super) async fn commit(&self, group: &str, positions: &[Position]) -> Result<(), BusError> {
+    pub(super) fn join(&self, group: &str) -> Result<EmbeddedMembership, BusError> {
         check_group(group)?;
+        Ok(EmbeddedMembership::new(self.clone(), group.to_owned()))
+    }
+
+    async fn commit(&self, group: &str, positions: &[Position]) -> Result<(), BusError> {
         for position in positions {
             self.0.log.check_partition(position.partition)?;
         }
@@ -157,8 +163,8 @@ impl EmbeddedBus {
         Ok(Stats {
             appended_records: log.appended_records.load(Relaxed),
             skipped_messages: log.skipped_messages.load(Relaxed),
-            retained_bytes: log.retained_bytes(),
-            disk_bytes: log.db.disk_bytes()?,
+            retained_bytes: Some(log.retained_bytes()),
+            disk_bytes: Some(log.db.disk_bytes()?),
         })
     }
 

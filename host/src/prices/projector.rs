@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tocsin_engine::domain::{Position, Symbol};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::{Price, Prices, PricesError};
-use crate::bus::{Bus, BusError, Reader, Record};
+use crate::bus::{Assignment, Bus, BusError, Reader, Record};
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";
@@ -54,52 +56,61 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
 }
 
 fn run(runtime: &Handle, bus: &Bus, prices: &Prices, stop: &CancellationToken) -> Result<(), ProjectError> {
-    let mut reader = open_reader(runtime, bus)?;
-    let mut _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
+    let mut membership = bus.join(GROUP)?;
+    let mut reader = bus.reader(Vec::new())?;
+    let _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
     let mut batch = Vec::new();
     while !stop.is_cancelled() {
+        while let Some(changed) = membership.changed().now_or_never() {
+            follow(runtime, bus, &mut reader, changed?)?;
+        }
         match reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
             Ok(()) => {}
-            Err(BusError::OffsetOutOfRange { .. }) => {
-                reader = open_reader(runtime, bus)?;
-                _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
-                continue;
+            // Retention was faster.
+            Err(BusError::OffsetOutOfRange { position, .. }) => {
+                reader.remove(&[position.partition]);
+                reader.add(vec![runtime.block_on(start_of(bus, &[position], position.partition))?])?;
             }
             Err(error) => return Err(error.into()),
         }
         if !batch.is_empty() {
             runtime.block_on(prices.put(&prices_of(&batch)))?;
-            runtime.block_on(bus.commit(GROUP, &next_positions(&batch, &reader)))?;
+            let next = next_positions(&batch, &reader);
+            if let Err(error) = runtime.block_on(membership.commit(&next)) {
+                // Whoever has the partitions now puts the same again, which changes nothing.
+                warn!(%error, "the projector's progress is not committed");
+            }
+        }
+    }
+    runtime.block_on(membership.leave());
+    Ok(())
+}
+
+/// Reads what is assigned from where the group has got to, and what is revoked no more.
+fn follow(runtime: &Handle, bus: &Bus, reader: &mut Reader, changed: Assignment) -> Result<(), BusError> {
+    match changed {
+        Assignment::Assigned(partitions) => {
+            let committed = runtime.block_on(bus.committed(GROUP))?;
+            for partition in partitions {
+                reader.add(vec![runtime.block_on(start_of(bus, &committed, partition))?])?;
+            }
+        }
+        Assignment::Revoked(partitions, _) | Assignment::Lost(partitions) => {
+            reader.remove(&partitions);
         }
     }
     Ok(())
 }
 
-/// A reader of all partitions where the group has got to. What retention has removed meanwhile is told and passed over.
-fn open_reader(runtime: &Handle, bus: &Bus) -> Result<Reader, ProjectError> {
-    let committed = runtime.block_on(bus.committed(GROUP))?;
-    let from = (0..bus.partitions()).map(|partition| {
-        let earliest = runtime.block_on(bus.earliest(partition))?;
-        let committed = committed.iter().find(|position| position.partition == partition);
-        let offset = committed.map_or(earliest, |position| position.offset);
-        if offset < earliest {
-            tracing::warn!(
-                partition,
-                committed = offset,
-                earliest,
-                "retention removed ticks before they were projected"
-            );
-        }
-        Ok(Position { partition, offset: offset.max(earliest) })
-    });
-    let from = from.collect::<Result<_, BusError>>()?;
-    match bus.reader(from) {
-        // Retention was faster: look again.
-        Err(BusError::OffsetOutOfRange { position, earliest, .. }) if position.offset < earliest => {
-            open_reader(runtime, bus)
-        }
-        reader => Ok(reader?),
+/// Where reading a partition begins. What retention has removed meanwhile is told and passed over.
+async fn start_of(bus: &Bus, committed: &[Position], partition: u32) -> Result<Position, BusError> {
+    let earliest = bus.earliest(partition).await?;
+    let committed = committed.iter().find(|position| position.partition == partition);
+    let offset = committed.map_or(earliest, |position| position.offset);
+    if offset < earliest {
+        warn!(partition, committed = offset, earliest, "retention removed ticks before they were projected");
     }
+    Ok(Position { partition, offset: offset.max(earliest) })
 }
 
 fn prices_of(batch: &[Record]) -> Vec<(Symbol, Price)> {

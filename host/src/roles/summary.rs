@@ -35,7 +35,7 @@ pub(super) async fn run(
             recovered = now.recovered,
             impurities = now.impurities,
             feed_rejected = feed.as_ref().map_or(0, |feed| feed.snapshot().rejected_total()),
-            log_mib = bus.stats().map_or(0, |stats| stats.retained_bytes >> 20),
+            log_mib = bus.stats().ok().and_then(|stats| stats.retained_bytes).map(|bytes| bytes >> 20),
             "summary"
         );
         before = now;

@@ -40,13 +40,31 @@ struct Skips {
 
 impl EmbeddedReader {
     pub(super) fn new(log: Arc<Log>, from: Vec<Position>) -> Result<Self, BusError> {
-        for (i, position) in from.iter().enumerate() {
-            log.check_range(*position)?;
-            if from[..i].iter().any(|other| other.partition == position.partition) {
-                return Err(BusError::DuplicatePartition(position.partition));
+        let mut reader = Self { log, next: Vec::new(), turn: 0, woken: Arc::default(), skips: Skips::default() };
+        reader.add(from)?;
+        Ok(reader)
+    }
+
+    pub(in crate::bus) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+        let before = self.next.len();
+        for position in from {
+            let known = self.next.iter().any(|other| other.partition == position.partition);
+            let added = if known {
+                Err(BusError::DuplicatePartition(position.partition))
+            } else {
+                self.log.check_range(position)
+            };
+            if let Err(error) = added {
+                self.next.truncate(before);
+                return Err(error);
             }
+            self.next.push(position);
         }
-        Ok(Self { log, next: from, turn: 0, woken: Arc::default(), skips: Skips::default() })
+        Ok(())
+    }
+
+    pub(in crate::bus) fn remove(&mut self, partitions: &[u32]) {
+        self.next.retain(|position| !partitions.contains(&position.partition));
     }
 
     pub(in crate::bus) fn poll(

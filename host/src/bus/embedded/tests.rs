@@ -66,7 +66,7 @@ async fn a_restart_goes_on_where_it_stopped() {
         let after = read_all(&bus).await;
         assert_eq!(after[..before.len()], before);
         assert_eq!(offsets(&after)[&partition], (0..10 * round as u64).collect::<Vec<_>>());
-        bus.commit("g", &group).await.unwrap();
+        bus.join("g").unwrap().commit(&group).await.unwrap();
         drop(bus);
         assert_eq!(open(dir.path()).committed("g").await.unwrap(), group);
     }
@@ -142,7 +142,7 @@ async fn an_end_behind_a_committed_offset_is_raised_at_the_start() {
     let partition = publish_count(&bus, "AAPL", 5).await;
     // As if a power loss had taken what was at the offsets 5 to 11.
     let lost = Position { partition, offset: 12 };
-    bus.commit("g", &[lost]).await.unwrap();
+    bus.join("g").unwrap().commit(&[lost]).await.unwrap();
     drop(bus);
     let bus = open(dir.path());
     assert_eq!(bus.end(partition).await.unwrap(), 12);

@@ -103,7 +103,7 @@ async fn run(steps: Vec<Step>) {
             Step::Read { partition, place, max_records } => oracle.check_read(&bus, partition, place, max_records),
             Step::Commit { partition, offset } => {
                 let offset = offset.min(oracle.partitions[partition as usize].len() as u64);
-                bus.commit("g", &[Position { partition, offset }]).await.unwrap();
+                bus.join("g").unwrap().commit(&[Position { partition, offset }]).await.unwrap();
                 oracle.committed.insert(partition, offset);
             }
             Step::Raise { partition, by } => {

@@ -1,0 +1,335 @@
+//! The bus on Kafka: one topic, whose key is the symbol and whose values are `StockTick` messages.
+//!
+//! librdkafka keeps the connections. What is published goes through one idempotent producer, so that a retry neither doubles
+//! nor reorders. Each reader (`reader`) is a client of its own with the partitions and offsets that it was given; which
+//! partitions a process reads is decided elsewhere. Offsets out of range are errors, never a silent jump.
+
+mod membership;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, ClientContext};
+use tocsin_engine::domain::{Position, Tick};
+use tracing::info;
+
+use super::{BusError, MAX_GROUP_BYTES, MAX_PARTITIONS, Stats, partitioner, stock_tick};
+
+pub use self::membership::KafkaMembership;
+pub use self::reader::{KafkaReader, KafkaWaker};
+
+/// How long the broker may take to answer a question.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long what was published may still take when the bus is dropped.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Records of one call that may wait for the broker: then the call waits.
+const MAX_IN_FLIGHT: usize = 10_000;
+
+/// Wait before a record is offered again to a producer whose queue is full.
+const FULL_WAIT: Duration = Duration::from_millis(2);
+
+/// Where Kafka is, and how the topic is made if it is missing.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// Some of the brokers: `host:port`, comma-separated.
+    pub brokers: String,
+    /// The topic.
+    pub topic: String,
+    /// Partitions of a topic that is created.
+    pub partitions: u32,
+    /// Copies of each partition of a topic that is created; None for what the brokers have as their default.
+    pub replication: Option<u32>,
+    /// Settings of librdkafka, over those of this file: TLS, SASL. They may hold secrets.
+    pub options: Vec<(String, String)>,
+}
+
+/// The bus on Kafka. Cloning is cheap.
+#[derive(Clone)]
+pub struct KafkaBus(Arc<Shared>);
+
+struct Shared {
+    config: KafkaConfig,
+    partitions: u32,
+    producer: FutureProducer<Logging>,
+    /// For questions about the log.
+    asker: BaseConsumer<Logging>,
+    counters: Arc<Counters>,
+}
+
+/// What this process has done.
+#[derive(Default)]
+struct Counters {
+    appended_records: AtomicU64,
+    skipped_messages: AtomicU64,
+}
+
+/// Passes what librdkafka says on to the log.
+#[derive(Clone, Copy, Default)]
+struct Logging;
+
+impl ClientContext for Logging {}
+
+impl rdkafka::consumer::ConsumerContext for Logging {}
+
+impl KafkaBus {
+    /// Connects, and creates the topic if it is missing.
+    pub async fn open(config: KafkaConfig) -> Result<Self, BusError> {
+        if !(1..=MAX_PARTITIONS).contains(&config.partitions) {
+            return Err(BusError::BadPartitionCount(config.partitions));
+        }
+        let partitions = ensure_topic(&config).await?;
+        let mut settings = client(&config);
+        settings
+            .set("enable.idempotence", "true")
+            // A record waits for its broker as long as it takes: nothing is dropped, and nothing is sent twice.
+            .set("message.timeout.ms", "0")
+            .set("linger.ms", "2")
+            .set("compression.type", "lz4");
+        let producer = settings.create_with_context(Logging).map_err(failed("create a producer"))?;
+        let asker = reader::settings(&config).create_with_context(Logging).map_err(failed("create a consumer"))?;
+        Ok(Self(Arc::new(Shared { config, partitions, producer, asker, counters: Arc::default() })))
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.0.partitions
+    }
+
+    pub(super) async fn publish(&self, ticks: Vec<Tick>) -> Result<(), BusError> {
+        let mut in_flight = VecDeque::new();
+        let mut message = Vec::new();
+        for tick in &ticks {
+            message.clear();
+            stock_tick::from_tick(tick, &mut message);
+            if in_flight.len() == MAX_IN_FLIGHT
+                && let Some(oldest) = in_flight.pop_front()
+            {
+                delivered(oldest).await?;
+            }
+            in_flight.push_back(self.send(tick, &message).await?);
+        }
+        for delivery in join_all(in_flight.into_iter().map(delivered)).await {
+            delivery?;
+        }
+        self.0.counters.appended_records.fetch_add(ticks.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    async fn send(&self, tick: &Tick, message: &[u8]) -> Result<DeliveryFuture, BusError> {
+        let key = tick.symbol.as_str();
+        let partition = partitioner::partition_of(key.as_bytes(), self.0.partitions);
+        let mut record =
+            FutureRecord::to(&self.0.config.topic).key(key).payload(message).partition(partition.cast_signed());
+        loop {
+            match self.0.producer.send_result(record) {
+                Ok(delivery) => return Ok(delivery),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => record = back,
+                Err((error, _)) => return Err(failed("take a record")(error)),
+            }
+            tokio::time::sleep(FULL_WAIT).await;
+        }
+    }
+
+    pub(super) async fn end(&self, partition: u32) -> Result<u64, BusError> {
+        self.watermarks(partition).await.map(|(_, end)| end)
+    }
+
+    pub(super) async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
+        self.watermarks(partition).await.map(|(earliest, _)| earliest)
+    }
+
+    async fn watermarks(&self, partition: u32) -> Result<(u64, u64), BusError> {
+        self.check_partition(partition)?;
+        self.ask(move |shared| watermarks(&shared.asker, &shared.config.topic, partition)).await
+    }
+
+    /// Asks the brokers something on a thread that may wait.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Shared) -> Result<T, BusError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let shared = self.0.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&shared)).await;
+        answer.unwrap_or_else(|error| Err(BusError::Kafka(format!("asking the brokers failed: {error}"))))
+    }
+
+    pub(super) fn reader(&self, from: Vec<Position>) -> Result<KafkaReader, BusError> {
+        for position in &from {
+            self.check_partition(position.partition)?;
+        }
+        KafkaReader::new(&self.0.config, from, self.0.counters.clone())
+    }
+
+    pub(super) async fn committed(&self, group: &str) -> Result<Vec<Position>, BusError> {
+        check_group(group)?;
+        let consumer = self.of_group(group)?;
+        self.ask(move |shared| {
+            let mut asked = TopicPartitionList::new();
+            asked.add_partition_range(&shared.config.topic, 0, shared.partitions.cast_signed() - 1);
+            let answer =
+                consumer.committed_offsets(asked, REQUEST_TIMEOUT).map_err(failed("tell committed offsets"))?;
+            let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset()
+            {
+                Offset::Offset(offset) => {
+                    Some(Position { partition: element.partition().cast_unsigned(), offset: offset.cast_unsigned() })
+                }
+                _ => None,
+            };
+            let mut positions: Vec<Position> = answer.elements().iter().filter_map(position).collect();
+            positions.sort_unstable_by_key(|position| position.partition);
+            Ok(positions)
+        })
+        .await
+    }
+
+    pub(super) fn join(&self, group: &str) -> Result<KafkaMembership, BusError> {
+        check_group(group)?;
+        KafkaMembership::join(self.clone(), group)
+    }
+
+    /// A client that speaks for a group without being its member.
+    fn of_group(&self, group: &str) -> Result<BaseConsumer<Logging>, BusError> {
+        let mut settings = reader::settings(&self.0.config);
+        settings.set("group.id", group);
+        settings.create_with_context(Logging).map_err(failed("create a consumer"))
+    }
+
+    pub(super) async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
+        let (earliest, end) = self.watermarks(position.partition).await?;
+        if position.offset > end {
+            return Err(BusError::OffsetOutOfRange { position, earliest, end });
+        }
+        Ok(())
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let counters = &self.0.counters;
+        Stats {
+            appended_records: counters.appended_records.load(Relaxed),
+            skipped_messages: counters.skipped_messages.load(Relaxed),
+            retained_bytes: None,
+            disk_bytes: None,
+        }
+    }
+
+    fn config(&self) -> &KafkaConfig {
+        &self.0.config
+    }
+
+    fn check_partition(&self, partition: u32) -> Result<(), BusError> {
+        let partitions = self.0.partitions;
+        if partition < partitions { Ok(()) } else { Err(BusError::UnknownPartition { partition, partitions }) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = self.producer.flush(FLUSH_TIMEOUT) {
+            tracing::error!(%error, "not all that was published has reached the brokers");
+        }
+    }
+}
+
+/// What all clients have in common.
+fn client(config: &KafkaConfig) -> ClientConfig {
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", &config.brokers).set("client.id", "tocsin");
+    for (name, value) in &config.options {
+        settings.set(name, value);
+    }
+    settings
+}
+
+/// The number of the topic's partitions; makes the topic if there is none.
+async fn ensure_topic(config: &KafkaConfig) -> Result<u32, BusError> {
+    if let Some(partitions) = partitions_of(config).await? {
+        return Ok(partitions);
+    }
+    let admin: AdminClient<DefaultClientContext> = client(config).create().map_err(failed("create a client"))?;
+    let replication = config.replication.map_or(-1, |copies| i32::try_from(copies).unwrap_or(i32::MAX));
+    let partitions = i32::try_from(config.partitions).unwrap_or(i32::MAX);
+    let topic = NewTopic::new(&config.topic, partitions, TopicReplication::Fixed(replication))
+        // Published means appended.
+        .set("message.timestamp.type", "LogAppendTime");
+    let options = AdminOptions::new().operation_timeout(Some(Timeout::After(REQUEST_TIMEOUT)));
+    let answers = admin.create_topics(&[topic], &options).await.map_err(failed("create the topic"))?;
+    for answer in answers {
+        match answer {
+            Ok(_) => info!(topic = config.topic, partitions, "the topic is created"),
+            // Another process was faster.
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(failed("create the topic")(KafkaError::AdminOp(code))),
+        }
+    }
+    // Brokers hear of a new topic one after the other.
+    for _ in 0..50 {
+        if let Some(partitions) = partitions_of(config).await? {
+            return Ok(partitions);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(BusError::Kafka(format!("the topic {} was created, and the brokers do not know it", config.topic)))
+}
+
+async fn partitions_of(config: &KafkaConfig) -> Result<Option<u32>, BusError> {
+    let (config, topic) = (config.clone(), config.topic.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client(&config).create().map_err(failed("create a client"))?;
+        let all = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(failed("tell their topics"))?;
+        Ok(all.topics().iter().find(|found| found.name() == topic).map(|found| found.partitions().len() as u32))
+    });
+    let found = asked.await.unwrap_or_else(|error| Err(BusError::Kafka(format!("asking the brokers failed: {error}"))));
+    Ok(found?.filter(|partitions| *partitions > 0))
+}
+
+/// The first offset that is retained, and the next one to be written.
+fn watermarks(consumer: &BaseConsumer<Logging>, topic: &str, partition: u32) -> Result<(u64, u64), BusError> {
+    let marks = consumer.fetch_watermarks(topic, partition.cast_signed(), REQUEST_TIMEOUT);
+    let (earliest, end) = marks.map_err(failed("tell where a partition ends"))?;
+    Ok((earliest.cast_unsigned(), end.cast_unsigned()))
+}
+
+async fn delivered(delivery: DeliveryFuture) -> Result<(), BusError> {
+    match delivery.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(failed("take a record")(error)),
+        Err(_) => Err(BusError::Stopped),
+    }
+}
+
+fn check_group(group: &str) -> Result<(), BusError> {
+    let good = (1..=MAX_GROUP_BYTES).contains(&group.len()) && !group.contains('\0');
+    if good { Ok(()) } else { Err(BusError::BadGroup(group.chars().take(MAX_GROUP_BYTES).collect())) }
+}
+
+/// Positions as librdkafka takes them.
+fn offsets(bus: &KafkaBus, positions: &[Position]) -> Result<TopicPartitionList, BusError> {
+    let mut offsets = TopicPartitionList::new();
+    for position in positions {
+        bus.check_partition(position.partition)?;
+        let (partition, offset) = (position.partition.cast_signed(), position.offset.cast_signed());
+        let added = offsets.add_partition_offset(&bus.config().topic, partition, Offset::Offset(offset));
+        added.map_err(failed("take an offset"))?;
+    }
+    Ok(offsets)
+}
+
+/// Says what the brokers did not do.
+fn failed(what: &'static str) -> impl Fn(KafkaError) -> BusError {
+    move |error| BusError::Kafka(format!("the brokers did not {what}: {error}"))
+}

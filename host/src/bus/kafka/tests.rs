@@ -1,0 +1,63 @@
+//! The bus on a real Kafka, as `cargo xtask test` starts one.
+
+use std::sync::atomic::AtomicU32;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::*;
+use crate::bus::{Bus, conformance};
+
+/// A fresh topic, and nothing that must live as long.
+async fn open() -> (Bus, ()) {
+    (Bus::Kafka(KafkaBus::open(config()).await.unwrap()), ())
+}
+
+fn config() -> KafkaConfig {
+    static TOPICS: AtomicU32 = AtomicU32::new(0);
+    let brokers = std::env::var("TOCSIN_TEST_KAFKA_BROKERS")
+        .expect("TOCSIN_TEST_KAFKA_BROKERS is not set: run `cargo xtask test`, which starts Kafka");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let topic = format!("ticks-{}-{}-{}", since.as_millis(), std::process::id(), TOPICS.fetch_add(1, Relaxed));
+    KafkaConfig { brokers, topic, partitions: 8, replication: None, options: Vec::new() }
+}
+
+conformance::tests!(open().await);
+
+#[tokio::test]
+async fn what_is_no_tick_is_passed_over_and_three_fields_are_one() {
+    let config = config();
+    let bus = KafkaBus::open(config.clone()).await.unwrap();
+    let producer: FutureProducer = client(&config).create().unwrap();
+    // As GoStocks writes it: AAPL, 150.25, 1700000000000.
+    let mut three_fields = b"\x0a\x04AAPL\x11".to_vec();
+    three_fields.extend_from_slice(&150.25_f64.to_le_bytes());
+    three_fields.extend_from_slice(b"\x18\x80\xd0\x95\xff\xbc\x31");
+    for payload in [&b"\xff\xff"[..], &three_fields, b""] {
+        let record = FutureRecord::to(&config.topic).key("AAPL").payload(payload).partition(3);
+        producer.send_result(record).unwrap().await.unwrap().unwrap();
+    }
+    let bus = Bus::Kafka(bus);
+    let records = conformance::read_all(&bus).await;
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].tick.symbol.as_str(), records[0].tick.price), ("AAPL", 150.25));
+    assert_eq!((records[0].tick.time_ms, records[0].tick.volume), (1_700_000_000_000, 0.0));
+    assert_eq!(records[0].position, Position { partition: 3, offset: 1 });
+    assert_eq!(bus.stats().unwrap().skipped_messages, 2);
+}
+
+#[tokio::test]
+async fn a_topic_keeps_its_partitions_and_two_openers_agree() {
+    let config = config();
+    let other = KafkaConfig { partitions: 3, ..config.clone() };
+    let (one, two) = tokio::join!(KafkaBus::open(config.clone()), KafkaBus::open(config));
+    assert_eq!((one.unwrap().partitions(), two.unwrap().partitions()), (8, 8));
+    assert_eq!(KafkaBus::open(other).await.unwrap().partitions(), 8);
+}
+
+#[tokio::test]
+async fn an_end_before_a_checkpoint_is_an_error() {
+    let bus = KafkaBus::open(config()).await.unwrap();
+    bus.ensure_end(Position { partition: 0, offset: 0 }).await.unwrap();
+    let position = Position { partition: 0, offset: 1 };
+    let error = bus.ensure_end(position).await.unwrap_err();
+    assert!(matches!(error, BusError::OffsetOutOfRange { position: at, end: 0, .. } if at == position), "{error}");
+}
