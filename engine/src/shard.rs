@@ -95,6 +95,8 @@ pub enum Event {
         alert: AlertId,
         /// The binding.
         binding: BindingId,
+        /// Where the tick lay.
+        position: Position,
     },
     /// A rule version gave two answers to the same question. All of its bindings are disarmed.
     Impure {
@@ -308,6 +310,14 @@ impl Shard {
         }
     }
 
+    /// Disarms all bindings on symbols that are chosen.
+    pub fn disarm_symbols(&mut self, chosen: impl Fn(&Symbol) -> bool) {
+        let groups = self.groups.iter().filter(|group| chosen(&group.symbol));
+        for binding in groups.flat_map(Group::bindings).collect::<Vec<_>>() {
+            self.disarm(binding);
+        }
+    }
+
     /// What an armed binding remembers.
     pub fn saved(&self, binding: BindingId) -> Option<SavedBinding> {
         let place = self.places.get(&binding)?;
@@ -437,6 +447,6 @@ fn event(group: &Group, member: &Member, rule: &RuleRef, tick: &Tick, position: 
             };
             Event::Faulted { alert, binding, fault, quarantined, bundle: Box::new(bundle) }
         }
-        Outcome::Recovered => Event::Recovered { alert, binding },
+        Outcome::Recovered => Event::Recovered { alert, binding, position },
     }
 }

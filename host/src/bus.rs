@@ -142,6 +142,13 @@ pub enum BusError {
     Kafka(String),
 }
 
+impl BusError {
+    /// Whether the same call may succeed later: brokers that are away come back.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Kafka(_))
+    }
+}
+
 impl Bus {
     /// How many partitions there are.
     pub fn partitions(&self) -> u32 {

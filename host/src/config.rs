@@ -283,6 +283,7 @@ impl ServeArgs {
                 workers: self.workers.unwrap_or(cores),
                 checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
                 skip_lost_ticks: self.skip_lost_ticks,
+                outbox: false,
                 judging: Judging {
                     waking: match self.waking {
                         WakingChoice::Indexed => Waking::Indexed,

@@ -1,8 +1,12 @@
 //! The evaluate role: ticks from the bus, through shards, to firings in the store.
 //!
-//! Each worker is a thread that owns some partitions and one engine [`tocsin_engine::Shard`]. It hears of changed
-//! bindings from the *feeder* and hands what happened to its *committer*, both tasks. All three are joined by bounded
-//! queues. What a worker hands over stays in order, so that a checkpoint never passes a firing.
+//! Evaluators are a consumer group, whose members share the partitions out among themselves. Each worker is a thread that
+//! owns some of this member's and one engine [`tocsin_engine::Shard`]. It hears of its partitions and of changed bindings
+//! from the *feeder* and hands what happened to its *committer*, both tasks. All three are joined by bounded queues. What a
+//! worker hands over stays in order, so that a checkpoint never passes a firing.
+//!
+//! A partition comes with its checkpoint from the store and a claim on it, under which alone anything is written. It goes
+//! with a last checkpoint; where it is lost instead, whoever claims it next judges again what was not remembered.
 //!
 //! A binding counts every tick from its own offset on, and no other. If its worker has read on meanwhile, the ticks in
 //! between are read again for it alone; if its worker is behind, the binding waits until its offset comes.
@@ -24,29 +28,34 @@ mod stats;
 mod tests;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, JudgeError, Judging};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::committer::Committer;
-use self::feeder::Feeder;
+use self::feeder::{Feed, Feeder};
+use self::restore::Restored;
 use self::worker::Worker;
-use crate::bus::{Bus, BusError, Clock};
+use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
-use crate::store::{Commit, Store, StoreError};
+use crate::store::{Claim, Commit, Store, StoreError};
 
-pub use self::stats::{EvaluatorSnapshot, EvaluatorStats};
+pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState};
+
+/// The consumer group, named as in GoStocks. What it commits is for monitoring only.
+pub const GROUP: &str = "alert-service-group";
 
 /// How many commits may wait for the store, for each worker: then the worker waits.
 const COMMIT_QUEUE: usize = 64;
 
-/// How many batches of changes may wait for a worker.
-const CHANGE_QUEUE: usize = 64;
+/// How many messages may wait for a worker.
+const MESSAGE_QUEUE: usize = 64;
 
 /// How an evaluator works.
 #[derive(Clone, Debug)]
@@ -55,9 +64,11 @@ pub struct EvaluatorConfig {
     pub workers: usize,
     /// Time between checkpoints: how much is replayed after a crash, against how often states are written.
     pub checkpoint_interval: Duration,
-    /// Go on at the oldest tick where retention has removed some that were never judged, in place of refusing to
-    /// start.
+    /// Go on at the oldest tick where retention has removed some that were never judged, in place of halting that
+    /// partition.
     pub skip_lost_ticks: bool,
+    /// Put new firings into the outbox: somebody delivers them.
+    pub outbox: bool,
     /// How shards judge.
     pub judging: Judging,
 }
@@ -101,6 +112,35 @@ pub enum EvaluatorError {
     Ended(String),
 }
 
+/// What a worker is told, in this order.
+enum Message {
+    /// Bindings have changed.
+    Changes(Changes),
+    /// A partition is its own from now on. The sender is dropped once its bindings are armed.
+    Take(Box<Restored>, oneshot::Sender<()>),
+    /// Partitions are not its own any more.
+    Leave(Vec<u32>, Leaving),
+}
+
+/// How partitions are given up.
+#[derive(Clone)]
+enum Leaving {
+    /// With a checkpoint; the handover is dropped once that is written.
+    Orderly(#[expect(dead_code, reason = "its end is what is waited for")] Arc<Handover>),
+    /// They are somebody else's already.
+    Lost,
+}
+
+/// What a worker hands to its committer, in this order.
+enum Handed {
+    /// A partition is its own.
+    Claimed(Claim),
+    /// What happened, and what is remembered.
+    Events(Box<Commit>),
+    /// Partitions are its own no more.
+    Left(Vec<u32>, Leaving),
+}
+
 /// A change that a worker must apply.
 #[derive(Debug)]
 enum Change {
@@ -123,8 +163,8 @@ struct Changes {
     revision: u64,
 }
 
-/// Loads the checkpoints of all partitions and evaluates until `stop` is cancelled, then writes a last checkpoint.
-/// Returns once evaluation has begun.
+/// Takes part in evaluation until `stop` is cancelled, then writes a last checkpoint. Returns once the first partitions
+/// are restored, or none were to be had for a while.
 pub async fn start(
     store: Store,
     bus: Bus,
@@ -136,25 +176,58 @@ pub async fn start(
     let stats = Arc::new(EvaluatorStats::default());
     let workers = config.workers.clamp(1, bus.partitions() as usize);
     let revision = *store.newest_revision().await?.borrow();
+    let membership = bus.join(GROUP)?;
+    let (fenced, fences) = mpsc::unbounded_channel();
+    let fenced = membership.is_shared().then_some(fenced);
+    let (at_work, all_done) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     let mut feeds = Vec::new();
-    for index in 0..workers {
-        let partitions: Vec<u32> = (0..bus.partitions()).filter(|p| *p as usize % workers == index).collect();
-        let restored = restore::restore(&store, &bus, &library, &partitions, revision, &config).await?;
-        let (commits, commit_queue) = mpsc::channel::<Commit>(COMMIT_QUEUE);
-        let (changes, change_queue) = mpsc::channel::<Changes>(CHANGE_QUEUE);
-        let committer =
-            Committer::new(store.clone(), restored.claims.clone(), commit_queue, stats.clone(), clock.clone());
-        let worker = Worker::new(bus.clone(), restored, revision, commits, change_queue, stats.clone(), &config)?;
-        feeds.push(feeder::Feed { partitions, changes, waker: worker.waker() });
-        let done = worker.spawn(stop.clone())?;
+    for _ in 0..workers {
+        let (handed, queue) = mpsc::channel(COMMIT_QUEUE);
+        let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
+        let (store, stats, clock, fenced) = (store.clone(), stats.clone(), clock.clone(), fenced.clone());
+        let worker = Worker::new(bus.clone(), revision, handed, messages, stats.clone(), &config, stop.clone())?;
+        let committer = Committer { store, queue, fenced, stats, clock, outbox: config.outbox, claims: Vec::new() };
+        feeds.push(Feed { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
+        let done = worker.spawn()?;
         tasks.spawn(async move {
             done.await.unwrap_or_else(|_| Err(EvaluatorError::Ended("a worker thread panicked".into())))
         });
-        tasks.spawn(committer.run());
+        let at_work = at_work.clone();
+        tasks.spawn(async move {
+            let ended = committer.run().await;
+            drop(at_work);
+            ended
+        });
     }
-    tasks.spawn(Feeder::new(store, library, feeds, revision, stop).run());
-    Ok(RunningEvaluator { tasks, stats })
+    drop(at_work);
+    let (begun, has_begun) = oneshot::channel();
+    let feeder = Feeder {
+        store,
+        bus,
+        library,
+        membership,
+        feeds,
+        fences,
+        revision,
+        skip_lost_ticks: config.skip_lost_ticks,
+        stats: stats.clone(),
+        begun: Some(begun),
+    };
+    tasks.spawn(feeder.run(stop, all_done));
+    let mut evaluator = RunningEvaluator { tasks, stats };
+    tokio::select! {
+        _ = has_begun => Ok(evaluator),
+        Some(ended) = evaluator.tasks.join_next() => Err(part_ended(ended).err().unwrap_or_else(stopped_early)),
+    }
+}
+
+fn part_ended(ended: Result<Result<(), EvaluatorError>, JoinError>) -> Result<(), EvaluatorError> {
+    ended.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string())))
+}
+
+fn stopped_early() -> EvaluatorError {
+    EvaluatorError::Ended("it was stopped before it had begun".into())
 }
 
 /// An evaluator at work.
@@ -172,7 +245,7 @@ impl RunningEvaluator {
     /// Waits until it has stopped; the first error that any part met.
     pub async fn finished(mut self) -> Result<(), EvaluatorError> {
         while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string())))?;
+            part_ended(ended)?;
         }
         Ok(())
     }

@@ -75,6 +75,13 @@ impl Health {
         })
     }
 
+    /// Partitions that are judged no more until somebody acts.
+    fn halted_partitions(&self) -> Vec<String> {
+        let partitions = self.0.evaluation.as_ref().map(|stats| stats.partitions()).unwrap_or_default();
+        let halted = partitions.into_iter().filter_map(|(partition, state)| Some((partition, state.halted?)));
+        halted.map(|(partition, why)| format!("partition {partition} is not evaluated: {why}")).collect()
+    }
+
     /// Says that evaluation has stopped.
     pub fn evaluation_stopped(&self) {
         self.0.evaluating.store(false, Relaxed);
@@ -107,6 +114,7 @@ impl Health {
         if !self.0.evaluating.load(Relaxed) {
             problems.push("evaluation has stopped".into());
         }
+        problems.extend(self.halted_partitions());
         let ready = problems.is_empty();
         problems.extend(impure);
         problems.extend(self.lateness());

@@ -238,12 +238,25 @@ pub struct Commit {
     pub impure_rules: Vec<(RuleRef, String)>,
     /// When it is written, Unix milliseconds: the time of what it finds out about rules.
     pub at_ms: i64,
-    /// Bindings that left quarantine: the checkpoints beside them remember it.
-    pub recovered: Vec<BindingId>,
     /// Checkpoints of partitions.
     pub checkpoints: Vec<Checkpoint>,
     /// New firings are put into the outbox as well: someone must take them from there.
     pub outbox: bool,
+}
+
+impl Commit {
+    /// Leaves out what belongs to partitions that are not chosen.
+    pub fn retain_partitions(&mut self, chosen: impl Fn(u32) -> bool) {
+        self.firings.retain(|(firing, _)| chosen(firing.position.partition));
+        self.faults.retain(|fault| chosen(fault.bundle.position.partition));
+        self.checkpoints.retain(|checkpoint| chosen(checkpoint.partition));
+    }
+
+    /// Whether there is nothing to be written.
+    pub fn is_empty(&self) -> bool {
+        let Self { firings, faults, impure_rules, checkpoints, at_ms: _, outbox: _ } = self;
+        firings.is_empty() && faults.is_empty() && impure_rules.is_empty() && checkpoints.is_empty()
+    }
 }
 
 /// What one partition remembers at an offset.
@@ -255,6 +268,8 @@ pub struct Checkpoint {
     pub next_offset: u64,
     /// Changes up to this revision are in it, but for the releases that follow.
     pub revision: u64,
+    /// Bindings that left quarantine by themselves since the last checkpoint.
+    pub recovered: Vec<BindingId>,
     /// Bindings that are released from quarantine right behind it.
     pub released: Vec<BindingId>,
     /// Bindings that are handed over for a promotion: right behind it they are no longer judged.

@@ -1,5 +1,8 @@
 //! Writes what a worker hands over, in its order, and tries again while the store is away: the worker waits meanwhile,
 //! and nothing is lost.
+//!
+//! What belongs to a partition is written under the worker's claim on it. Where another evaluator has claimed the
+//! partition, all that is left of it is dropped: the other one judges those ticks itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,7 +12,7 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{EvaluatorError, EvaluatorStats};
+use super::{EvaluatorError, EvaluatorStats, Handed};
 use crate::bus::Clock;
 use crate::store::{Claim, Commit, Store, StoreError};
 
@@ -23,58 +26,96 @@ const MAX_FAULTS: usize = 2_000;
 const MAX_LOGGED: usize = 5;
 
 pub(super) struct Committer {
-    store: Store,
-    claims: Vec<Claim>,
-    queue: mpsc::Receiver<Commit>,
-    stats: Arc<EvaluatorStats>,
-    clock: Clock,
+    pub(super) store: Store,
+    pub(super) queue: mpsc::Receiver<Handed>,
+    /// Hears of partitions that somebody else has claimed; None where nobody else may, and that is an error.
+    pub(super) fenced: Option<mpsc::UnboundedSender<u32>>,
+    pub(super) stats: Arc<EvaluatorStats>,
+    pub(super) clock: Clock,
+    /// New firings are put into the outbox.
+    pub(super) outbox: bool,
+    pub(super) claims: Vec<Claim>,
 }
 
 impl Committer {
-    pub(super) fn new(
-        store: Store,
-        claims: Vec<Claim>,
-        queue: mpsc::Receiver<Commit>,
-        stats: Arc<EvaluatorStats>,
-        clock: Clock,
-    ) -> Self {
-        Self { store, claims, queue, stats, clock }
-    }
-
     /// Ends when the worker is gone and all that it handed over is written.
     pub(super) async fn run(mut self) -> Result<(), EvaluatorError> {
-        while let Some(mut commit) = self.queue.recv().await {
-            // A checkpoint ends a transaction: within one, what it remembers is written last.
-            while commit.firings.len() < MAX_FIRINGS
-                && commit.faults.len() < MAX_FAULTS
-                && commit.checkpoints.is_empty()
-                && let Ok(more) = self.queue.try_recv()
-            {
-                commit.firings.extend(more.firings);
-                commit.faults.extend(more.faults);
-                commit.impure_rules.extend(more.impure_rules);
-                commit.recovered.extend(more.recovered);
-                commit.checkpoints.extend(more.checkpoints);
+        let mut next = self.queue.recv().await;
+        while let Some(handed) = next.take() {
+            match handed {
+                Handed::Claimed(claim) => self.claims.push(claim),
+                Handed::Left(partitions, leaving) => {
+                    self.claims.retain(|claim| !partitions.contains(&claim.partition));
+                    drop(leaving);
+                }
+                Handed::Events(mut commit) => {
+                    next = self.gather(&mut commit);
+                    self.write(*commit).await?;
+                }
             }
-            commit.at_ms = (self.clock)();
-            self.write(&commit).await?;
+            if next.is_none() {
+                next = self.queue.recv().await;
+            }
         }
         Ok(())
     }
 
-    async fn write(&self, commit: &Commit) -> Result<(), EvaluatorError> {
+    /// Adds to a commit what waits behind it; returns what does not belong there.
+    fn gather(&mut self, commit: &mut Commit) -> Option<Handed> {
+        // A checkpoint ends a transaction: within one, what it remembers is written last.
+        while commit.firings.len() < MAX_FIRINGS
+            && commit.faults.len() < MAX_FAULTS
+            && commit.checkpoints.is_empty()
+            && let Ok(handed) = self.queue.try_recv()
+        {
+            let Handed::Events(more) = handed else { return Some(handed) };
+            commit.firings.extend(more.firings);
+            commit.faults.extend(more.faults);
+            commit.impure_rules.extend(more.impure_rules);
+            commit.checkpoints.extend(more.checkpoints);
+        }
+        None
+    }
+
+    async fn write(&mut self, mut commit: Commit) -> Result<(), EvaluatorError> {
+        commit.at_ms = (self.clock)();
+        commit.outbox = self.outbox;
         let backoff = ExponentialBuilder::new()
             .with_jitter()
             .with_min_delay(Duration::from_millis(20))
             .with_max_delay(Duration::from_secs(5))
             .without_max_times();
-        let inserted = (|| self.store.commit(&self.claims, commit))
-            .retry(backoff)
-            .when(|error| matches!(error, StoreError::Database(_)))
-            .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
-            .await?;
+        let inserted = loop {
+            let claims = &self.claims;
+            commit.retain_partitions(|partition| claims.iter().any(|claim| claim.partition == partition));
+            if commit.is_empty() {
+                return Ok(());
+            }
+            let written = (|| self.store.commit(&self.claims, &commit))
+                .retry(backoff)
+                .when(|error| matches!(error, StoreError::Database(_)))
+                .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
+                .await;
+            match (written, &self.fenced) {
+                (Err(StoreError::Fenced(partition)), Some(fenced)) => {
+                    warn!(partition, "another evaluator has claimed a partition: nothing more of it is written here");
+                    self.claims.retain(|claim| claim.partition != partition);
+                    // Nobody listens at the end, where all partitions are given up.
+                    let _ = fenced.send(partition);
+                }
+                (written, _) => break written?,
+            }
+        };
+        self.tell(&commit, inserted);
+        Ok(())
+    }
+
+    fn tell(&self, commit: &Commit, inserted: u64) {
         self.stats.firings.fetch_add(inserted, Relaxed);
         self.stats.checkpoints.fetch_add(commit.checkpoints.len() as u64, Relaxed);
+        for checkpoint in &commit.checkpoints {
+            self.stats.checkpointed(checkpoint.partition, checkpoint.next_offset);
+        }
         for (firing, _) in commit.firings.iter().take(MAX_LOGGED) {
             let (tick, rule) = (&firing.tick, &firing.rule);
             info!(alert = firing.alert.0, rule = %rule.name, symbol = %tick.symbol, price = tick.price, "alert fired");
@@ -82,6 +123,5 @@ impl Committer {
         if commit.firings.len() > MAX_LOGGED {
             info!(more = commit.firings.len() - MAX_LOGGED, "more alerts fired");
         }
-        Ok(())
     }
 }

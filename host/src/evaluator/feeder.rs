@@ -1,18 +1,26 @@
-//! Tells workers of bindings that were created, deleted, released or promoted, and of impure rules: woken by the store,
-//! it reads what changed after the revision that it knows, so that a wake-up that got lost loses nothing.
+//! Tells workers what they are to do: which partitions are theirs, as the consumer group decides, and which bindings were
+//! created, deleted, released or promoted, or are on an impure rule. Woken by the store, it reads what changed after the
+//! revision that it knows, so that a wake-up that got lost loses nothing.
+//!
+//! Both go through here so that they are in order: a partition is restored as of the revision up to which all workers have
+//! heard of changes, and hears of all later ones.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tocsin_engine::domain::BindingStatus;
-use tokio::sync::mpsc;
+use backon::{ExponentialBuilder, Retryable};
+use tocsin_engine::domain::{BindingStatus, Position};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
-use super::{Change, Changes, EvaluatorError};
-use crate::bus::Waker;
-use crate::evaluator::restore::arming;
-use crate::library::Library;
-use crate::store::{BindingRow, Changed, Hold, Store};
+use super::restore::{Restored, arming, restore};
+use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
+use crate::bus::{Assignment, Bus, Membership, Waker};
+use crate::library::{Library, LibraryError};
+use crate::store::{BindingRow, Changed, Hold, Store, StoreError};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -20,49 +28,74 @@ const MAX_ROWS: u32 = 10_000;
 /// Wait before the store is asked again after it failed.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
+/// How long a start waits for its first partitions. Where there are more evaluators than partitions, some get none.
+const FIRST_ASSIGNMENT_WAIT: Duration = Duration::from_secs(15);
+
+/// Time between commits of the group's offsets, which only monitoring looks at.
+const OFFSETS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What leads to one worker.
 pub(super) struct Feed {
-    pub(super) partitions: Vec<u32>,
-    pub(super) changes: mpsc::Sender<Changes>,
+    pub(super) partitions: BTreeSet<u32>,
+    pub(super) messages: mpsc::Sender<Message>,
     pub(super) waker: Waker,
 }
 
 pub(super) struct Feeder {
-    store: Store,
-    library: Library,
-    feeds: Vec<Feed>,
-    revision: u64,
-    stop: CancellationToken,
+    pub(super) store: Store,
+    pub(super) bus: Bus,
+    pub(super) library: Library,
+    pub(super) membership: Membership,
+    pub(super) feeds: Vec<Feed>,
+    /// Partitions that somebody else has claimed.
+    pub(super) fences: mpsc::UnboundedReceiver<u32>,
+    pub(super) revision: u64,
+    pub(super) skip_lost_ticks: bool,
+    pub(super) stats: Arc<EvaluatorStats>,
+    /// Dropped once the first partitions are restored.
+    pub(super) begun: Option<oneshot::Sender<()>>,
 }
 
 impl Feeder {
-    pub(super) fn new(
-        store: Store,
-        library: Library,
-        feeds: Vec<Feed>,
-        revision: u64,
+    /// Works until `stop`; leaves the group once all workers have written their last.
+    pub(super) async fn run(
+        mut self,
         stop: CancellationToken,
-    ) -> Self {
-        Self { store, library, feeds, revision, stop }
-    }
-
-    pub(super) async fn run(mut self) -> Result<(), EvaluatorError> {
-        let stop = self.stop.clone();
+        mut all_done: mpsc::Receiver<()>,
+    ) -> Result<(), EvaluatorError> {
         stop.run_until_cancelled(self.feed()).await.unwrap_or(Ok(()))?;
         // Workers that wait for ticks shall see that it is over.
         self.feeds.iter().for_each(|feed| feed.waker.wake());
+        self.feeds.clear();
+        all_done.recv().await;
+        self.commit_offsets().await;
+        self.membership.leave().await;
         Ok(())
     }
 
     async fn feed(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
+        if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
+            self.follow(first?).await?;
+        }
+        self.begun = None;
+        let mut offsets_due = interval_at(Instant::now() + OFFSETS_INTERVAL, OFFSETS_INTERVAL);
+        offsets_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if *newest.borrow_and_update() <= self.revision {
-                if newest.changed().await.is_err() {
+            self.pass_on_changes(&mut newest).await;
+            tokio::select! {
+                changed = self.membership.changed() => self.follow(changed?).await?,
+                Some(partition) = self.fences.recv() => self.lose(partition).await,
+                _ = offsets_due.tick() => self.commit_offsets().await,
+                changed = newest.changed() => if changed.is_err() {
                     return Ok(());
-                }
-                continue;
+                },
             }
+        }
+    }
+
+    async fn pass_on_changes(&mut self, newest: &mut watch::Receiver<u64>) {
+        while *newest.borrow_and_update() > self.revision {
             match self.store.changes(self.revision, MAX_ROWS).await {
                 Ok(changed) => self.pass_on(changed).await,
                 Err(error) => {
@@ -70,6 +103,91 @@ impl Feeder {
                     tokio::time::sleep(RETRY_WAIT).await;
                 }
             }
+        }
+    }
+
+    async fn follow(&mut self, changed: Assignment) -> Result<(), EvaluatorError> {
+        match changed {
+            Assignment::Assigned(partitions) => self.take(partitions).await,
+            Assignment::Revoked(partitions, handover) => {
+                self.leave(&partitions, &Leaving::Orderly(Arc::new(handover))).await;
+                Ok(())
+            }
+            Assignment::Lost(partitions) => {
+                self.leave(&partitions, &Leaving::Lost).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Restores partitions and gives each to the worker that has the fewest.
+    async fn take(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
+        let mut armed = Vec::new();
+        for partition in partitions {
+            self.stats.taken(partition);
+            let restored = match self.restore(partition).await {
+                Err(error @ EvaluatorError::LostTicks { .. }) => {
+                    error!(partition, %error, "evaluation of a partition has halted");
+                    self.stats.halted(partition, error.to_string());
+                    continue;
+                }
+                restored => restored?,
+            };
+            let fewest = self.feeds.iter_mut().min_by_key(|feed| feed.partitions.len());
+            let feed = fewest.expect("an evaluator has a worker");
+            feed.partitions.insert(partition);
+            let (taken, waiting) = oneshot::channel();
+            feed.send(Message::Take(Box::new(restored), taken)).await;
+            armed.push(waiting);
+        }
+        if self.begun.is_some() {
+            futures_util::future::join_all(armed).await;
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, partition: u32) -> Result<Restored, EvaluatorError> {
+        let backoff = ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .without_max_times();
+        let (store, bus, library) = (&self.store, &self.bus, &self.library);
+        (|| restore(store, bus, library, partition, self.revision, self.skip_lost_ticks))
+            .retry(backoff)
+            .when(passes)
+            .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
+            .await
+    }
+
+    async fn leave(&mut self, partitions: &[u32], leaving: &Leaving) {
+        for feed in &mut self.feeds {
+            let left: Vec<u32> =
+                partitions.iter().copied().filter(|partition| feed.partitions.remove(partition)).collect();
+            if !left.is_empty() {
+                feed.send(Message::Leave(left, leaving.clone())).await;
+            }
+        }
+        partitions.iter().for_each(|partition| self.stats.left(*partition));
+    }
+
+    /// Gives up what somebody else has claimed. The group will say so, too, if it has not yet.
+    async fn lose(&mut self, partition: u32) {
+        self.leave(&[partition], &Leaving::Lost).await;
+        self.stats.taken(partition);
+        self.stats.halted(partition, "another evaluator has claimed it".into());
+    }
+
+    /// Tells Kafka how far evaluation is, for whoever watches the group's lag.
+    async fn commit_offsets(&self) {
+        let states = self.stats.partitions().into_iter();
+        let next = states.filter_map(|(partition, state)| Some(Position { partition, offset: state.next_offset? }));
+        let positions: Vec<Position> = next.collect();
+        if positions.is_empty() {
+            return;
+        }
+        if let Err(error) = self.membership.commit(&positions).await {
+            debug!(%error, "the group's offsets are not committed");
         }
     }
 
@@ -84,10 +202,7 @@ impl Feeder {
         for (feed, mut list) in self.feeds.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            // A worker that is gone has told why; the evaluator is ending.
-            if feed.changes.send(Changes { list, revision }).await.is_ok() {
-                feed.waker.wake();
-            }
+            feed.send(Message::Changes(Changes { list, revision })).await;
         }
         self.revision = revision;
     }
@@ -112,5 +227,25 @@ impl Feeder {
             }
             Some(_) => None,
         }
+    }
+}
+
+impl Feed {
+    async fn send(&self, message: Message) {
+        // A worker that is gone has told why; the evaluator is ending.
+        if self.messages.send(message).await.is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// Whether restoring may succeed later.
+fn passes(error: &EvaluatorError) -> bool {
+    match error {
+        EvaluatorError::Bus(error) => error.passes(),
+        EvaluatorError::Store(error) | EvaluatorError::Library(LibraryError::Store(error)) => {
+            matches!(error, StoreError::Database(_))
+        }
+        _ => false,
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker begins with: claims on its partitions, where to read on, and the bindings as they were at the
+//! What a worker goes on with: the claim on a partition, where to read on, and the bindings as they were at its
 //! checkpoint.
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::warn;
 
-use super::{EvaluatorConfig, EvaluatorError};
+use super::EvaluatorError;
 use crate::bus::Bus;
 use crate::library::Library;
 use crate::store::{BindingRow, Claim, Hold, Store};
@@ -15,59 +15,54 @@ use crate::store::{BindingRow, Claim, Hold, Store};
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
 
-/// The beginning of a worker.
-#[derive(Default)]
+/// How a worker goes on with a partition.
 pub(super) struct Restored {
-    pub(super) claims: Vec<Claim>,
-    /// Where reading goes on, one for each partition.
-    pub(super) from: Vec<Position>,
+    pub(super) claim: Claim,
+    /// Where reading goes on.
+    pub(super) from: Position,
+    /// Where the partition ended: ticks before that may have been judged and told already. They are judged again as they
+    /// were then, before anything else is done to a binding.
+    pub(super) told_until: u64,
     /// Bindings that were armed at the checkpoint.
     pub(super) armed: Vec<Arming>,
     /// Bindings that were not, and from where they count.
     pub(super) new: Vec<(Arming, Position)>,
     /// Bindings that were released right behind the checkpoint.
     pub(super) released: Vec<BindingId>,
-    /// Where each partition ended: ticks before that may have been judged and told already. They are judged again as they
-    /// were then, before anything else is done to a binding.
-    pub(super) told_until: Vec<Position>,
-    /// Bindings whose release is stored and was never applied, each with its partition.
-    pub(super) release_due: Vec<(BindingId, u32)>,
-    /// Bindings that a promotion has asked for, each with its partition.
-    pub(super) asked_for: Vec<(BindingId, u32)>,
+    /// Bindings whose release is stored and was never applied.
+    pub(super) release_due: Vec<BindingId>,
+    /// Bindings that a promotion has asked for.
+    pub(super) asked_for: Vec<BindingId>,
 }
 
-/// Claims partitions and loads what was remembered of them, with the bindings up to `revision`.
+/// Claims a partition and loads what was remembered of it, with the bindings up to `revision`.
 pub(super) async fn restore(
     store: &Store,
     bus: &Bus,
     library: &Library,
-    partitions: &[u32],
+    partition: u32,
     revision: u64,
-    config: &EvaluatorConfig,
+    skip_lost_ticks: bool,
 ) -> Result<Restored, EvaluatorError> {
-    let mut restored = Restored::default();
-    for partition in partitions {
-        let claim = store.claim(*partition).await?;
-        let from = start_of(bus, &claim, config).await?;
-        let told_until = bus.end(*partition).await?.max(from.offset);
-        restored.told_until.push(Position { partition: *partition, offset: told_until });
-        load(store, library, &claim, from, revision, &mut restored).await?;
-        restored.released.extend(&claim.released);
-        restored.claims.push(claim);
-        restored.from.push(from);
-    }
+    let claim = store.claim(partition).await?;
+    let from = start_of(bus, &claim, skip_lost_ticks).await?;
+    let told_until = bus.end(partition).await?.max(from.offset);
+    let released = claim.released.clone();
+    let (armed, new, release_due, asked_for) = Default::default();
+    let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for };
+    load(store, library, revision, &mut restored).await?;
     Ok(restored)
 }
 
 /// Where evaluation of a partition goes on: its checkpoint, or the oldest tick where there is none yet.
-async fn start_of(bus: &Bus, claim: &Claim, config: &EvaluatorConfig) -> Result<Position, EvaluatorError> {
+async fn start_of(bus: &Bus, claim: &Claim, skip_lost_ticks: bool) -> Result<Position, EvaluatorError> {
     let partition = claim.partition;
     let earliest = bus.earliest(partition).await?;
     let next = claim.next_offset.unwrap_or(earliest);
     // After a power cut the log may end before what is checkpointed: its offsets are never used twice.
     bus.ensure_end(Position { partition, offset: next }).await?;
     let lost = next < earliest && bus.end(partition).await? > next;
-    if lost && !config.skip_lost_ticks {
+    if lost && !skip_lost_ticks {
         return Err(EvaluatorError::LostTicks { partition, next, earliest });
     }
     if lost {
@@ -76,14 +71,8 @@ async fn start_of(bus: &Bus, claim: &Claim, config: &EvaluatorConfig) -> Result<
     Ok(Position { partition, offset: next.max(earliest) })
 }
 
-async fn load(
-    store: &Store,
-    library: &Library,
-    claim: &Claim,
-    from: Position,
-    revision: u64,
-    restored: &mut Restored,
-) -> Result<(), EvaluatorError> {
+async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Restored) -> Result<(), EvaluatorError> {
+    let (claim, from) = (restored.claim.clone(), restored.from);
     let saved = store.saved_states(claim.partition).await?;
     let mut saved: HashMap<(Digest, BindingId), SavedBinding> =
         saved.into_iter().map(|(rule, saved)| ((rule, saved.binding), saved)).collect();
@@ -100,10 +89,10 @@ async fn load(
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.
             if row.release_due && row.revision <= revision {
-                restored.release_due.push((row.id, counts_from.partition));
+                restored.release_due.push(row.id);
             }
             if row.hold == Hold::Asked && row.revision <= revision {
-                restored.asked_for.push((row.id, counts_from.partition));
+                restored.asked_for.push(row.id);
             }
             let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };
             let arming = arming(row, rule, state);

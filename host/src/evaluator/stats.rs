@@ -1,5 +1,6 @@
 //! Counters of an evaluator, for the log and health.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,16 @@ pub struct EvaluatorStats {
     /// Not a counter: bindings armed now. Workers add and take away.
     pub(super) bindings: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicI64>>>,
+    partitions: Mutex<BTreeMap<u32, PartitionState>>,
+}
+
+/// How a partition is that this evaluator has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The next offset to be judged, at the last checkpoint.
+    pub next_offset: Option<u64>,
+    /// Why it is judged no more, where it has halted.
+    pub halted: Option<String>,
 }
 
 /// How far one worker has come.
@@ -68,6 +79,33 @@ impl EvaluatorStats {
     pub fn oldest_waiting_ms(&self) -> Option<i64> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.iter().map(|progress| progress.load(Relaxed)).min().filter(|oldest| *oldest != CAUGHT_UP)
+    }
+
+    /// The partitions that this evaluator has.
+    pub fn partitions(&self) -> BTreeMap<u32, PartitionState> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn taken(&self, partition: u32) {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, PartitionState::default());
+    }
+
+    pub(super) fn left(&self, partition: u32) {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    }
+
+    pub(super) fn checkpointed(&self, partition: u32, next_offset: u64) {
+        self.update(partition, |state| state.next_offset = Some(next_offset));
+    }
+
+    pub(super) fn halted(&self, partition: u32, why: String) {
+        self.update(partition, |state| state.halted = Some(why));
+    }
+
+    fn update(&self, partition: u32, update: impl FnOnce(&mut PartitionState)) {
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was given up meanwhile is told of no more.
+        partitions.get_mut(&partition).map(update);
     }
 
     /// The counters now.

@@ -101,6 +101,7 @@ impl Rig {
             workers: 2,
             checkpoint_interval: Duration::from_secs(600),
             skip_lost_ticks: false,
+            outbox: false,
             judging: Judging { waking: Waking::Indexed, audit_every_calls: 1 },
         };
         let stop = CancellationToken::new();

@@ -99,6 +99,7 @@ pub(super) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
         partition,
         next_offset,
         revision: 5,
+        recovered: Vec::new(),
         released: Vec::new(),
         handed_over: Vec::new(),
         groups: Vec::new(),

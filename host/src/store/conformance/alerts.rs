@@ -61,7 +61,10 @@ async fn counters_of_live_bindings_survive_every_history(member: Member) {
                 let mut commit = Commit::default();
                 match what {
                     7 => commit.faults.push(fault(&alert.rule, alert.id, binding.id, step as u64, true)),
-                    8 => commit.recovered.push(binding.id),
+                    8 => {
+                        let recovered = vec![binding.id];
+                        commit.checkpoints.push(Checkpoint { recovered, ..checkpoint(0, step as u64) });
+                    }
                     _ => commit.firings.push((firing(&alert, binding.id, step as u64), true)),
                 }
                 if step >= 500 {

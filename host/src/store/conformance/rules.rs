@@ -47,7 +47,8 @@ async fn an_impure_rule_is_so_for_everybody(member: Member) {
     let alert = create(&store, 2).await;
     let before = *store.newest_revision().await.unwrap().borrow();
     let impure_rules = vec![(rule("a"), "differs".into())];
-    let commit = Commit { impure_rules, at_ms: 77, recovered: vec![alert.bindings[0].id], ..Commit::default() };
+    let recovers = || vec![Checkpoint { recovered: vec![alert.bindings[0].id], ..checkpoint(0, 0) }];
+    let commit = Commit { impure_rules, at_ms: 77, checkpoints: recovers(), ..Commit::default() };
     store.commit(from_ref(&claim), &commit).await.unwrap();
     let changed = store.changes(before, 10).await.unwrap();
     assert_eq!(changed.impure_rules, [rule("a").digest]);
@@ -56,7 +57,7 @@ async fn an_impure_rule_is_so_for_everybody(member: Member) {
     assert_eq!(store.impure_rules_in_use(5).await.unwrap(), [(rule("a"), 2)]);
 
     // A commit that says otherwise changes nothing.
-    let commit = Commit { recovered: vec![alert.bindings[0].id], ..Commit::default() };
+    let commit = Commit { checkpoints: recovers(), ..Commit::default() };
     store.commit(from_ref(&claim), &commit).await.unwrap();
     assert_eq!(store.changes(changed.revision, 10).await.unwrap().revision, changed.revision);
     let refused = store.create_alert(&new_alert(&rule("a"), 1), MANY).await.unwrap();

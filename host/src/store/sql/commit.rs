@@ -22,7 +22,6 @@ impl Member {
         let quarantined = commit.faults.iter().filter(|fault| fault.quarantined);
         let quarantined = quarantined.map(|fault| (fault.binding.0, fault.bundle.fault.to_string())).collect();
         set_status(&mut transaction, "quarantined", quarantined).await?;
-        set_status(&mut transaction, "active", without_reason(&commit.recovered)).await?;
         let mut news = News::default();
         for (rule, reason) in &commit.impure_rules {
             let revision = quarantine_rule(&mut transaction, rule, reason, commit.at_ms).await?;
@@ -155,6 +154,7 @@ async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Resu
             .push(" ON CONFLICT (\"partition\", tenant, rule_digest, symbol) DO UPDATE SET records = excluded.records");
         insert.build().execute(&mut **transaction).await?;
     }
+    set_status(transaction, "active", without_reason(&checkpoint.recovered)).await?;
     release(transaction, &checkpoint.released).await?;
     take_over(transaction, checkpoint).await?;
     forget_resumed(transaction, checkpoint).await?;

@@ -1,0 +1,105 @@
+//! How bindings begin: each counts the ticks from its own offset on, wherever its worker is by then.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::{Arming, Shard};
+use tracing::warn;
+
+use super::{MAX_BATCH, POLL_TIMEOUT, Worker};
+use crate::bus::{BusError, Reader};
+use crate::evaluator::EvaluatorError;
+
+/// Bindings that wait for the offset from which they count.
+pub(super) type Waiting = BTreeMap<u64, Vec<Arming>>;
+
+impl Worker {
+    /// Arms bindings that no checkpoint knows: each waits for its offset, or catches up from it.
+    pub(super) fn arm_new(&mut self, new: Vec<(Arming, Position)>) -> Result<(), EvaluatorError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let positions = self.positions();
+        let mut behind: BTreeMap<u32, Waiting> = BTreeMap::new();
+        for (arming, counts_from) in new {
+            let partition = counts_from.partition;
+            // The partition may have been lost or halted in the meantime.
+            let (Some(lane), Some(position)) = (self.lanes.get_mut(&partition), positions.get(&partition)) else {
+                continue;
+            };
+            if self.shard.holds(arming.binding) {
+                continue;
+            }
+            let waiting = match counts_from.offset.cmp(position) {
+                Ordering::Less => behind.entry(partition).or_default(),
+                // A checkpoint that is taken now has to know it.
+                Ordering::Equal => {
+                    arm(&mut self.shard, arming)?;
+                    continue;
+                }
+                Ordering::Greater => &mut lane.waiting,
+            };
+            waiting.entry(counts_from.offset).or_default().push(arming);
+        }
+        for (partition, waiting) in behind {
+            self.catch_up(partition, waiting, positions[&partition])?;
+        }
+        self.count_bindings();
+        Ok(())
+    }
+
+    /// Judges, for some bindings alone, the ticks that the shard has already passed, then adds them to the shard.
+    fn catch_up(&mut self, partition: u32, mut waiting: Waiting, until: u64) -> Result<(), EvaluatorError> {
+        let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
+        let mut alone = Shard::new(self.judging);
+        let mut reader = self.reader_from(Position { partition, offset: first }, until)?;
+        let mut batch = Vec::new();
+        while reader.position(partition) < until {
+            reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
+            batch.retain(|record| record.position.offset < until);
+            let mut events = Vec::new();
+            for record in &batch {
+                begin(&mut alone, &mut waiting, record.position.offset)?;
+                alone.judge(&record.tick, record.position, &mut events)?;
+            }
+            self.hand_over(&mut events)?;
+        }
+        begin(&mut alone, &mut waiting, until)?;
+        let absorbed = self.shard.absorb(&alone);
+        absorbed.map_err(|error| EvaluatorError::Arm(0, error.to_string()))
+    }
+
+    /// A reader of one partition: from where retention has left something, but never from past `until`.
+    fn reader_from(&mut self, from: Position, until: u64) -> Result<Reader, EvaluatorError> {
+        let opened = self.with_patience(|worker| match worker.bus.reader(vec![from]) {
+            Err(BusError::OffsetOutOfRange { earliest, .. }) => {
+                let Position { partition, offset } = from;
+                warn!(partition, first = offset, earliest, "a new alert missed ticks that retention removed");
+                worker.bus.reader(vec![Position { partition, offset: earliest.min(until) }])
+            }
+            other => other,
+        });
+        Ok(opened?)
+    }
+}
+
+/// Arms the bindings whose offset has come.
+pub(super) fn begin(shard: &mut Shard, waiting: &mut Waiting, offset: u64) -> Result<(), EvaluatorError> {
+    while let Some(entry) = waiting.first_entry().filter(|entry| *entry.key() <= offset) {
+        for arming in entry.remove() {
+            arm(shard, arming)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn arm(shard: &mut Shard, arming: Arming) -> Result<(), EvaluatorError> {
+    let binding = arming.binding.0;
+    shard.arm(arming).map_err(|error| EvaluatorError::Arm(binding, error.to_string()))
+}
+
+pub(super) fn release(shard: &mut Shard, binding: BindingId) -> Result<(), EvaluatorError> {
+    let released = shard.release(binding);
+    released.map(drop).map_err(|error| EvaluatorError::Arm(binding.0, error.to_string()))
+}
