@@ -95,6 +95,8 @@ impl fmt::Display for Fault {
             Self::StrayWrite => write!(f, "it tried to write outside of its own memory, its state and its verdict"),
             Self::BadCode(code) => write!(f, "it answered with code {code}, which means nothing"),
             Self::Overslept(Band { low, high, until_ms }) => {
+                // A band's low may be -0.0: adding 0.0 takes the sign away.
+                let (low, high) = (low + 0.0, high + 0.0);
                 write!(f, "it promised to hold and keep its state between {low:?} and {high:?}")?;
                 if *until_ms < i64::MAX {
                     write!(f, " until {until_ms}")?;

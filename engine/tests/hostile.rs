@@ -160,6 +160,14 @@ fn a_good_module_that_is_cut_anywhere_is_refused() {
 }
 
 #[test]
+fn what_is_over_a_limit_hides_nothing_else() {
+    let violations = refused("a bare module with a 1 MB section", &raw(&[custom("other", 1_000_000)]));
+    for code in [Code::Limit, Code::Export, Code::Manifest] {
+        assert!(violations.iter().any(|violation| violation.code == code), "{code:?}: {violations:#?}");
+    }
+}
+
+#[test]
 fn a_foreign_interface_is_refused() {
     let many: String = (0..50_000).map(|i| format!("(export \"e{i}\" (func 0))")).collect();
     let body = "(param i32 i32 i32 i32) (result i32) (i32.const 0)";

@@ -187,7 +187,7 @@ pub async fn start(
         let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
         let (store, stats, clock, fenced) = (store.clone(), stats.clone(), clock.clone(), fenced.clone());
         let worker = Worker::new(bus.clone(), revision, handed, messages, stats.clone(), &config, stop.clone())?;
-        let committer = Committer { store, queue, fenced, stats, clock, outbox: config.outbox, claims: Vec::new() };
+        let committer = Committer::new(store, queue, fenced, stats, clock, config.outbox);
         feeds.push(Feed { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
         let done = worker.spawn()?;
         tasks.spawn(async move {

@@ -26,8 +26,10 @@ pub(super) struct Parsed<'a> {
     types: Vec<Option<FuncType>>,
     /// The type of each function.
     function_types: Vec<u32>,
-    /// None as long as no export section was read: what is missing in it cannot be told then.
+    /// None as long as no export section was read.
     exports: Option<Vec<(&'a str, ExternalKind, u32)>>,
+    /// There are too many exports to read: what is missing among them cannot be told.
+    exports_skipped: bool,
     /// Elements of the table, where there is one within its limit.
     table_elements: Option<u64>,
     custom_bytes: usize,
@@ -93,6 +95,8 @@ impl<'a> Parsed<'a> {
                 if within(section.count().into(), MAX_EXPORTS as u64, "exports", violations) {
                     let exports = section.into_iter().map(|export| export.map(|e| (e.name, e.kind, e.index)));
                     self.exports = Some(exports.collect::<Result<_, _>>()?);
+                } else {
+                    self.exports_skipped = true;
                 }
             }
             Payload::StartSection { .. } => {
@@ -231,7 +235,7 @@ impl<'a> Parsed<'a> {
         let exports = match &self.exports {
             Some(exports) => exports.as_slice(),
             // An export section that was skipped or not reached is unknown; one that is not there is empty.
-            None if !self.complete || violations.holds(Code::Limit) => return Interface::default(),
+            None if !self.complete || self.exports_skipped => return Interface::default(),
             None => &[],
         };
         let (mut found, mut has_evaluate, mut has_memory) = (Interface::default(), false, false);

@@ -16,7 +16,8 @@ use crate::telemetry::{self, LogFormat};
 
 pub(super) const LONG_ABOUT: &str = "Replays recorded trades to whoever subscribes, in Finnhub's protocol: a server of \
     prices for trying rules, and for tests.\n\n\
-    Playback moves while somebody is subscribed. On request it misbehaves as real feeds do: it drops connections, \
+    Playback moves while somebody is subscribed. GET /price keeps the price with the newest event time: give a server \
+    that listens to an old recording a data folder of its own, or it goes on showing what a newer feed said. On request it misbehaves as real feeds do: it drops connections, \
     sends garbage, refuses tokens and subscriptions.";
 
 /// What to replay, and how
@@ -24,7 +25,8 @@ pub(super) const LONG_ABOUT: &str = "Replays recorded trades to whoever subscrib
 #[command(after_help = "\
 Examples:
   tocsin feed --file ticks.csv.gz --speed 100x
-  FINNHUB_URL=ws://127.0.0.1:9001 TICKERS=AAPL tocsin serve       a server that listens to it
+  FINNHUB_URL=ws://127.0.0.1:9001 TICKERS=AAPL tocsin serve --data-dir ./replayed
+                                                                  a server that listens to it
   tocsin feed --file ticks.csv --speed max --drop-every 1000 --close-at-end
 
 The file is CSV with the columns timestamp_ms,symbol,price,volume, plain or gzip.")]

@@ -1,8 +1,8 @@
 //! Uploading and reading rules.
 
-use tocsin_engine::Rule;
 use tocsin_engine::domain::{RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
 use tocsin_engine::trial::trial_migration;
+use tocsin_engine::{Rule, builtin};
 
 use super::promotion::on_thread;
 use super::{Control, ControlError, FieldViolation, Page, page_size};
@@ -21,6 +21,7 @@ impl Control {
     /// Validates, compiles, tries out and stores a module.
     pub async fn upload_rule(&self, tenant: &Tenant, module: Vec<u8>) -> Result<Upload, ControlError> {
         let rule = self.0.library.load(module.clone()).await?;
+        check_name_is_free(&rule.reference().name, &module)?;
         self.try_migrations(tenant, &rule).await?;
         let version = RuleVersion {
             reference: rule.reference().clone(),
@@ -129,6 +130,17 @@ pub(super) fn rule_quarantined(rule: &RuleRef, quarantine: &RuleQuarantine) -> C
          on that one",
         rule.name, rule.version, quarantine.reason
     ))
+}
+
+/// Alerts are created on `above` and `below` without a version, by clients that know what these mean.
+fn check_name_is_free(name: &RuleName, module: &[u8]) -> Result<(), ControlError> {
+    let is_builtin = [RuleName::above(), RuleName::below()].contains(name);
+    if !is_builtin || builtin::ALL.contains(&module) {
+        return Ok(());
+    }
+    Err(ControlError::Conflict(format!(
+        "the rule {name} is built in, and its versions come with Tocsin: give yours another name in the manifest"
+    )))
 }
 
 fn no_rule(name: &RuleName) -> ControlError {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::mpsc;
@@ -22,22 +22,40 @@ const MAX_FIRINGS: usize = 10_000;
 /// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
 const MAX_FAULTS: usize = 2_000;
 
-/// Firings that are told in the log, for each transaction: a flood must not become one there.
-const MAX_LOGGED: usize = 5;
+/// Firings that are told in the log, for each worker, in [`LOG_INTERVAL`]: a flood must not become one there.
+const MAX_LOGGED: u64 = 5;
+
+/// Time after which more firings are told, and how many were not.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
-    pub(super) store: Store,
-    pub(super) queue: mpsc::Receiver<Handed>,
+    store: Store,
+    queue: mpsc::Receiver<Handed>,
     /// Hears of partitions that somebody else has claimed; None where nobody else may, and that is an error.
-    pub(super) fenced: Option<mpsc::UnboundedSender<u32>>,
-    pub(super) stats: Arc<EvaluatorStats>,
-    pub(super) clock: Clock,
+    fenced: Option<mpsc::UnboundedSender<u32>>,
+    stats: Arc<EvaluatorStats>,
+    clock: Clock,
     /// New firings are put into the outbox.
-    pub(super) outbox: bool,
-    pub(super) claims: Vec<Claim>,
+    outbox: bool,
+    claims: Vec<Claim>,
+    /// Firings since `log_begun`.
+    fired: u64,
+    log_begun: Instant,
 }
 
 impl Committer {
+    pub(super) fn new(
+        store: Store,
+        queue: mpsc::Receiver<Handed>,
+        fenced: Option<mpsc::UnboundedSender<u32>>,
+        stats: Arc<EvaluatorStats>,
+        clock: Clock,
+        outbox: bool,
+    ) -> Self {
+        let (claims, log_begun) = (Vec::new(), Instant::now());
+        Self { store, queue, fenced, stats, clock, outbox, claims, fired: 0, log_begun }
+    }
+
     /// Ends when the worker is gone and all that it handed over is written.
     pub(super) async fn run(mut self) -> Result<(), EvaluatorError> {
         let mut next = self.queue.recv().await;
@@ -110,18 +128,25 @@ impl Committer {
         Ok(())
     }
 
-    fn tell(&self, commit: &Commit, inserted: u64) {
+    fn tell(&mut self, commit: &Commit, inserted: u64) {
         self.stats.firings.fetch_add(inserted, Relaxed);
         self.stats.checkpoints.fetch_add(commit.checkpoints.len() as u64, Relaxed);
         for checkpoint in &commit.checkpoints {
             self.stats.checkpointed(checkpoint.partition, checkpoint.next_offset);
         }
-        for (firing, _) in commit.firings.iter().take(MAX_LOGGED) {
-            let (tick, rule) = (&firing.tick, &firing.rule);
-            info!(alert = firing.alert.0, rule = %rule.name, symbol = %tick.symbol, price = tick.price, "alert fired");
+        if self.log_begun.elapsed() >= LOG_INTERVAL {
+            self.log_begun = Instant::now();
+            if self.fired > MAX_LOGGED {
+                info!(more = self.fired - MAX_LOGGED, "more alerts fired");
+            }
+            self.fired = 0;
         }
-        if commit.firings.len() > MAX_LOGGED {
-            info!(more = commit.firings.len() - MAX_LOGGED, "more alerts fired");
+        for (firing, _) in &commit.firings {
+            self.fired += 1;
+            if self.fired <= MAX_LOGGED {
+                let (tick, rule) = (&firing.tick, &firing.rule);
+                info!(alert = firing.alert.0, rule = %rule.name, symbol = %tick.symbol, price = tick.price, "alert fired");
+            }
         }
     }
 }

@@ -39,6 +39,19 @@ async fn a_rule_is_uploaded_once_and_read_back() {
 }
 
 #[tokio::test]
+async fn nobody_takes_over_the_name_of_a_built_in_rule() {
+    let server = fixture().await;
+    for (name, version) in [("above", "1.0.1"), ("below", "2.0.0")] {
+        let reply = server.call("POST", "/api/v1/rules", WASM, module(name, version, "fires always")).await;
+        assert_eq!(reply.status, StatusCode::CONFLICT, "{name}");
+        let detail = reply.json()["detail"].to_string();
+        assert!(detail.contains(&format!("the rule {name} is built in")), "{detail}");
+    }
+    let own = tocsin_engine::builtin::ABOVE.to_vec();
+    assert_eq!(server.call("POST", "/api/v1/rules", WASM, own).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_a_client_has_already_is_not_sent_again() {
     let server = fixture().await;
     for uri in ["/api/v1/rules/above/versions/1.0.0/module", "/api/v1/openapi.json"] {
