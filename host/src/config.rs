@@ -17,7 +17,7 @@ use tocsin_engine::{Judging, Waking};
 
 use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
-use crate::evaluator::EvaluatorConfig;
+use crate::evaluator::{self, EvaluatorConfig};
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
 use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
@@ -280,6 +280,7 @@ impl ServeArgs {
                 per_rule: self.max_bindings_per_rule.into(),
             },
             evaluator: EvaluatorConfig {
+                group: evaluator::GROUP.into(),
                 workers: self.workers.unwrap_or(cores),
                 checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
                 skip_lost_ticks: self.skip_lost_ticks,

@@ -48,7 +48,7 @@ use crate::store::{Claim, Commit, Store, StoreError};
 
 pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState};
 
-/// The consumer group, named as in GoStocks. What it commits is for monitoring only.
+/// The consumer group of a server, named as in GoStocks. What it commits is for monitoring only.
 pub const GROUP: &str = "alert-service-group";
 
 /// How many commits may wait for the store, for each worker: then the worker waits.
@@ -60,6 +60,8 @@ const MESSAGE_QUEUE: usize = 64;
 /// How an evaluator works.
 #[derive(Clone, Debug)]
 pub struct EvaluatorConfig {
+    /// The consumer group.
+    pub group: String,
     /// Worker threads; no more than there are partitions.
     pub workers: usize,
     /// Time between checkpoints: how much is replayed after a crash, against how often states are written.
@@ -176,7 +178,7 @@ pub async fn start(
     let stats = Arc::new(EvaluatorStats::default());
     let workers = config.workers.clamp(1, bus.partitions() as usize);
     let revision = *store.newest_revision().await?.borrow();
-    let membership = bus.join(GROUP)?;
+    let membership = bus.join(&config.group)?;
     let (fenced, fences) = mpsc::unbounded_channel();
     let fenced = membership.is_shared().then_some(fenced);
     let (at_work, all_done) = mpsc::channel(1);

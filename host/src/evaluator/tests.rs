@@ -2,6 +2,7 @@
 //! is so long that none is taken but those that a release or a clean stop asks for.
 
 mod promotion;
+mod rebalance;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,7 @@ const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut
   (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"impure\",\"version\":\"1.0.0\",\"evidence\":[\"count\"]}"))"#;
 
 struct Rig {
+    group: String,
     bus: Bus,
     store: Store,
     library: Library,
@@ -83,8 +85,12 @@ impl Rig {
     async fn new(member: Member, modules: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = EmbeddedDb::open(dir.path()).unwrap();
+        let bus = EmbeddedBus::open(&db, LogConfig::default(), Arc::new(|| NOW_MS)).unwrap();
+        Self::on(Bus::Embedded(bus), dir, member, modules).await
+    }
+
+    async fn on(bus: Bus, dir: TempDir, member: Member, modules: &[&str]) -> Self {
         let clock: Clock = Arc::new(|| NOW_MS);
-        let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
         let home = Home::make(member).await;
         let store = home.open().await;
         let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
@@ -93,13 +99,19 @@ impl Rig {
         for module in modules {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
         }
-        Self { bus, store, library, control, clock, _home: home, _dir: dir }
+        let group = format!("evaluators-{}", dir.path().display());
+        Self { group, bus, store, library, control, clock, _home: home, _dir: dir }
     }
 
     async fn start(&self) -> Running {
+        self.start_with(Duration::from_secs(600)).await
+    }
+
+    async fn start_with(&self, checkpoint_interval: Duration) -> Running {
         let config = EvaluatorConfig {
+            group: self.group.clone(),
             workers: 2,
-            checkpoint_interval: Duration::from_secs(600),
+            checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
             judging: Judging { waking: Waking::Indexed, audit_every_calls: 1 },

@@ -1,23 +1,12 @@
 //! The bus on a real Kafka, as `cargo xtask test` starts one.
 
-use std::sync::atomic::AtomicU32;
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use super::testing::config;
 use super::*;
 use crate::bus::{Bus, conformance};
 
 /// A fresh topic, and nothing that must live as long.
 async fn open() -> (Bus, ()) {
-    (Bus::Kafka(KafkaBus::open(config()).await.unwrap()), ())
-}
-
-fn config() -> KafkaConfig {
-    static TOPICS: AtomicU32 = AtomicU32::new(0);
-    let brokers = std::env::var("TOCSIN_TEST_KAFKA_BROKERS")
-        .expect("TOCSIN_TEST_KAFKA_BROKERS is not set: run `cargo xtask test`, which starts Kafka");
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let topic = format!("ticks-{}-{}-{}", since.as_millis(), std::process::id(), TOPICS.fetch_add(1, Relaxed));
-    KafkaConfig { brokers, topic, partitions: 8, replication: None, options: Vec::new() }
+    (testing::fresh_topic().await, ())
 }
 
 conformance::tests!(open().await);

@@ -1,0 +1,138 @@
+//! Several evaluators over one topic and one database: partitions go from one to another while ticks flow, and what comes
+//! out is what one undisturbed evaluator makes of the same ticks.
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+use crate::bus::fresh_topic;
+
+const SYMBOLS: usize = 24;
+
+/// A rig whose rule counts ticks in its state and fires with the count each time.
+async fn rig() -> (Rig, i64) {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::on(fresh_topic().await, dir, Member::Postgres, &[COUNTER]).await;
+    let symbols: Vec<String> = (0..SYMBOLS).map(|i| format!("S{i}")).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let id = rig.create("counter", &symbols).await.unwrap();
+    (rig, id)
+}
+
+impl Rig {
+    async fn start_soon(&self) -> Running {
+        self.start_with(Duration::from_millis(50)).await
+    }
+
+    /// Publishes one tick of each symbol.
+    async fn publish_round(&self) {
+        let tick = |i| Tick::new(Symbol::parse(&format!("S{i}")).unwrap(), GOOD, 1.0, NOW_MS, Conditions::default());
+        self.bus.publish((0..SYMBOLS).map(|i| tick(i).unwrap()).collect()).await.unwrap();
+    }
+
+    /// Waits until all rounds have fired; then each symbol has fired with the counts from 1 on, each once and in order.
+    async fn check_rounds(&self, rounds: usize) {
+        wait_until(async || self.all_firings().await.len() >= rounds * SYMBOLS).await;
+        let firings = self.all_firings().await;
+        for i in 0..SYMBOLS {
+            let mut of_symbol: Vec<(u64, f64)> = firings
+                .iter()
+                .filter(|firing| firing.tick.symbol.as_str() == format!("S{i}"))
+                .map(|firing| (firing.position.offset, firing.evidence[0].1))
+                .collect();
+            of_symbol.sort_by_key(|(offset, _)| *offset);
+            let counts: Vec<f64> = of_symbol.into_iter().map(|(_, count)| count).collect();
+            assert_eq!(counts, (1..=rounds).map(|count| count as f64).collect::<Vec<_>>(), "S{i}");
+        }
+    }
+
+    async fn all_firings(&self) -> Vec<tocsin_engine::domain::Firing> {
+        let firings = self.store.firings(&Tenant::standard(), None, 0, 1_000_000).await.unwrap();
+        firings.into_iter().map(|(_, firing)| firing).collect()
+    }
+}
+
+impl Running {
+    fn partitions(&self) -> usize {
+        self.evaluator.stats().partitions().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_two_and_four_evaluators_divide_the_partitions() {
+    let (rig, _) = rig().await;
+    let mut running = Vec::new();
+    let mut rounds = 0;
+    for evaluators in [1, 2, 4] {
+        while running.len() < evaluators {
+            running.push(rig.start_soon().await);
+        }
+        wait_until(async || running.iter().all(|one| one.partitions() == 8 / evaluators)).await;
+        for _ in 0..20 {
+            rig.publish_round().await;
+            rounds += 1;
+        }
+        rig.check_rounds(rounds).await;
+    }
+    for one in running {
+        one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evaluators_come_and_go_and_no_tick_is_lost_or_judged_twice() {
+    let (rig, _) = rig().await;
+    let mut random = StdRng::seed_from_u64(7);
+    let mut running = vec![rig.start_soon().await];
+    let mut rounds = 0;
+    for _ in 0..12 {
+        match random.random_range(0..3) {
+            0 if running.len() > 1 => {
+                let left = running.swap_remove(random.random_range(0..running.len()));
+                left.stop().await;
+            }
+            _ if running.len() < 4 => running.push(rig.start_soon().await),
+            _ => {}
+        }
+        for _ in 0..random.random_range(1..30) {
+            rig.publish_round().await;
+            rounds += 1;
+        }
+    }
+    rig.check_rounds(rounds).await;
+    for one in running {
+        one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_fenced_off_writes_nothing_more_and_is_told() {
+    let (rig, _) = rig().await;
+    let running = rig.start_soon().await;
+    rig.publish_round().await;
+    rig.check_rounds(1).await;
+    // As another evaluator would that the group gave the partition to while this one stood still.
+    let taken = 0;
+    let before = rig.store.claim(taken).await.unwrap();
+    for _ in 0..5 {
+        rig.publish_round().await;
+    }
+    let others: usize = (0..SYMBOLS).filter(|i| rig.partition_of(*i) != taken).count();
+    assert!(others < SYMBOLS, "some symbols are on that partition");
+    wait_until(async || rig.all_firings().await.len() >= SYMBOLS + 5 * others).await;
+    wait_until(async || running.evaluator.stats().partitions()[&taken].halted.is_some()).await;
+    running.stop().await;
+    let firings = rig.all_firings().await;
+    assert_eq!(firings.len(), SYMBOLS + 5 * others, "nothing is written of the partition that was taken");
+    assert_eq!(rig.store.claim(taken).await.unwrap().next_offset, before.next_offset);
+    // Whoever has it next judges what is left.
+    let next = rig.start_soon().await;
+    rig.check_rounds(6).await;
+    next.stop().await;
+}
+
+impl Rig {
+    fn partition_of(&self, symbol: usize) -> u32 {
+        self.bus.partition_of(&Symbol::parse(&format!("S{symbol}")).unwrap())
+    }
+}
