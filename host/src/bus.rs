@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(test)]
-pub(crate) use kafka::testing::fresh_topic;
+pub(crate) use kafka::testing::{append, fresh_topic};
 
 pub use embedded::{
     EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,
@@ -161,9 +161,18 @@ impl Bus {
         }
     }
 
-    /// The partition of a symbol's ticks.
+    /// The partition to which this process appends a symbol's ticks.
     pub fn partition_of(&self, symbol: &Symbol) -> u32 {
         partitioner::partition_of(symbol.as_str().as_bytes(), self.partitions())
+    }
+
+    /// The partition of a symbol's ticks, if nobody can append any elsewhere. On Kafka, producers have partitioners of
+    /// their own.
+    pub fn home_of(&self, symbol: &Symbol) -> Option<u32> {
+        match self {
+            Self::Embedded(_) => Some(self.partition_of(symbol)),
+            Self::Kafka(_) => None,
+        }
     }
 
     /// Appends ticks, in their order. When it returns they are in the hands of the operating system: a killed process
@@ -181,6 +190,15 @@ impl Bus {
             Self::Embedded(bus) => bus.end(partition),
             Self::Kafka(bus) => bus.end(partition).await,
         }
+    }
+
+    /// The next offset to be written to each partition.
+    pub async fn ends(&self) -> Result<Vec<u64>, BusError> {
+        let mut ends = Vec::with_capacity(self.partitions() as usize);
+        for partition in 0..self.partitions() {
+            ends.push(self.end(partition).await?);
+        }
+        Ok(ends)
     }
 
     /// The first offset that a partition retains; its end if it is empty.

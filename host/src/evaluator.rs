@@ -11,6 +11,10 @@
 //! A binding counts every tick from its own offset on, and no other. If its worker has read on meanwhile, the ticks in
 //! between are read again for it alone; if its worker is behind, the binding waits until its offset comes.
 //!
+//! A symbol's ticks count on one partition, its *home*: the one on which the first of them turned up since somebody watches
+//! it. Where they turn up on another one too, because producers have other partitioners or the topic has grown, those are
+//! not judged, and that is told. A binding whose symbol has no home yet has noted where each partition ended.
+//!
 //! A manual release from quarantine takes effect right behind a checkpoint that names it: a replay from there begins with
 //! the same release. For a promotion to another version of its rule a binding is handed over to the store right behind a
 //! checkpoint, with its state and the offset up to which it is judged. It comes back like a new one that remembers: on the
@@ -28,11 +32,11 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tocsin_engine::domain::{BindingId, Digest, Position};
+use tocsin_engine::domain::{BindingId, Digest, Position, Symbol};
 use tocsin_engine::{Arming, JudgeError, Judging};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -46,7 +50,7 @@ use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
 use crate::store::{Claim, Commit, Store, StoreError};
 
-pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState};
+pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays};
 
 /// The consumer group of a server, named as in GoStocks. What it commits is for monitoring only.
 pub const GROUP: &str = "alert-service-group";
@@ -139,6 +143,8 @@ enum Handed {
     Claimed(Claim),
     /// What happened, and what is remembered.
     Events(Box<Commit>),
+    /// The first tick of a symbol that is waited for is on this partition.
+    Seen(Symbol, u32),
     /// Partitions are its own no more.
     Left(Vec<u32>, Leaving),
 }
@@ -161,6 +167,8 @@ enum Change {
 /// Changes up to a revision.
 #[derive(Debug)]
 struct Changes {
+    /// Homes of symbols that are new, or were not known.
+    homes: Vec<(Symbol, Option<u32>)>,
     list: Vec<Change>,
     revision: u64,
 }
@@ -212,6 +220,7 @@ pub async fn start(
         feeds,
         fences,
         revision,
+        homes: HashMap::new(),
         skip_lost_ticks: config.skip_lost_ticks,
         stats: stats.clone(),
         begun: Some(begun),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tocsin_engine::domain::RuleRef;
 
 use crate::bus::Clock;
-use crate::evaluator::EvaluatorStats;
+use crate::evaluator::{EvaluatorStats, Strays};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::store::Store;
 
@@ -82,6 +82,18 @@ impl Health {
         halted.map(|(partition, why)| format!("partition {partition} is not evaluated: {why}")).collect()
     }
 
+    /// Symbols with ticks that nobody judges.
+    fn strays(&self) -> Vec<String> {
+        let strays = self.0.evaluation.as_ref().map(|stats| stats.strays()).unwrap_or_default();
+        let tell = |(symbol, Strays { home, partition, ticks })| {
+            format!(
+                "{symbol} is at home on partition {home}, and {ticks} of its ticks turned up elsewhere, the last on \
+                 partition {partition}: they are not judged; see Symbols on two partitions in docs/operations.md"
+            )
+        };
+        strays.into_iter().map(tell).collect()
+    }
+
     /// Says that evaluation has stopped.
     pub fn evaluation_stopped(&self) {
         self.0.evaluating.store(false, Relaxed);
@@ -118,6 +130,7 @@ impl Health {
         let ready = problems.is_empty();
         problems.extend(impure);
         problems.extend(self.lateness());
+        problems.extend(self.strays());
         let Some(status) = &self.0.feed else {
             return HealthReport { ready, feed: "none", feed_connected: false, feed_rejected: Vec::new(), problems };
         };

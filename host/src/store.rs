@@ -7,6 +7,7 @@
 pub(super) mod conformance;
 mod error;
 mod faults;
+mod homes;
 mod migrations;
 mod newest;
 mod outbox;
@@ -30,6 +31,7 @@ use self::sqlite::SqliteStore;
 
 pub use self::error::StoreError;
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
+pub use self::homes::Start;
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
@@ -80,7 +82,7 @@ pub struct NewAlert {
     /// The lifecycle.
     pub lifecycle: Lifecycle,
     /// Each symbol, and the first tick that counts for it.
-    pub symbols: Vec<(Symbol, Position)>,
+    pub symbols: Vec<(Symbol, Start)>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// The request's Idempotency-Key, if it had one.
@@ -177,8 +179,8 @@ pub struct BindingRow {
     pub tenant: Tenant,
     /// What it watches.
     pub symbol: Symbol,
-    /// The first tick that counts since `armed_revision`.
-    pub counts_from: Position,
+    /// The first tick that counts since `armed_revision`; None as long as its symbol has no home.
+    pub counts_from: Option<Position>,
     /// The rule version that judges it.
     pub rule: Digest,
     /// The packed params record.
@@ -336,6 +338,22 @@ impl Store {
     /// Stores an alert with its bindings unless that would exceed a cap, and tells evaluators.
     pub async fn create_alert(&self, new: &NewAlert, caps: BindingCaps) -> Result<StoredAlert, StoreError> {
         on_member!(self, create_alert(new, caps))
+    }
+
+    /// Every symbol that was ever watched, with its home if it has one.
+    pub async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
+        on_member!(self, homes())
+    }
+
+    /// The home of a symbol, which never changes once there is one.
+    pub async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
+        on_member!(self, home(symbol))
+    }
+
+    /// Makes a partition the home of a symbol that has none, and tells evaluators of the bindings that waited for it.
+    /// Returns the home.
+    pub async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
+        on_member!(self, settle(symbol, partition))
     }
 
     /// Releases an alert's quarantined bindings, all or that on one symbol, and tells evaluators.

@@ -70,7 +70,7 @@ pub struct Binding {
     /// Where it is in its life.
     pub status: BindingStatus,
     /// The first tick that counts: those published before the alert was created do not.
-    pub counts_from: Position,
+    pub counts_from: Option<Position>,
 }
 
 /// A user's standing request: symbols, a rule version, params and a lifecycle.

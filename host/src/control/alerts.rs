@@ -1,12 +1,16 @@
 //! Creating, reading and deleting alerts.
 
+use std::sync::PoisonError;
+
 use serde_json::Value;
-use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, RuleRef, RuleVersion, Symbol, Tenant, UserId};
+use tocsin_engine::domain::{
+    Alert, AlertId, Lifecycle, Position, RuleName, RuleRef, RuleVersion, Symbol, Tenant, UserId,
+};
 use tocsin_engine::params::ParamError;
 
 use super::rules::{parse_version, rule_quarantined};
 use super::{Control, ControlError, FieldViolation, Page, page_size};
-use crate::store::{AlertFilter, CapReached, Capped, Idempotency, NewAlert, StoredAlert};
+use crate::store::{AlertFilter, CapReached, Capped, Idempotency, NewAlert, Start, StoredAlert};
 
 /// The most symbols of one alert.
 pub const MAX_SYMBOLS: usize = 100;
@@ -77,7 +81,7 @@ impl Control {
             rule: rule.reference,
             params,
             lifecycle: request.lifecycle,
-            symbols: self.positions(symbols).await?,
+            symbols: self.starts(symbols).await?,
             created_at_ms: self.now_ms(),
             idempotency: request.idempotency,
         })
@@ -138,18 +142,40 @@ impl Control {
         }
     }
 
-    /// Where each symbol's ticks count from: the end of its partition.
-    pub(super) async fn positions(
-        &self,
-        symbols: Vec<Symbol>,
-    ) -> Result<Vec<(Symbol, tocsin_engine::domain::Position)>, ControlError> {
-        let mut positions = Vec::with_capacity(symbols.len());
+    /// The first tick that counts for each symbol: the next one that is published.
+    pub(super) async fn starts(&self, symbols: Vec<Symbol>) -> Result<Vec<(Symbol, Start)>, ControlError> {
+        let mut starts = Vec::with_capacity(symbols.len());
+        // Asked for once, where a symbol without a home is among them.
+        let mut ends = None;
         for symbol in symbols {
-            let partition = self.0.bus.partition_of(&symbol);
-            let offset = self.0.bus.end(partition).await?;
-            positions.push((symbol, tocsin_engine::domain::Position { partition, offset }));
+            let start = match self.home(&symbol).await? {
+                Some(partition) => Start::At(Position { partition, offset: self.0.bus.end(partition).await? }),
+                None => {
+                    if ends.is_none() {
+                        ends = Some(self.0.bus.ends().await?);
+                    }
+                    Start::FirstSeen(ends.clone().unwrap_or_default())
+                }
+            };
+            starts.push((symbol, start));
         }
-        Ok(positions)
+        Ok(starts)
+    }
+
+    /// Where the ticks of a symbol are, if that can be told.
+    async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, ControlError> {
+        if let Some(home) = self.0.bus.home_of(symbol) {
+            return Ok(Some(home));
+        }
+        let known = self.0.homes.lock().unwrap_or_else(PoisonError::into_inner).get(symbol).copied();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let home = self.0.store.home(symbol).await?;
+        if let Some(home) = home {
+            self.0.homes.lock().unwrap_or_else(PoisonError::into_inner).insert(symbol.clone(), home);
+        }
+        Ok(home)
     }
 
     pub(super) async fn store_alert(&self, new: NewAlert) -> Result<(Alert, bool), ControlError> {

@@ -89,7 +89,7 @@ impl Control {
             rule: rule.reference,
             params,
             lifecycle: Lifecycle::default(),
-            symbols: self.positions(vec![symbol]).await?,
+            symbols: self.starts(vec![symbol]).await?,
             created_at_ms: self.now_ms(),
             idempotency: None,
         };

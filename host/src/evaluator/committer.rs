@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
+use tocsin_engine::domain::Symbol;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -66,6 +67,7 @@ impl Committer {
                     self.claims.retain(|claim| !partitions.contains(&claim.partition));
                     drop(leaving);
                 }
+                Handed::Seen(symbol, partition) => self.settle(&symbol, partition).await?,
                 Handed::Events(mut commit) => {
                     next = self.gather(&mut commit);
                     self.write(*commit).await?;
@@ -95,14 +97,21 @@ impl Committer {
         None
     }
 
+    /// Gives a symbol its home. Evaluators hear of it as of any other change.
+    async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
+        let settle = || self.store.settle(symbol, partition);
+        let home = settle
+            .retry(backoff())
+            .when(passes)
+            .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's home waits for the store"))
+            .await?;
+        info!(%symbol, home, "the first tick of a watched symbol");
+        Ok(())
+    }
+
     async fn write(&mut self, mut commit: Commit) -> Result<(), EvaluatorError> {
         commit.at_ms = (self.clock)();
         commit.outbox = self.outbox;
-        let backoff = ExponentialBuilder::new()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(20))
-            .with_max_delay(Duration::from_secs(5))
-            .without_max_times();
         let inserted = loop {
             let claims = &self.claims;
             commit.retain_partitions(|partition| claims.iter().any(|claim| claim.partition == partition));
@@ -110,8 +119,8 @@ impl Committer {
                 return Ok(());
             }
             let written = (|| self.store.commit(&self.claims, &commit))
-                .retry(backoff)
-                .when(|error| matches!(error, StoreError::Database(_)))
+                .retry(backoff())
+                .when(passes)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;
             match (written, &self.fenced) {
@@ -149,4 +158,17 @@ impl Committer {
             }
         }
     }
+}
+
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+}
+
+/// Whether the store may do it later.
+fn passes(error: &StoreError) -> bool {
+    matches!(error, StoreError::Database(_))
 }

@@ -5,12 +5,12 @@
 //! Both go through here so that they are in order: a partition is restored as of the revision up to which all workers have
 //! heard of changes, and hears of all later ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use tocsin_engine::domain::{BindingStatus, Position};
+use tocsin_engine::domain::{BindingStatus, Position, Symbol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,8 @@ pub(super) struct Feeder {
     /// Partitions that somebody else has claimed.
     pub(super) fences: mpsc::UnboundedReceiver<u32>,
     pub(super) revision: u64,
+    /// What workers know of homes.
+    pub(super) homes: HashMap<Symbol, Option<u32>>,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
     /// Dropped once the first partitions are restored.
@@ -75,6 +77,12 @@ impl Feeder {
 
     async fn feed(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
+        let homes = self.store.homes().await?;
+        self.homes.extend(homes.iter().cloned());
+        for feed in &self.feeds {
+            feed.send(Message::Changes(Changes { homes: homes.clone(), list: Vec::new(), revision: self.revision }))
+                .await;
+        }
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
         }
@@ -194,21 +202,27 @@ impl Feeder {
     async fn pass_on(&mut self, changed: Changed) {
         let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.feeds.iter().map(|_| Vec::new()).collect();
+        let mut homes = Vec::new();
         for row in bindings {
-            let partition = row.counts_from.partition;
+            let home = row.counts_from.map(|position| position.partition);
+            if self.homes.get(&row.symbol) != Some(&home) {
+                self.homes.insert(row.symbol.clone(), home);
+                homes.push((row.symbol.clone(), home));
+            }
+            let Some(partition) = home else { continue };
             let Some(at) = self.feeds.iter().position(|feed| feed.partitions.contains(&partition)) else { continue };
             lists[at].extend(self.change(row).await);
         }
         for (feed, mut list) in self.feeds.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            feed.send(Message::Changes(Changes { list, revision })).await;
+            feed.send(Message::Changes(Changes { homes: homes.clone(), list, revision })).await;
         }
         self.revision = revision;
     }
 
     async fn change(&self, mut row: BindingRow) -> Option<Change> {
-        let counts_from = row.counts_from;
+        let counts_from = row.counts_from?;
         match row.status {
             None => Some(Change::Disarm(row.id)),
             Some(BindingStatus::Triggered) => None,

@@ -83,8 +83,9 @@ async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Re
         after = last.id;
         // Who is held is judged by nobody: the feeder tells how that ends.
         for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held) {
+            // It waits for a home, and is on no partition.
+            let Some(counts_from) = row.counts_from else { continue };
             let rule = library.get(row.rule).await?;
-            let counts_from = row.counts_from;
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.

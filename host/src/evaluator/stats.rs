@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tocsin_engine::domain::Symbol;
+use tracing::error;
+
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub struct EvaluatorStats {
@@ -19,6 +22,21 @@ pub struct EvaluatorStats {
     pub(super) bindings: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicI64>>>,
     partitions: Mutex<BTreeMap<u32, PartitionState>>,
+    strays: Mutex<BTreeMap<Symbol, Strays>>,
+}
+
+/// Symbols whose strays are told: more than a broken partitioner needs to be found.
+const MAX_STRAY_SYMBOLS: usize = 16;
+
+/// Ticks of a watched symbol beside its home, which nobody judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strays {
+    /// The partition whose ticks count.
+    pub home: u32,
+    /// Where the last other one was.
+    pub partition: u32,
+    /// How many there were.
+    pub ticks: u64,
 }
 
 /// How a partition is that this evaluator has.
@@ -100,6 +118,21 @@ impl EvaluatorStats {
 
     pub(super) fn halted(&self, partition: u32, why: String) {
         self.update(partition, |state| state.halted = Some(why));
+    }
+
+    pub(super) fn stray_tick(&self, symbol: &Symbol, home: u32, partition: u32) {
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = strays.get_mut(symbol) {
+            *known = Strays { home, partition, ticks: known.ticks + 1 };
+        } else if strays.len() < MAX_STRAY_SYMBOLS {
+            error!(%symbol, home, partition, "a symbol's ticks turn up beside its home: they are not judged");
+            strays.insert(symbol.clone(), Strays { home, partition, ticks: 1 });
+        }
+    }
+
+    /// Symbols whose ticks turned up beside their homes, some of them.
+    pub fn strays(&self) -> BTreeMap<Symbol, Strays> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn update(&self, partition: u32, update: impl FnOnce(&mut PartitionState)) {

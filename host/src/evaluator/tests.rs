@@ -1,6 +1,7 @@
 //! Real workers over real backends: what faults lead to, and that a crash changes none of it. Time between checkpoints
 //! is so long that none is taken but those that a release or a clean stop asks for.
 
+mod homes;
 mod promotion;
 mod rebalance;
 

@@ -5,12 +5,12 @@
 mod arming;
 mod lanes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tocsin_engine::domain::Digest;
+use tocsin_engine::domain::{Digest, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
 use tocsin_engine::{Event, Judging, Shard};
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +53,8 @@ pub(super) struct Worker {
     shard: Shard,
     /// The partitions that are its own.
     lanes: BTreeMap<u32, Lane>,
+    /// The symbols that somebody watches or watched.
+    homes: HashMap<Symbol, Home>,
     /// Changes up to this revision are applied.
     revision: u64,
     handed: mpsc::Sender<Handed>,
@@ -63,6 +65,17 @@ pub(super) struct Worker {
     judging: Judging,
     counted: Counted,
     stop: CancellationToken,
+}
+
+/// Where the ticks of a symbol count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// On this partition alone.
+    At(u32),
+    /// Where the first one turns up.
+    Awaited,
+    /// The first one has turned up, and the store is to say whether it was the first of all.
+    Seen,
 }
 
 /// What this worker has added to the shared counters.
@@ -90,6 +103,7 @@ impl Worker {
             judged: 0,
             shard: Shard::new(config.judging),
             lanes: BTreeMap::new(),
+            homes: HashMap::new(),
             revision,
             handed,
             messages,
@@ -164,6 +178,9 @@ impl Worker {
     }
 
     fn apply(&mut self, changes: Changes) -> Result<(), EvaluatorError> {
+        for (symbol, home) in changes.homes {
+            self.homes.insert(symbol, home.map_or(Home::Awaited, Home::At));
+        }
         let mut new = Vec::new();
         for change in changes.list {
             match change {
@@ -216,7 +233,13 @@ impl Worker {
                 begin(&mut self.shard, &mut lane.waiting, position.offset)?;
             }
             let before = events.len();
-            self.shard.judge(&record.tick, position, &mut events)?;
+            match self.homes.get(&record.tick.symbol) {
+                Some(Home::At(home)) if *home == position.partition => {
+                    self.shard.judge(&record.tick, position, &mut events)?;
+                }
+                None => {}
+                Some(_) => self.stray(&record.tick.symbol, position.partition)?,
+            }
             judged += 1;
             bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
             if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
@@ -233,6 +256,19 @@ impl Worker {
         self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
         self.counted.evaluations = evaluations;
         Ok(judged)
+    }
+
+    /// A tick that is not where its symbol is at home.
+    fn stray(&mut self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
+        match self.homes.get(symbol) {
+            Some(Home::At(home)) => self.stats.stray_tick(symbol, *home, partition),
+            Some(Home::Awaited) => {
+                self.homes.insert(symbol.clone(), Home::Seen);
+                self.send(Handed::Seen(symbol.clone(), partition))?;
+            }
+            Some(Home::Seen) | None => {}
+        }
+        Ok(())
     }
 
     /// The next offset of each partition to be judged.

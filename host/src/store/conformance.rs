@@ -3,6 +3,7 @@
 mod alerts;
 mod evaluation;
 mod faults;
+mod homes;
 mod outbox;
 mod rules;
 
@@ -15,7 +16,7 @@ use tocsin_engine::domain::{
 use tocsin_engine::{Fault, FaultBundle};
 
 use super::testing::{Home, Member};
-use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Store, StoredAlert, StoredRule};
+use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Start, Store, StoredAlert, StoredRule};
 
 pub(super) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
 
@@ -40,7 +41,7 @@ pub(super) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
         rule: rule.clone(),
         params: Params { json: "{}".into(), packed: Vec::new() },
         lifecycle: Lifecycle::default(),
-        symbols: (0..symbols).map(|i| (Symbol::parse(&format!("S{i}")).unwrap(), position)).collect(),
+        symbols: (0..symbols).map(|i| (Symbol::parse(&format!("S{i}")).unwrap(), Start::At(position))).collect(),
         created_at_ms: 0,
         idempotency: None,
     }

@@ -28,6 +28,8 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
+#[path = "sql/homes.rs"]
+mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -70,7 +72,8 @@ const LOCK_CLAIMS: &str = " FOR NO KEY UPDATE";
 /// Rows that another deliverer leases at this moment are passed over.
 const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters"));
+static MIGRATIONS: LazyLock<Migrator> =
+    LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters", "0004_homes"));
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;

@@ -11,6 +11,8 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
+#[path = "sql/homes.rs"]
+mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -48,8 +50,9 @@ type Tx = sqlx::Transaction<'static, Sqlite>;
 const LOCK_CLAIMS: &str = "";
 const SKIP_LOCKED: &str = "";
 
-static MIGRATIONS: LazyLock<Migrator> =
-    LazyLock::new(|| migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox"));
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0006_homes"),
+);
 
 /// The database file in the data folder.
 const FILE: &str = "tocsin.sqlite";

@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{KafkaBus, KafkaConfig};
-use crate::bus::Bus;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tocsin_engine::domain::Tick;
+
+use super::{KafkaBus, KafkaConfig, client};
+use crate::bus::{Bus, stock_tick};
 
 /// A bus on a fresh topic of 8 partitions.
 pub(crate) async fn fresh_topic() -> Bus {
@@ -19,4 +22,16 @@ pub(crate) fn config() -> KafkaConfig {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let topic = format!("ticks-{}-{}-{}", since.as_millis(), std::process::id(), TOPICS.fetch_add(1, Relaxed));
     KafkaConfig { brokers, topic, partitions: 8, replication: None, options: Vec::new() }
+}
+
+/// Appends ticks to one partition, whatever their symbols: as a producer with another partitioner does.
+pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
+    let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
+    let producer: FutureProducer = client(bus.config()).create().unwrap();
+    for tick in ticks {
+        let mut message = Vec::new();
+        stock_tick::from_tick(tick, &mut message);
+        let record = FutureRecord::<str, _>::to(&bus.config().topic).payload(&message);
+        producer.send_result(record.partition(partition.cast_signed())).unwrap().await.unwrap().unwrap();
+    }
 }

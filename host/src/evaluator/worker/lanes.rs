@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use tocsin_engine::Arming;
-use tocsin_engine::domain::BindingId;
+use tocsin_engine::domain::{BindingId, Symbol};
 use tracing::{error, warn};
 
 use super::arming::{Waiting, arm, release};
-use super::{RETRY_WAIT, Worker};
+use super::{Home, RETRY_WAIT, Worker};
 use crate::bus::BusError;
 use crate::evaluator::restore::Restored;
 use crate::evaluator::{EvaluatorError, Handed, Leaving};
@@ -90,8 +90,10 @@ impl Worker {
         self.batch.drain(..self.judged);
         self.judged = 0;
         self.batch.retain(|record| !partitions.contains(&record.position.partition));
-        let bus = &self.bus;
-        self.shard.disarm_symbols(|symbol| partitions.contains(&bus.partition_of(symbol)));
+        let homes = &self.homes;
+        let at_home =
+            |symbol: &Symbol| homes.get(symbol).is_some_and(|home| partitions.iter().any(|p| *home == Home::At(*p)));
+        self.shard.disarm_symbols(at_home);
         self.count_bindings();
     }
 
@@ -149,7 +151,9 @@ impl Worker {
     fn checkpoint_before(&mut self, mut behind: Behind) -> Result<(), EvaluatorError> {
         let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for group in self.shard.take_changed() {
-            groups.entry(self.bus.partition_of(&group.symbol)).or_default().push(group);
+            if let Some(Home::At(partition)) = self.homes.get(&group.symbol) {
+                groups.entry(*partition).or_default().push(group);
+            }
         }
         let (positions, revision, shard) = (self.positions(), self.revision, &self.shard);
         let mut checkpoints = Vec::new();

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Params, Tenant, UserId};
 
+use super::homes::resolve;
 use super::quarantine::rule_quarantine;
 use super::{Db, DbConnection, DbRow, Member, Tx, rows};
 use crate::store::newest::News;
-use crate::store::{AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, StoreError, StoredAlert};
+use crate::store::{
+    AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, Start, StoreError, StoredAlert,
+};
 
 impl Member {
     pub(in crate::store) async fn create_alert(
@@ -169,12 +172,21 @@ async fn insert_alert(transaction: &mut Tx, new: &NewAlert, revision: i64) -> Re
     .bind(new.created_at_ms)
     .fetch_one(&mut **transaction)
     .await?;
+    let mut starts = Vec::with_capacity(new.symbols.len());
+    for (symbol, start) in &new.symbols {
+        starts.push((symbol, start, resolve(transaction, symbol, start).await?));
+    }
     let mut bindings = QueryBuilder::<Db>::new(
-        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, armed_revision) ",
+        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, ends, status, revision, armed_revision) ",
     );
-    bindings.push_values(&new.symbols, |mut row, (symbol, counts_from)| {
+    bindings.push_values(starts, |mut row, (symbol, start, counts_from)| {
         row.push_bind(id).push_bind(symbol.as_str());
-        row.push_bind(i64::from(counts_from.partition)).push_bind(counts_from.offset as i64);
+        row.push_bind(counts_from.map_or(-1, |position| i64::from(position.partition)));
+        row.push_bind(counts_from.map_or(0, |position| position.offset as i64));
+        row.push_bind(match (start, counts_from) {
+            (Start::FirstSeen(ends), None) => Some(serde_json::to_string(&ends).expect("numbers are JSON")),
+            _ => None,
+        });
         row.push("'active'").push_bind(revision).push_bind(revision);
     });
     bindings.build().execute(&mut **transaction).await?;
@@ -228,7 +240,7 @@ async fn fetch_bindings(
             id: BindingId(row.try_get("id")?),
             symbol: rows::symbol(row.try_get("symbol")?)?,
             status,
-            counts_from: rows::position(row, "counts_from")?,
+            counts_from: rows::start(row)?,
         };
         bindings.entry(row.try_get("alert_id")?).or_default().push(binding);
     }

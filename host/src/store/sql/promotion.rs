@@ -59,7 +59,7 @@ impl Member {
         }
         let base = next_revisions(&mut transaction).await?;
         sqlx::query(
-            "UPDATE bindings SET hold = 'asked', revision = $1 + p.ordinal FROM promotion_alerts p
+            "UPDATE bindings SET hold = CASE WHEN bindings.\"partition\" < 0 THEN 'held' ELSE 'asked' END, revision = $1 + p.ordinal FROM promotion_alerts p
              WHERE p.alert_id = bindings.alert_id AND status IN ('active', 'quarantined')",
         )
         .bind(base)

@@ -82,15 +82,22 @@ pub(super) fn position(row: &DbRow, offset: &str) -> Result<Position, StoreError
     })
 }
 
+/// Where a binding began to count; None if it waits for the home of its symbol.
+pub(super) fn start(row: &DbRow) -> Result<Option<Position>, StoreError> {
+    let waits = row.try_get::<i64, _>("partition")? < 0;
+    if waits { Ok(None) } else { position(row, "counts_from").map(Some) }
+}
+
 pub(super) fn binding_row(row: &DbRow) -> Result<BindingRow, StoreError> {
-    let counts_from = position(row, "counts_from")?;
     let resumes_from: Option<i64> = row.try_get("resumes_from")?;
+    let resumed =
+        |from: Position| Position { offset: resumes_from.map_or(from.offset, |offset| offset as u64), ..from };
     Ok(BindingRow {
         id: BindingId(row.try_get("id")?),
         alert: AlertId(row.try_get("alert_id")?),
         tenant: Tenant::from_stored(row.try_get("tenant")?),
         symbol: symbol(row.try_get("symbol")?)?,
-        counts_from: Position { offset: resumes_from.map_or(counts_from.offset, |from| from as u64), ..counts_from },
+        counts_from: start(row)?.map(resumed),
         rule: digest(row.try_get("rule_digest")?)?,
         packed_params: row.try_get("packed_params")?,
         lifecycle: lifecycle(row.try_get("repeat")?)?,

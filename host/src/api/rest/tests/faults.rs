@@ -13,7 +13,7 @@ impl Fixture {
         let Backends { api, store, .. } = &self.backends;
         let alert = store.alert(&api.tenant, AlertId(alert)).await.unwrap().unwrap();
         let binding = &alert.bindings[0];
-        let position = Position { partition: binding.counts_from.partition, offset };
+        let position = Position { partition: binding.counts_from.unwrap().partition, offset };
         let bundle = FaultBundle {
             rule: alert.rule.clone(),
             tick: tick(binding.symbol.as_str(), 151.5),

@@ -1,0 +1,114 @@
+//! Homes of symbols, and bindings that wait for one.
+//!
+//! A symbol is at home where its first tick turned up since somebody watches it, and stays there.
+
+use sqlx::{QueryBuilder, Row as _};
+use tocsin_engine::domain::{Position, Symbol};
+
+use super::{Db, Member, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::News;
+use crate::store::{Start, StoreError};
+
+impl Member {
+    pub(in crate::store) async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
+        let homes: Vec<(String, i64)> =
+            sqlx::query_as("SELECT symbol, \"partition\" FROM symbol_homes").fetch_all(self.readers()).await?;
+        homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
+    }
+
+    pub(in crate::store) async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
+        let mut connection = self.readers().acquire().await?;
+        let home: Option<i64> = sqlx::query_scalar("SELECT \"partition\" FROM symbol_homes WHERE symbol = $1")
+            .bind(symbol.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+        Ok(home.and_then(|home| u32::try_from(home).ok()))
+    }
+
+    pub(in crate::store) async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
+        let mut transaction = self.write().await?;
+        // Revisions are drawn before anything is read: whoever creates alerts waits, or was before this.
+        let mut revision = Self::next_revision(&mut transaction).await?;
+        let home = home_or(&mut transaction, symbol, Some(partition)).await?.unwrap_or(partition);
+        loop {
+            let waiting = waiting(&mut transaction, symbol).await?;
+            if waiting.is_empty() {
+                break;
+            }
+            begin(&mut transaction, home, revision, &waiting).await?;
+            revision = Self::next_revision(&mut transaction).await?;
+        }
+        self.conclude(transaction, News::revision(revision)).await?;
+        Ok(home)
+    }
+}
+
+/// Where a new binding counts from; None if that is still to be seen. An asserted position makes its partition the home.
+pub(super) async fn resolve(
+    transaction: &mut Tx,
+    symbol: &Symbol,
+    start: &Start,
+) -> Result<Option<Position>, StoreError> {
+    match start {
+        Start::At(position) => {
+            sqlx::query(
+                "INSERT INTO symbol_homes (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol)
+                 DO UPDATE SET \"partition\" = excluded.\"partition\"
+                 WHERE symbol_homes.\"partition\" <> excluded.\"partition\"",
+            )
+            .bind(symbol.as_str())
+            .bind(i64::from(position.partition))
+            .execute(&mut **transaction)
+            .await?;
+            Ok(Some(*position))
+        }
+        Start::FirstSeen(ends) => {
+            let home = home_or(transaction, symbol, None).await?;
+            Ok(home.map(|partition| Position { partition, offset: end_of(ends, partition) }))
+        }
+    }
+}
+
+/// The home of a symbol. Where it has none it gets this one, or waits for one.
+async fn home_or(transaction: &mut Tx, symbol: &Symbol, home: Option<u32>) -> Result<Option<u32>, StoreError> {
+    let home: i64 = sqlx::query_scalar(
+        "INSERT INTO symbol_homes (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol) DO UPDATE
+         SET \"partition\" = CASE WHEN symbol_homes.\"partition\" < 0 THEN excluded.\"partition\"
+                                  ELSE symbol_homes.\"partition\" END
+         RETURNING \"partition\"",
+    )
+    .bind(symbol.as_str())
+    .bind(home.map_or(-1, i64::from))
+    .fetch_one(&mut **transaction)
+    .await?;
+    Ok(u32::try_from(home).ok())
+}
+
+/// Some bindings that wait for the home of a symbol, each with the ends that it has noted.
+async fn waiting(transaction: &mut Tx, symbol: &Symbol) -> Result<Vec<(i64, Vec<u64>)>, StoreError> {
+    let rows =
+        sqlx::query("SELECT id, ends FROM bindings WHERE symbol = $1 AND \"partition\" < 0 ORDER BY id LIMIT $2")
+            .bind(symbol.as_str())
+            .bind(ROWS_AT_ONCE as i64)
+            .fetch_all(&mut **transaction)
+            .await?;
+    let ends = |text: &str| serde_json::from_str(text).map_err(|error| rows::damaged("list of ends", error));
+    rows.iter().map(|row| Ok((row.try_get("id")?, ends(row.try_get("ends")?)?))).collect()
+}
+
+async fn begin(transaction: &mut Tx, home: u32, revision: i64, waiting: &[(i64, Vec<u64>)]) -> Result<(), StoreError> {
+    let mut update = QueryBuilder::<Db>::new("UPDATE bindings AS b SET \"partition\" = ");
+    update.push_bind(i64::from(home)).push(", ends = NULL, revision = ").push_bind(revision);
+    update.push(", armed_revision = ").push_bind(revision).push(", counts_from = v.column2 FROM (");
+    update.push_values(waiting, |mut row, (binding, ends)| {
+        row.push_bind(*binding).push_bind(end_of(ends, home) as i64);
+    });
+    update.push(") AS v WHERE b.id = v.column1");
+    update.build().execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// A partition that was made since had no tick then.
+fn end_of(ends: &[u64], partition: u32) -> u64 {
+    ends.get(partition as usize).copied().unwrap_or(0)
+}

@@ -1,0 +1,14 @@
+-- Where the ticks of each symbol are that was ever watched: on the partition on which the first of them turned up. -1 as
+-- long as none did, where nobody can tell beforehand.
+CREATE TABLE symbol_homes (
+    symbol TEXT PRIMARY KEY,
+    "partition" INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO symbol_homes SELECT symbol, min("partition") FROM bindings GROUP BY symbol;
+
+-- A JSON array: where each partition ended when the binding was created, as long as its symbol has no home. Then its
+-- partition is -1.
+ALTER TABLE bindings ADD COLUMN ends TEXT;
+
+CREATE INDEX bindings_without_home ON bindings (symbol, id) WHERE "partition" < 0;
