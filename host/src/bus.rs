@@ -194,11 +194,10 @@ impl Bus {
 
     /// The next offset to be written to each partition.
     pub async fn ends(&self) -> Result<Vec<u64>, BusError> {
-        let mut ends = Vec::with_capacity(self.partitions() as usize);
-        for partition in 0..self.partitions() {
-            ends.push(self.end(partition).await?);
+        match self {
+            Self::Embedded(bus) => Ok(bus.ends()),
+            Self::Kafka(bus) => bus.ends().await,
         }
-        Ok(ends)
     }
 
     /// The first offset that a partition retains; its end if it is empty.

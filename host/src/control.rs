@@ -8,10 +8,9 @@ mod price_alerts;
 mod promotion;
 mod rules;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tocsin_engine::domain::{Symbol, Tenant};
+use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
 
 use crate::bus::{Bus, BusError, Clock};
@@ -44,8 +43,6 @@ struct Inner {
     library: Library,
     clock: Clock,
     caps: BindingCaps,
-    /// Homes of symbols, which never change. No more than there are symbols that somebody watched.
-    homes: Mutex<HashMap<Symbol, u32>>,
 }
 
 /// One thing that is wrong with a request.
@@ -172,7 +169,7 @@ fn page_size(limit: Option<i64>, field: &str) -> Result<u32, FieldViolation> {
 impl Control {
     /// The use cases over these backends.
     pub fn new(store: Store, bus: Bus, library: Library, clock: Clock, caps: BindingCaps) -> Self {
-        Self(Arc::new(Inner { store, bus, library, clock, caps, homes: Mutex::default() }))
+        Self(Arc::new(Inner { store, bus, library, clock, caps }))
     }
 
     /// Stores the built-in rules of a tenant; those that are there already stay.

@@ -340,14 +340,9 @@ impl Store {
         on_member!(self, create_alert(new, caps))
     }
 
-    /// Every symbol that was ever watched, with its home if it has one.
+    /// Every symbol that somebody watches, with its home if it has one, and some that nobody watches any more.
     pub async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
         on_member!(self, homes())
-    }
-
-    /// The home of a symbol, which never changes once there is one.
-    pub async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
-        on_member!(self, home(symbol))
     }
 
     /// Makes a partition the home of a symbol that has none, and tells evaluators of the bindings that waited for it.

@@ -1,4 +1,4 @@
--- Where the ticks of each symbol are that was ever watched: on the partition on which the first of them turned up. -1 as
+-- Where the ticks of each symbol are that somebody watches: on the partition on which the first of them turned up. -1 as
 -- long as none did, where nobody can tell beforehand.
 CREATE TABLE symbol_homes (
     symbol TEXT PRIMARY KEY,
@@ -11,4 +11,4 @@ INSERT INTO symbol_homes SELECT symbol, min("partition") FROM bindings GROUP BY 
 -- partition is -1.
 ALTER TABLE bindings ADD COLUMN ends TEXT;
 
-CREATE INDEX bindings_without_home ON bindings (symbol, id) WHERE "partition" < 0;
+CREATE INDEX bindings_by_symbol ON bindings (symbol, id) WHERE status IN ('active', 'quarantined');

@@ -93,6 +93,7 @@ pub(super) async fn a_fresh_bus_is_empty(bus: Bus) {
     for partition in 0..bus.partitions() {
         assert_eq!(bus.earliest(partition).await.unwrap(), 0);
         assert_eq!(bus.end(partition).await.unwrap(), 0);
+        assert_eq!(bus.ends().await.unwrap()[partition as usize], 0);
     }
     bus.publish(Vec::new()).await.unwrap();
     assert_eq!(read_all(&bus).await, []);
@@ -118,8 +119,11 @@ pub(super) async fn offsets_are_dense_from_0_and_order_holds_per_symbol(bus: Bus
     for symbol in symbols {
         assert_eq!(prices_of(&records, symbol), (0..100).map(f64::from).collect::<Vec<_>>(), "{symbol}");
     }
+    let ends = bus.ends().await.unwrap();
+    assert_eq!(ends.len(), bus.partitions() as usize);
     for (partition, offsets) in offsets(&records) {
         assert_eq!(offsets, (0..bus.end(partition).await.unwrap()).collect::<Vec<_>>());
+        assert_eq!(offsets.len() as u64, ends[partition as usize]);
     }
 }
 

@@ -117,6 +117,10 @@ impl EmbeddedBus {
         self.0.log.end(partition)
     }
 
+    pub(super) fn ends(&self) -> Vec<u64> {
+        self.0.log.ends()
+    }
+
     pub(super) fn earliest(&self, partition: u32) -> Result<u64, BusError> {
         self.0.log.earliest(partition)
     }

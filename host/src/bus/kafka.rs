@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -36,6 +36,9 @@ pub use self::reader::{KafkaReader, KafkaWaker};
 
 /// How long the broker may take to answer a question.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Wait before a partition's leader is asked for again.
+const LEADER_WAIT: Duration = Duration::from_millis(100);
 
 /// How long what was published may still take when the bus is dropped.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,6 +152,32 @@ impl KafkaBus {
 
     pub(super) async fn end(&self, partition: u32) -> Result<u64, BusError> {
         self.watermarks(partition).await.map(|(_, end)| end)
+    }
+
+    /// One question to each broker.
+    pub(super) async fn ends(&self) -> Result<Vec<u64>, BusError> {
+        self.ask(|shared| {
+            let mut asked = TopicPartitionList::new();
+            for partition in 0..shared.partitions {
+                let end = asked.add_partition_offset(&shared.config.topic, partition.cast_signed(), Offset::End);
+                end.map_err(failed("take an offset"))?;
+            }
+            let ask = || {
+                let answer = shared.asker.offsets_for_times(asked.clone(), REQUEST_TIMEOUT)?;
+                answer.elements().iter().try_for_each(|element| element.error())?;
+                Ok(answer)
+            };
+            let answer = once_led(ask).map_err(failed("tell where partitions end"))?;
+            let mut ends = vec![None; shared.partitions as usize];
+            for element in answer.elements() {
+                if let Offset::Offset(end) = element.offset() {
+                    ends[element.partition() as usize] = Some(end.cast_unsigned());
+                }
+            }
+            let ends: Option<Vec<u64>> = ends.into_iter().collect();
+            ends.ok_or_else(|| BusError::Kafka("the brokers did not tell the ends of all partitions".into()))
+        })
+        .await
     }
 
     pub(super) async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
@@ -301,9 +330,34 @@ async fn partitions_of(config: &KafkaConfig) -> Result<Option<u32>, BusError> {
 
 /// The first offset that is retained, and the next one to be written.
 fn watermarks(consumer: &BaseConsumer<Logging>, topic: &str, partition: u32) -> Result<(u64, u64), BusError> {
-    let marks = consumer.fetch_watermarks(topic, partition.cast_signed(), REQUEST_TIMEOUT);
-    let (earliest, end) = marks.map_err(failed("tell where a partition ends"))?;
+    let ask = || consumer.fetch_watermarks(topic, partition.cast_signed(), REQUEST_TIMEOUT);
+    let (earliest, end) = once_led(ask).map_err(failed("tell where a partition ends"))?;
     Ok((earliest.cast_unsigned(), end.cast_unsigned()))
+}
+
+/// Asks again for as long as a partition has no leader: at its creation, and when its broker goes away.
+fn once_led<T>(mut ask: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let until = Instant::now() + REQUEST_TIMEOUT;
+    loop {
+        match ask() {
+            Err(error) if is_leaderless(&error) && Instant::now() < until => std::thread::sleep(LEADER_WAIT),
+            answer => return answer,
+        }
+    }
+}
+
+fn is_leaderless(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::ReplicaNotAvailable
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
 }
 
 async fn delivered(delivery: DeliveryFuture) -> Result<(), BusError> {

@@ -1,7 +1,5 @@
 //! Creating, reading and deleting alerts.
 
-use std::sync::PoisonError;
-
 use serde_json::Value;
 use tocsin_engine::domain::{
     Alert, AlertId, Lifecycle, Position, RuleName, RuleRef, RuleVersion, Symbol, Tenant, UserId,
@@ -144,38 +142,13 @@ impl Control {
 
     /// The first tick that counts for each symbol: the next one that is published.
     pub(super) async fn starts(&self, symbols: Vec<Symbol>) -> Result<Vec<(Symbol, Start)>, ControlError> {
-        let mut starts = Vec::with_capacity(symbols.len());
-        // Asked for once, where a symbol without a home is among them.
-        let mut ends = None;
-        for symbol in symbols {
-            let start = match self.home(&symbol).await? {
-                Some(partition) => Start::At(Position { partition, offset: self.0.bus.end(partition).await? }),
-                None => {
-                    if ends.is_none() {
-                        ends = Some(self.0.bus.ends().await?);
-                    }
-                    Start::FirstSeen(ends.clone().unwrap_or_default())
-                }
-            };
-            starts.push((symbol, start));
-        }
-        Ok(starts)
-    }
-
-    /// Where the ticks of a symbol are, if that can be told.
-    async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, ControlError> {
-        if let Some(home) = self.0.bus.home_of(symbol) {
-            return Ok(Some(home));
-        }
-        let known = self.0.homes.lock().unwrap_or_else(PoisonError::into_inner).get(symbol).copied();
-        if known.is_some() {
-            return Ok(known);
-        }
-        let home = self.0.store.home(symbol).await?;
-        if let Some(home) = home {
-            self.0.homes.lock().unwrap_or_else(PoisonError::into_inner).insert(symbol.clone(), home);
-        }
-        Ok(home)
+        let bus = &self.0.bus;
+        let ends = bus.ends().await?;
+        let start = |symbol: &Symbol| match bus.home_of(symbol) {
+            Some(partition) => Start::At(Position { partition, offset: ends[partition as usize] }),
+            None => Start::FirstSeen(ends.clone()),
+        };
+        Ok(symbols.into_iter().map(|symbol| (symbol.clone(), start(&symbol))).collect())
     }
 
     pub(super) async fn store_alert(&self, new: NewAlert) -> Result<(Alert, bool), ControlError> {

@@ -13,6 +13,12 @@ fn ticks(symbol: &str, count: usize) -> Vec<Tick> {
 }
 
 impl Rig {
+    async fn homes(&self) -> Vec<(String, Option<u32>)> {
+        let mut homes = self.store.homes().await.unwrap();
+        homes.sort();
+        homes.into_iter().map(|(symbol, home)| (symbol.to_string(), home)).collect()
+    }
+
     /// A partition that ours would not choose.
     fn elsewhere(&self, symbol: &str) -> u32 {
         (self.bus.partition_of(&Symbol::parse(symbol).unwrap()) + 3) % self.bus.partitions()
@@ -23,7 +29,23 @@ on_each_member!(
     a_symbol_is_at_home_where_its_first_tick_turns_up,
     alerts_without_a_home_count_from_where_the_partition_ended,
     what_turns_up_beside_the_home_is_told_and_not_judged,
+    a_home_is_forgotten_once_nobody_watches_the_symbol,
 );
+
+async fn a_home_is_forgotten_once_nobody_watches_the_symbol(member: Member) {
+    let rig = rig(member).await;
+    let running = rig.start().await;
+    let old = rig.create("counter", &["X"]).await.unwrap();
+    append(&rig.bus, rig.elsewhere("X"), &ticks("X", 2)).await;
+    rig.until_counts(old, &[1.0, 2.0]).await;
+    rig.control.delete_alert(&Tenant::standard(), old).await.unwrap();
+    let new = rig.create("counter", &["X"]).await.unwrap();
+    let moved = rig.elsewhere("X") ^ 1;
+    append(&rig.bus, moved, &ticks("X", 3)).await;
+    rig.until_counts(new, &[1.0, 2.0, 3.0]).await;
+    assert_eq!(rig.homes().await, [("X".into(), Some(moved))]);
+    running.stop().await;
+}
 
 async fn a_symbol_is_at_home_where_its_first_tick_turns_up(member: Member) {
     let rig = rig(member).await;
@@ -32,8 +54,7 @@ async fn a_symbol_is_at_home_where_its_first_tick_turns_up(member: Member) {
     let home = rig.elsewhere("X");
     append(&rig.bus, home, &ticks("X", 3)).await;
     rig.until_counts(before, &[1.0, 2.0, 3.0]).await;
-    assert_eq!(rig.store.home(&Symbol::parse("X").unwrap()).await.unwrap(), Some(home));
-    assert_eq!(rig.store.home(&Symbol::parse("Y").unwrap()).await.unwrap(), None);
+    assert_eq!(rig.homes().await, [("X".into(), Some(home)), ("Y".into(), None)]);
     // From now on the home is known at a creation.
     let after = rig.create("counter", &["X"]).await.unwrap();
     append(&rig.bus, home, &ticks("X", 2)).await;

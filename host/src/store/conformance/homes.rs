@@ -27,13 +27,11 @@ async fn put(store: &Store, new: &NewAlert) -> Alert {
 
 async fn a_symbol_has_one_home_and_keeps_it(member: Member) {
     let (_home, store, _claim) = open(member).await;
-    assert_eq!(store.home(&symbol()).await.unwrap(), None);
+    assert_eq!(store.homes().await.unwrap(), []);
     put(&store, &first_seen(&[0, 0, 0])).await;
-    assert_eq!(store.home(&symbol()).await.unwrap(), None);
     assert_eq!(store.homes().await.unwrap(), [(symbol(), None)]);
     assert_eq!(store.settle(&symbol(), 2).await.unwrap(), 2);
     assert_eq!(store.settle(&symbol(), 1).await.unwrap(), 2, "who comes later is told");
-    assert_eq!(store.home(&symbol()).await.unwrap(), Some(2));
     assert_eq!(store.homes().await.unwrap(), [(symbol(), Some(2))]);
     // Where nobody watches it yet.
     assert_eq!(store.settle(&Symbol::parse("S9").unwrap(), 1).await.unwrap(), 1);

@@ -1,6 +1,7 @@
 //! Homes of symbols, and bindings that wait for one.
 //!
-//! A symbol is at home where its first tick turned up since somebody watches it, and stays there.
+//! A symbol is at home where its first tick turned up since somebody watches it, and stays there for as long as somebody
+//! does.
 
 use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Position, Symbol};
@@ -14,15 +15,6 @@ impl Member {
         let homes: Vec<(String, i64)> =
             sqlx::query_as("SELECT symbol, \"partition\" FROM symbol_homes").fetch_all(self.readers()).await?;
         homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
-    }
-
-    pub(in crate::store) async fn home(&self, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
-        let mut connection = self.readers().acquire().await?;
-        let home: Option<i64> = sqlx::query_scalar("SELECT \"partition\" FROM symbol_homes WHERE symbol = $1")
-            .bind(symbol.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-        Ok(home.and_then(|home| u32::try_from(home).ok()))
     }
 
     pub(in crate::store) async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
@@ -63,10 +55,21 @@ pub(super) async fn resolve(
             Ok(Some(*position))
         }
         Start::FirstSeen(ends) => {
+            if !is_watched(transaction, symbol).await? {
+                sqlx::query("DELETE FROM symbol_homes WHERE symbol = $1")
+                    .bind(symbol.as_str())
+                    .execute(&mut **transaction)
+                    .await?;
+            }
             let home = home_or(transaction, symbol, None).await?;
             Ok(home.map(|partition| Position { partition, offset: end_of(ends, partition) }))
         }
     }
+}
+
+async fn is_watched(transaction: &mut Tx, symbol: &Symbol) -> Result<bool, StoreError> {
+    let live = "SELECT EXISTS (SELECT 1 FROM bindings WHERE symbol = $1 AND status IN ('active', 'quarantined'))";
+    Ok(sqlx::query_scalar(live).bind(symbol.as_str()).fetch_one(&mut **transaction).await?)
 }
 
 /// The home of a symbol. Where it has none it gets this one, or waits for one.
@@ -86,12 +89,14 @@ async fn home_or(transaction: &mut Tx, symbol: &Symbol, home: Option<u32>) -> Re
 
 /// Some bindings that wait for the home of a symbol, each with the ends that it has noted.
 async fn waiting(transaction: &mut Tx, symbol: &Symbol) -> Result<Vec<(i64, Vec<u64>)>, StoreError> {
-    let rows =
-        sqlx::query("SELECT id, ends FROM bindings WHERE symbol = $1 AND \"partition\" < 0 ORDER BY id LIMIT $2")
-            .bind(symbol.as_str())
-            .bind(ROWS_AT_ONCE as i64)
-            .fetch_all(&mut **transaction)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT id, ends FROM bindings
+         WHERE symbol = $1 AND status IN ('active', 'quarantined') AND \"partition\" < 0 ORDER BY id LIMIT $2",
+    )
+    .bind(symbol.as_str())
+    .bind(ROWS_AT_ONCE as i64)
+    .fetch_all(&mut **transaction)
+    .await?;
     let ends = |text: &str| serde_json::from_str(text).map_err(|error| rows::damaged("list of ends", error));
     rows.iter().map(|row| Ok((row.try_get("id")?, ends(row.try_get("ends")?)?))).collect()
 }
