@@ -240,7 +240,7 @@ pub struct Settings {
     /// Where rules, alerts and firings are kept.
     pub store: StoreChoice,
     /// Where prices and candles are kept: a Redis, or the data folder.
-    pub redis: Option<RedisAddress>,
+    pub prices: Option<RedisAddress>,
     /// Address to listen on; loopback.
     pub bind: IpAddr,
     /// Port of REST.
@@ -281,7 +281,7 @@ impl ServeArgs {
             retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
-            redis: redis_address(&self.redis_addr)?,
+            prices: redis_address(&self.redis_addr)?,
             store: self.store.choice()?,
             data_dir: self.store.data_dir,
             bind: self.bind,

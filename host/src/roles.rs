@@ -142,7 +142,7 @@ async fn open(settings: &Settings) -> anyhow::Result<Backends> {
     std::fs::create_dir_all(&settings.data_dir).with_context(folder)?;
     let db = EmbeddedDb::open(&settings.data_dir).with_context(folder)?;
     let bus = Bus::Embedded(EmbeddedBus::open(&db, settings.log, system_clock()).with_context(folder)?);
-    let prices = match &settings.redis {
+    let prices = match &settings.prices {
         None => Prices::Embedded(EmbeddedPrices::open(&db).with_context(folder)?),
         Some(address) => Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?),
     };
@@ -207,7 +207,7 @@ fn announce(settings: &Settings, rest: SocketAddr, grpc: SocketAddr) {
         StoreChoice::Sqlite => "SQLite in the data folder".to_owned(),
         StoreChoice::Postgres(url) => format!("PostgreSQL, {url}"),
     };
-    let prices = match &settings.redis {
+    let prices = match &settings.prices {
         None => "the data folder".to_owned(),
         Some(address) => format!("Redis, {address}"),
     };
