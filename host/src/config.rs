@@ -19,6 +19,7 @@ use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::evaluator::{self, EvaluatorConfig};
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
+use crate::prices::RedisAddress;
 use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
 
@@ -36,7 +37,7 @@ const MAX_TICKERS: usize = 1024;
 const DEFAULT_AUDIT_EVERY_CALLS: u32 = 10_000;
 
 /// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
-const FUTURE_BACKENDS: [&str; 2] = ["KAFKA_BROKERS", "REDIS_ADDR"];
+const FUTURE_BACKENDS: [&str; 1] = ["KAFKA_BROKERS"];
 
 /// Where rules, alerts and firings are kept
 #[derive(Args, Clone, Debug)]
@@ -64,6 +65,17 @@ pub struct ServeArgs {
     /// Where rules, alerts and firings are kept.
     #[command(flatten)]
     pub store: StoreArgs,
+
+    /// Redis of prices and candles: HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DATABASE [default: in the data folder]
+    #[arg(
+        long,
+        env = "REDIS_ADDR",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "ADDR"
+    )]
+    pub redis_addr: String,
 
     /// Address to listen on. Without authentication only a loopback address is accepted
     #[arg(long, env = "TOCSIN_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDR")]
@@ -227,6 +239,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where rules, alerts and firings are kept.
     pub store: StoreChoice,
+    /// Where prices and candles are kept: a Redis, or the data folder.
+    pub prices: Option<RedisAddress>,
     /// Address to listen on; loopback.
     pub bind: IpAddr,
     /// Port of REST.
@@ -267,6 +281,7 @@ impl ServeArgs {
             retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
+            prices: redis_address(&self.redis_addr)?,
             store: self.store.choice()?,
             data_dir: self.store.data_dir,
             bind: self.bind,
@@ -335,6 +350,13 @@ impl ServeArgs {
         }
         Ok(Feed::Finnhub { url: server.url, key, symbols })
     }
+}
+
+fn redis_address(given: &str) -> Result<Option<RedisAddress>, ConfigError> {
+    if given.trim().is_empty() {
+        return Ok(None);
+    }
+    RedisAddress::parse(given).map(Some).map_err(|error| ConfigError(format!("REDIS_ADDR: {error}")))
 }
 
 /// Where a feed connects to: what was given for `setting`, or the default.

@@ -9,6 +9,7 @@ use tocsin_engine::domain::RuleRef;
 use crate::bus::Clock;
 use crate::evaluator::{EvaluatorStats, Strays};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
+use crate::prices::Prices;
 use crate::store::Store;
 
 /// How long the store may take to answer before it counts as away.
@@ -30,6 +31,7 @@ pub struct Health(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    prices: Prices,
     feed: Option<Arc<FeedStatus>>,
     evaluating: AtomicBool,
     clock: Clock,
@@ -52,14 +54,15 @@ pub struct HealthReport {
 }
 
 impl Health {
-    /// The health of a process with this store and feed.
+    /// The health of a process with these backends.
     pub fn new(
         store: Store,
+        prices: Prices,
         feed: Option<Arc<FeedStatus>>,
         clock: Clock,
         evaluation: Option<Arc<EvaluatorStats>>,
     ) -> Self {
-        Self(Arc::new(Inner { store, feed, evaluating: AtomicBool::new(true), clock, evaluation }))
+        Self(Arc::new(Inner { store, prices, feed, evaluating: AtomicBool::new(true), clock, evaluation }))
     }
 
     /// Whether ticks wait longer than they should.
@@ -129,6 +132,8 @@ impl Health {
         problems.extend(self.halted_partitions());
         let ready = problems.is_empty();
         problems.extend(impure);
+        // Alerts fire without them.
+        problems.extend(self.0.prices.problems().await);
         problems.extend(self.lateness());
         problems.extend(self.strays());
         let Some(status) = &self.0.feed else {
@@ -163,14 +168,16 @@ mod tests {
 
     use super::*;
     use crate::ingest::FeedKind;
+    use crate::prices::testing::{Home, Member};
 
     #[tokio::test]
     async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_sqlite(dir.path()).await.unwrap();
+        let prices = Home::make(Member::Embedded).prices;
         let (feed, now_ms) = (Arc::new(FeedStatus::new(FeedKind::Finnhub)), Arc::new(AtomicI64::new(1_000_000)));
         let clock = now_ms.clone();
-        let health = Health::new(store, Some(feed.clone()), Arc::new(move || clock.load(Relaxed)), None);
+        let health = Health::new(store, prices, Some(feed.clone()), Arc::new(move || clock.load(Relaxed)), None);
         let problems = async || {
             let report = health.report().await;
             assert!(report.ready);

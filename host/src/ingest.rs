@@ -4,7 +4,6 @@
 //! a server sends, or fails to send, ends it: bad frames are counted and skipped, lost connections made again. What it is
 //! about is told by its [`FeedStatus`]. The key of a feed is in no log line, error or `Debug` output.
 
-mod backoff;
 mod binance;
 mod connect;
 mod finnhub;

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod artifacts;
+mod backoff;
 pub mod bus;
 pub mod cli;
 pub mod compiler;

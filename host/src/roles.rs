@@ -29,7 +29,7 @@ use crate::evaluator::{self, RunningEvaluator};
 use crate::health::Health;
 use crate::ingest::{self, Feed, FeedStatus};
 use crate::library::Library;
-use crate::prices::{self, EmbeddedPrices, Prices};
+use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
 use crate::store::Store;
 
 /// Frames' worth of ticks that may wait to be published; then the feed's reader waits.
@@ -65,7 +65,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let status = settings.feed.as_ref().map(|feed| Arc::new(FeedStatus::new(feed.kind())));
     let (stats, feed_status) = (evaluator.stats(), status.clone());
-    let health = Health::new(store.clone(), status.clone(), clock, Some(stats.clone()));
+    let health = Health::new(store.clone(), prices.clone(), status.clone(), clock, Some(stats.clone()));
     let api = Api {
         control,
         prices: prices.clone(),
@@ -142,7 +142,10 @@ async fn open(settings: &Settings) -> anyhow::Result<Backends> {
     std::fs::create_dir_all(&settings.data_dir).with_context(folder)?;
     let db = EmbeddedDb::open(&settings.data_dir).with_context(folder)?;
     let bus = Bus::Embedded(EmbeddedBus::open(&db, settings.log, system_clock()).with_context(folder)?);
-    let prices = Prices::Embedded(EmbeddedPrices::open(&db).with_context(folder)?);
+    let prices = match &settings.prices {
+        None => Prices::Embedded(EmbeddedPrices::open(&db).with_context(folder)?),
+        Some(address) => Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?),
+    };
     let store = open_store(&settings.store, &settings.data_dir).await?;
     Ok(Backends { bus, prices, store })
 }
@@ -204,8 +207,12 @@ fn announce(settings: &Settings, rest: SocketAddr, grpc: SocketAddr) {
         StoreChoice::Sqlite => "SQLite in the data folder".to_owned(),
         StoreChoice::Postgres(url) => format!("PostgreSQL, {url}"),
     };
+    let prices = match &settings.prices {
+        None => "the data folder".to_owned(),
+        Some(address) => format!("Redis, {address}"),
+    };
     info!(
-        rest = %format!("http://{rest}"), grpc = %format!("http://{grpc}"), %tickers, feed, %store,
+        rest = %format!("http://{rest}"), grpc = %format!("http://{grpc}"), %tickers, feed, %store, %prices,
         data_dir = %settings.data_dir.display(), "tocsin is ready"
     );
 }

@@ -41,7 +41,7 @@ pub(super) async fn backends() -> Backends {
     let control = Control::new(store.clone(), bus.clone(), library, clock, CAPS);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();
-    let health = Health::new(store.clone(), None, Arc::new(|| NOW_MS), None);
+    let health = Health::new(store.clone(), prices.clone(), None, Arc::new(|| NOW_MS), None);
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
     let api = Api { control, prices, bus, health, tickers, warned: Arc::default(), tenant };
     Backends { api, store, _dir: dir }

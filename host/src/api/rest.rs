@@ -3,6 +3,7 @@
 //! One file a resource; `extract` reads requests, `problem` is the one table of errors, `openapi` describes it all.
 
 mod alerts;
+mod candles;
 mod connections;
 mod etag;
 mod extract;
@@ -71,6 +72,7 @@ fn router(served: Served) -> Router {
         .merge(alerts::routes())
         .merge(firings::routes())
         .merge(faults::routes())
+        .merge(candles::routes())
         .split_for_parts();
     router
         .merge(openapi::route(&openapi))

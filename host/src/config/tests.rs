@@ -110,3 +110,13 @@ fn the_store_follows_the_database_url() {
     let error = store("host=h password=s3cret colour=red").unwrap_err().to_string();
     assert!(error.starts_with("DATABASE_URL: \"colour\"") && !error.contains("s3cret"), "{error}");
 }
+
+#[test]
+fn prices_are_embedded_unless_a_redis_is_named() {
+    let redis = |address: &str| settle(&["--redis-addr", address]).map(|settings| settings.prices);
+    assert!(redis("").unwrap().is_none());
+    assert_eq!(redis("127.0.0.1:6379").unwrap().unwrap().to_string(), "127.0.0.1:6379");
+    assert_eq!(redis("redis://:secret@cache/2").unwrap().unwrap().to_string(), "cache:6379, database 2");
+    let error = redis("rediss://:secret@cache").unwrap_err().to_string();
+    assert!(error.starts_with("REDIS_ADDR: TLS is not built in") && !error.contains("secret"), "{error}");
+}

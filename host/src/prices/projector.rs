@@ -1,27 +1,39 @@
-//! The project role: reads the bus and keeps the newest price of each symbol.
+//! The project role: reads the bus and keeps prices and candles.
 //!
-//! It is a consumer group, so that it goes on where it stopped. It commits after it has put; what is put again after a
-//! crash changes nothing, since a price is replaced only by one that is not older.
+//! It is a consumer group, so that it goes on where it stopped. It commits after it has applied; what is applied again
+//! after a crash is passed over, since prices know how far they are. While a backend of prices is away it waits.
 
+#[cfg(test)]
+pub(in crate::prices) mod tests;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tocsin_engine::domain::{Position, Symbol};
+use tocsin_engine::domain::Position;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Price, Prices, PricesError};
-use crate::bus::{Assignment, Bus, BusError, Reader, Record};
+use super::{Prices, PricesError};
+use crate::backoff::Backoff;
+use crate::bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";
 
-/// Records taken at a time: one put and one commit for each batch.
+/// Records taken at a time: one write and one commit for each batch.
 const BATCH_RECORDS: usize = 4096;
 
 /// How long a poll waits before it looks again by itself. Appends and the stop wake it sooner.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The first wait before prices are tried again is up to this long.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+
+/// And never longer than this, so that prices are there again seconds after their backend, and partitions that are called
+/// back are given up in time.
+const RETRY_CAP: Duration = Duration::from_secs(2);
 
 /// Why the projector gave up.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,9 +41,22 @@ pub enum ProjectError {
     /// Reading or committing failed.
     #[error("the projector cannot read the bus: {0}")]
     Bus(#[from] BusError),
-    /// Putting failed.
-    #[error("the projector cannot put prices: {0}")]
+    /// Applying failed.
+    #[error("the projector cannot keep prices: {0}")]
     Prices(#[from] PricesError),
+    /// The log is younger than the prices.
+    #[error(
+        "prices and candles hold the ticks of partition {} up to offset {}, but it ends at {end}: the log was made anew, and \
+         its ticks would be taken for old ones. Give prices another place (another database number in REDIS_ADDR), or remove \
+         the keys candles:*",
+        applied.partition, applied.offset
+    )]
+    LogMadeAnew {
+        /// How far the partition is applied.
+        applied: Position,
+        /// The next offset to be written to it.
+        end: u64,
+    },
     /// Its thread ended without a word, or could not be started.
     #[error("the projector's thread has failed: {0}")]
     Thread(String),
@@ -45,9 +70,7 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
     std::thread::Builder::new()
         .name("projector".into())
         .spawn(move || {
-            let ended = run(&runtime, &bus, &prices, &stop);
-            // Whoever hears of the end may open the same folder at once.
-            drop((bus, prices));
+            let ended = run(runtime, bus, prices, stop);
             // Nobody listens any more if the role was dropped rather than stopped.
             let _ = finished.send(ended);
         })
@@ -55,51 +78,110 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
     result.await.map_err(|_| ProjectError::Thread("it has panicked".into()))?
 }
 
-fn run(runtime: &Handle, bus: &Bus, prices: &Prices, stop: &CancellationToken) -> Result<(), ProjectError> {
-    let mut membership = bus.join(GROUP)?;
-    let mut reader = bus.reader(Vec::new())?;
-    let _wake_on_stop = reader.waker().wake_when_cancelled(runtime, stop);
-    let mut batch = Vec::new();
-    while !stop.is_cancelled() {
-        while let Some(changed) = membership.changed().now_or_never() {
-            follow(runtime, bus, &mut reader, changed?)?;
-        }
-        match reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
-            Ok(()) => {}
-            // Retention was faster.
-            Err(BusError::OffsetOutOfRange { position, .. }) => {
-                reader.remove(&[position.partition]);
-                reader.add(vec![runtime.block_on(start_of(bus, &[position], position.partition))?])?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if !batch.is_empty() {
-            runtime.block_on(prices.put(&prices_of(&batch)))?;
-            let next = next_positions(&batch, &reader);
-            if let Err(error) = runtime.block_on(membership.commit(&next)) {
-                // Whoever has the partitions now puts the same again, which changes nothing.
-                warn!(%error, "the projector's progress is not committed");
-            }
-        }
-    }
+/// All that it has is dropped at the end: whoever hears of it may open the same folder at once.
+fn run(runtime: Handle, bus: Bus, prices: Prices, stop: CancellationToken) -> Result<(), ProjectError> {
+    let membership = bus.join(GROUP)?;
+    let reader = bus.reader(Vec::new())?;
+    let _wake_on_stop = reader.waker().wake_when_cancelled(&runtime, &stop);
+    let mut projector = Projector { runtime, bus, prices, stop, membership, reader, owned: BTreeSet::new() };
+    projector.run()?;
+    let Projector { runtime, membership, .. } = projector;
     runtime.block_on(membership.leave());
     Ok(())
 }
 
-/// Reads what is assigned from where the group has got to, and what is revoked no more.
-fn follow(runtime: &Handle, bus: &Bus, reader: &mut Reader, changed: Assignment) -> Result<(), BusError> {
-    match changed {
-        Assignment::Assigned(partitions) => {
-            let committed = runtime.block_on(bus.committed(GROUP))?;
-            for partition in partitions {
-                reader.add(vec![runtime.block_on(start_of(bus, &committed, partition))?])?;
+struct Projector {
+    runtime: Handle,
+    bus: Bus,
+    prices: Prices,
+    stop: CancellationToken,
+    membership: Membership,
+    reader: Reader,
+    /// The partitions that are read.
+    owned: BTreeSet<u32>,
+}
+
+impl Projector {
+    fn run(&mut self) -> Result<(), ProjectError> {
+        let mut batch = Vec::new();
+        while !self.stop.is_cancelled() {
+            self.follow_the_group()?;
+            match self.reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
+                Ok(()) => {}
+                // Retention was faster.
+                Err(BusError::OffsetOutOfRange { position, .. }) => {
+                    self.reader.remove(&[position.partition]);
+                    let start = self.runtime.block_on(start_of(&self.bus, &[position], position.partition))?;
+                    self.reader.add(vec![start])?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if batch.is_empty() || !self.apply(&mut batch)? {
+                continue;
+            }
+            let next = next_positions(&batch, &self.reader);
+            if next.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.runtime.block_on(self.membership.commit(&next)) {
+                // Whoever has the partitions now applies the same again, which changes nothing.
+                warn!(%error, "the projector's progress is not committed");
             }
         }
-        Assignment::Revoked(partitions, _) | Assignment::Lost(partitions) => {
-            reader.remove(&partitions);
+        Ok(())
+    }
+
+    /// Applies a batch, however long that takes; false if it was told to stop before. Records of partitions that are
+    /// somebody else's meanwhile leave the batch.
+    fn apply(&mut self, batch: &mut Vec<Record>) -> Result<bool, ProjectError> {
+        let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
+        loop {
+            let wait = match self.runtime.block_on(self.prices.apply(batch)) {
+                Ok(repeated) => return self.check_repeated(repeated).map(|()| true),
+                // It has been told where it happened.
+                Err(error) if error.may_pass() => backoff.next(rand::random()),
+                Err(error) => return Err(error.into()),
+            };
+            let waited = async { self.stop.run_until_cancelled(tokio::time::sleep(wait)).await };
+            if self.runtime.block_on(waited).is_none() {
+                return Ok(false);
+            }
+            self.follow_the_group()?;
+            batch.retain(|record| self.owned.contains(&record.position.partition));
         }
     }
-    Ok(())
+
+    /// Ticks come again after a crash. But no partition can end before what was applied of it.
+    fn check_repeated(&self, repeated: Vec<Position>) -> Result<(), ProjectError> {
+        for applied in repeated {
+            let end = self.runtime.block_on(self.bus.end(applied.partition))?;
+            if applied.offset > end {
+                return Err(ProjectError::LogMadeAnew { applied, end });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is assigned from where the group has got to, and what is revoked no more.
+    fn follow_the_group(&mut self) -> Result<(), BusError> {
+        while let Some(changed) = self.membership.changed().now_or_never() {
+            match changed? {
+                Assignment::Assigned(partitions) => {
+                    let committed = self.runtime.block_on(self.bus.committed(GROUP))?;
+                    for partition in partitions {
+                        let start = self.runtime.block_on(start_of(&self.bus, &committed, partition))?;
+                        self.reader.add(vec![start])?;
+                        self.owned.insert(partition);
+                    }
+                }
+                Assignment::Revoked(partitions, _) | Assignment::Lost(partitions) => {
+                    self.reader.remove(&partitions);
+                    self.owned.retain(|partition| !partitions.contains(partition));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where reading a partition begins. What retention has removed meanwhile is told and passed over.
@@ -113,81 +195,10 @@ async fn start_of(bus: &Bus, committed: &[Position], partition: u32) -> Result<P
     Ok(Position { partition, offset: offset.max(earliest) })
 }
 
-fn prices_of(batch: &[Record]) -> Vec<(Symbol, Price)> {
-    let price = |record: &Record| Price { price: record.tick.price, time_ms: record.tick.time_ms };
-    batch.iter().map(|record| (record.tick.symbol.clone(), price(record))).collect()
-}
-
 /// Where the reader stands in the partitions that the batch came from.
 fn next_positions(batch: &[Record], reader: &Reader) -> Vec<Position> {
     let mut partitions: Vec<u32> = batch.iter().map(|record| record.position.partition).collect();
     partitions.sort_unstable();
     partitions.dedup();
     partitions.into_iter().map(|partition| Position { partition, offset: reader.position(partition) }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use tocsin_engine::domain::{Conditions, Tick};
-
-    use super::*;
-    use crate::bus::{EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
-    use crate::prices::EmbeddedPrices;
-
-    fn open(dir: &std::path::Path) -> (Bus, Prices) {
-        let db = EmbeddedDb::open(dir).unwrap();
-        let bus = EmbeddedBus::open(&db, LogConfig::default(), system_clock()).unwrap();
-        (Bus::Embedded(bus), Prices::Embedded(EmbeddedPrices::open(&db).unwrap()))
-    }
-
-    fn tick(symbol: &str, price: f64, time_ms: i64) -> Tick {
-        Tick::new(Symbol::parse(symbol).unwrap(), price, 1.0, time_ms, Conditions::default()).unwrap()
-    }
-
-    /// Runs the projector until it has committed the ends of all partitions, then stops it.
-    async fn catch_up(bus: &Bus, prices: &Prices) {
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(project(bus.clone(), prices.clone(), stop.clone()));
-        loop {
-            let mut read = 0;
-            for position in bus.committed(GROUP).await.unwrap() {
-                read += position.offset;
-            }
-            let mut published = 0;
-            for partition in 0..bus.partitions() {
-                published += bus.end(partition).await.unwrap();
-            }
-            if read == published {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        stop.cancel();
-        running.await.unwrap().unwrap();
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn prices_follow_the_bus_and_a_restart_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let aapl = Symbol::parse("AAPL").unwrap();
-        let price_of = async |prices: &Prices, symbol: &str| {
-            prices.get(&Symbol::parse(symbol).unwrap()).await.unwrap().map(|price| price.price)
-        };
-        {
-            let (bus, prices) = open(dir.path());
-            let ticks = vec![tick("AAPL", 150.0, 10), tick("IBM", 90.0, 10), tick("AAPL", 149.0, 9)];
-            bus.publish(ticks).await.unwrap();
-            catch_up(&bus, &prices).await;
-            assert_eq!(price_of(&prices, "AAPL").await, Some(150.0));
-            assert_eq!(price_of(&prices, "IBM").await, Some(90.0));
-        }
-        let (bus, prices) = open(dir.path());
-        // Only the committed positions keep the projector from reading AAPL's first tick again.
-        let later = Price { price: 1.0, time_ms: 10 };
-        prices.put(&[(aapl, later)]).await.unwrap();
-        bus.publish(vec![tick("IBM", 91.0, 11)]).await.unwrap();
-        catch_up(&bus, &prices).await;
-        assert_eq!(price_of(&prices, "IBM").await, Some(91.0));
-        assert_eq!(price_of(&prices, "AAPL").await, Some(1.0));
-    }
 }

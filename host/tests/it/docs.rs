@@ -152,12 +152,14 @@ fn the_readme_does_what_it_says() {
     reader.run(&format!("{test} --help"));
 
     let try_it = commands(section(README, "Try it"));
-    let [price, create, firings, create_by_rule, firings_of_alert] = try_it.try_into().expect("five curl lines");
+    let [price, create, firings, candles, create_by_rule, firings_of_alert] =
+        try_it.try_into().expect("six curl lines");
     reader.run_until(&price, |answer| answer["price"].as_f64().is_some_and(|price| price > 0.0));
     let first = json(&reader.run(&create))["alert_id"].clone();
     reader.run_until(&firings, |answer| {
         answer["firings"].as_array().unwrap().iter().any(|firing| firing["alert_id"] == first)
     });
+    reader.run_until(&candles, |answer| answer["candles"][0]["trades"].as_u64().is_some_and(|trades| trades > 0));
     let second = json(&reader.run(&create_by_rule));
     let symbols = |list: &Value| -> BTreeSet<String> {
         list.as_array().unwrap().iter().map(|item| item["symbol"].as_str().unwrap().to_owned()).collect()

@@ -140,6 +140,7 @@ async fn ready(State(served): State<Served>) -> (StatusCode, Json<ReadyBody>) {
     responses(
         (status = 200, body = PriceBody, description = "The price of the last trade"),
         (status = 404, body = UnknownPriceBody, description = "No trade of the symbol was seen yet"),
+        (status = 503, body = ProblemBody, content_type = "application/json", description = "Redis is away"),
     ),
 )]
 async fn price(State(served): State<Served>, uri: Uri, symbol: Result<UrlPath<String>, Problem>) -> Response {

@@ -1,6 +1,7 @@
 //! The routes over real backends.
 
 mod bad_input;
+mod candles;
 mod faults;
 mod gostocks;
 mod live;

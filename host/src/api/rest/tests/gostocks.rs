@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::prices::Price;
+use crate::prices::testing::record;
 
 #[tokio::test]
 async fn health_says_what_gostocks_says_and_more() {
@@ -24,15 +24,8 @@ async fn health_says_what_gostocks_says_and_more() {
 #[tokio::test]
 async fn a_price_is_found_by_any_spelling_of_its_symbol() {
     let server = fixture().await;
-    for name in ["AAPL", "IC MARKETS:1"] {
-        server
-            .backends
-            .api
-            .prices
-            .put(&[(symbol(name), Price { price: 150.25, time_ms: 1_700_000_000_000 })])
-            .await
-            .unwrap();
-    }
+    let ticks = ["AAPL", "IC MARKETS:1"].map(|name| record(name, 0, 0, 150.25, 1.0, 1_700_000_000_000));
+    server.backends.api.prices.apply(&ticks).await.unwrap();
     for (path, name) in
         [("aapl", "AAPL"), ("AAPL", "AAPL"), ("IC%20MARKETS:1", "IC MARKETS:1"), ("ic%20markets%3A1", "IC MARKETS:1")]
     {

@@ -225,6 +225,7 @@ async fn the_description_names_every_route() {
         "GET /api/v1/alerts/{id}",
         "GET /api/v1/alerts/{id}/faults",
         "GET /api/v1/alerts/{id}/firings",
+        "GET /api/v1/candles/{symbol}",
         "GET /api/v1/faults/{id}/bundle",
         "GET /api/v1/firings",
         "GET /api/v1/firings/stream",
