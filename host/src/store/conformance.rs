@@ -3,6 +3,7 @@
 mod alerts;
 mod evaluation;
 mod faults;
+mod leases;
 mod outbox;
 mod rules;
 
