@@ -2,6 +2,8 @@
 //! [`Settings`] is what is needed, checked.
 
 pub mod env_file;
+mod kafka;
+mod roles;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,11 @@ use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
 use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
 
+pub use self::kafka::{KafkaArgs, KafkaSettings};
+pub use self::roles::{Role, Roles};
+
+use self::roles::Shared;
+
 /// What is subscribed and served without `TICKERS`.
 const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
 
@@ -35,8 +42,8 @@ const MAX_TICKERS: usize = 1024;
 /// a busy market.
 const DEFAULT_AUDIT_EVERY_CALLS: u32 = 10_000;
 
-/// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
-const FUTURE_BACKENDS: [&str; 2] = ["KAFKA_BROKERS", "REDIS_ADDR"];
+/// Where prices are kept that several processes share. This version does not have it yet: that must not pass in silence.
+const SHARED_PRICES: &str = "REDIS_ADDR";
 
 /// Where rules, alerts and firings are kept
 #[derive(Args, Clone, Debug)]
@@ -65,11 +72,19 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub store: StoreArgs,
 
+    /// What this process does, comma-separated or repeated; the other roles are other processes' [default: all]
+    #[arg(long = "role", env = "TOCSIN_ROLES", value_enum, value_delimiter = ',', value_name = "ROLE")]
+    pub roles: Vec<Role>,
+
+    /// Where ticks and firings go.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+
     /// Address to listen on. Without authentication only a loopback address is accepted
     #[arg(long, env = "TOCSIN_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDR")]
     pub bind: IpAddr,
 
-    /// Port of REST, WebSocket and SSE; 0 for any
+    /// Port of REST, WebSocket and SSE, and of /health and /ready whatever the roles; 0 for any
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
 
@@ -105,7 +120,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_SIMULATED_RATE", default_value = "25", value_name = "N")]
     pub simulated_rate: NonZeroU32,
 
-    /// Partitions of the embedded log; fixed once it is created
+    /// Partitions of the embedded log, or of a topic that is made; fixed from then on
     #[arg(long, env = "TOCSIN_PARTITIONS", default_value_t = 8)]
     pub partitions: u32,
 
@@ -223,6 +238,10 @@ impl StoreArgs {
 /// What the server needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What this process does.
+    pub roles: Roles,
+    /// The bus and where firings are told, if that is Kafka.
+    pub kafka: Option<KafkaSettings>,
     /// Where the embedded log and database live.
     pub data_dir: PathBuf,
     /// Where rules, alerts and firings are kept.
@@ -259,6 +278,12 @@ impl ServeArgs {
                 self.bind
             )));
         }
+        let roles = Roles::of(&self.roles);
+        let kafka = self.kafka.clone().settle(self.partitions)?;
+        let store = self.store.choice()?;
+        let prices = std::env::var_os(SHARED_PRICES).is_some_and(|value| !value.is_empty());
+        let is_postgres = matches!(store, StoreChoice::Postgres(_));
+        roles.check(Shared { bus: kafka.is_some(), store: is_postgres, prices })?;
         let tickers = parse_tickers(&self.tickers)?;
         let feed = self.feed(&tickers)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -267,7 +292,9 @@ impl ServeArgs {
             retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
-            store: self.store.choice()?,
+            roles,
+            kafka,
+            store,
             data_dir: self.store.data_dir,
             bind: self.bind,
             port: self.port,
@@ -296,10 +323,7 @@ impl ServeArgs {
                 cpu_s: self.compile_cpu_s,
                 deadline_ms: self.compile_deadline_ms,
             },
-            ignored: FUTURE_BACKENDS
-                .into_iter()
-                .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-                .collect(),
+            ignored: if prices { vec![SHARED_PRICES] } else { Vec::new() },
         })
     }
 

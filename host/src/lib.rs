@@ -4,18 +4,22 @@
 
 pub mod api;
 pub mod artifacts;
+mod backoff;
 pub mod bus;
 pub mod cli;
 pub mod compiler;
 pub mod config;
 pub mod control;
+pub mod delivery;
 pub mod evaluator;
 pub mod feed;
 pub mod health;
 pub mod ingest;
+pub mod lease;
 pub mod library;
 pub mod prices;
 pub mod roles;
 pub mod signals;
 pub mod store;
 pub mod telemetry;
+mod words;

@@ -4,7 +4,7 @@
 //! databases do differently (connections, locks, watches) is in the file of the member.
 
 #[cfg(test)]
-pub(super) mod conformance;
+pub(crate) mod conformance;
 mod error;
 mod faults;
 mod lease;

@@ -7,13 +7,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::connect::{ConnectError, Dialer};
 use super::now_ms;
 use super::protocol::Protocol;
 use super::rejects::RejectLog;
 use super::session::{Ended, Patience, Session};
 use super::status::{FeedKind, FeedStatus};
+use crate::backoff::Backoff;
 
 /// The first wait before a new connection is up to this long: short, since most disconnects are routine.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);

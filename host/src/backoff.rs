@@ -1,4 +1,4 @@
-//! How long to wait before the next connection: exponential, with full jitter.
+//! How long to wait before the next try: exponential, with full jitter.
 //!
 //! Full jitter (uniform from 0 to the step, see
 //! <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>) spreads the clients of a server that went
@@ -8,26 +8,26 @@ use std::time::Duration;
 
 /// The steps of the waiting: `base`, twice that, and so on up to `cap`.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     base: Duration,
     cap: Duration,
     step: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(base: Duration, cap: Duration) -> Self {
+    pub(crate) fn new(base: Duration, cap: Duration) -> Self {
         Self { base, cap, step: base }
     }
 
     /// The next wait, for a random `share` from 0 to 1.
-    pub(super) fn next(&mut self, share: f64) -> Duration {
+    pub(crate) fn next(&mut self, share: f64) -> Duration {
         let wait = self.step.mul_f64(share.clamp(0.0, 1.0));
         self.step = self.step.saturating_mul(2).min(self.cap);
         wait
     }
 
     /// Begins again at `base`.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.step = self.base;
     }
 }
