@@ -63,8 +63,8 @@ impl Tenure {
     }
 }
 
-/// Does `work` whenever the lock is held, until `stop` is cancelled or the work fails. The work must end soon when its token
-/// is cancelled: it is called again once the lock is held anew.
+/// Does `work` whenever the lock is held, until `stop` is cancelled or the work fails. The work must look at its token before
+/// anything else, and end soon when it is cancelled: it is called again once the lock is held anew.
 pub async fn while_held<E, W: Future<Output = Result<(), E>>>(
     store: &Store,
     lock: &Lease,
@@ -242,14 +242,21 @@ mod tests {
         let tenure = Tenure { until: Mutex::new(Instant::now()), ended: CancellationToken::new() };
         tenure.extend(Instant::now());
         let steps = AtomicU32::new(0);
-        let ended = tenure.ended.clone();
-        let work = ended.run_until_cancelled(async {
+        let endless = async {
             loop {
                 steps.fetch_add(1, SeqCst);
                 sleep(LEASE).await;
             }
-        });
-        assert_eq!(tenure.run(work).await, None);
+        };
+        let ended = tenure.ended.clone();
+        let work = async {
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => {}
+                () = endless => {}
+            }
+        };
+        tenure.run(work).await;
         assert_eq!(steps.load(SeqCst), 1, "it did nothing after the lease");
     }
 }

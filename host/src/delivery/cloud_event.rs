@@ -21,14 +21,15 @@ pub(super) struct Event {
 }
 
 pub(super) fn of(firing: Firing, body: Body) -> Event {
-    let time = jiff::Timestamp::from_millisecond(firing.tick.time_ms);
+    // The last hours of the year 9999 are no timestamps to the library; they are ticks.
+    let time = jiff::Timestamp::from_millisecond(firing.tick.time_ms).unwrap_or(jiff::Timestamp::MAX);
     let key = firing.alert.0.to_string();
     let headers = [
         ("ce_specversion", SPEC_VERSION.to_owned()),
         ("ce_id", firing.id.to_string()),
         ("ce_source", format!("/tenants/{}/alerts/{key}", firing.tenant.as_str())),
         ("ce_type", TYPE.to_owned()),
-        ("ce_time", time.expect("ticks are of the years 1970 to 9999").to_string()),
+        ("ce_time", time.to_string()),
         ("content-type", "application/json".to_owned()),
     ];
     Event { key, headers, value: body(firing) }

@@ -9,7 +9,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tocsin_engine::domain::{Alert, Conditions, Firing, Symbol, Tick};
+use tocsin_engine::domain::{Alert, Conditions, Firing, MAX_TIME_MS, Symbol, Tick};
 
 use super::cloud_event;
 use super::kafka::Publisher;
@@ -218,4 +218,10 @@ async fn a_firing_is_a_cloud_event_in_binary_mode() {
         ("content-type", "application/json"),
     ];
     assert_eq!(event.headers.each_ref().map(|(name, value)| (*name, value.as_str())), expect);
+    for time_ms in [0, MAX_TIME_MS] {
+        let tick = Tick::new(Symbol::parse("S0").unwrap(), 1.5, 2.5, time_ms, Conditions::default()).unwrap();
+        let made = Firing { tick, ..firing(&alert, alert.bindings[0].id, 7) };
+        let time = &cloud_event::of(made, |_| String::new()).headers[4].1;
+        assert!(time.starts_with(if time_ms == 0 { "1970-01-01T00:00:00" } else { "9999-12-3" }), "{time}");
+    }
 }
