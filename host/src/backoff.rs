@@ -1,4 +1,4 @@
-//! How long to wait before something is tried again: exponential, with full jitter.
+//! How long to wait before the next try: exponential, with full jitter.
 //!
 //! Full jitter (uniform from 0 to the step, see
 //! <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>) spreads the clients of a server that went

@@ -2,6 +2,8 @@
 //! [`Settings`] is what is needed, checked.
 
 pub mod env_file;
+mod kafka;
+mod roles;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,11 @@ use crate::prices::RedisAddress;
 use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
 
+pub use self::kafka::{KafkaArgs, KafkaSettings};
+pub use self::roles::{Role, Roles};
+
+use self::roles::Shared;
+
 /// What is subscribed and served without `TICKERS`.
 const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
 
@@ -35,9 +42,6 @@ const MAX_TICKERS: usize = 1024;
 /// An audit makes a fresh instance, which costs many calls: so few that they do not show, and still several a second in
 /// a busy market.
 const DEFAULT_AUDIT_EVERY_CALLS: u32 = 10_000;
-
-/// Environment variables of backends that this version does not have yet: naming them must not pass in silence.
-const FUTURE_BACKENDS: [&str; 1] = ["KAFKA_BROKERS"];
 
 /// Where rules, alerts and firings are kept
 #[derive(Args, Clone, Debug)]
@@ -66,6 +70,14 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub store: StoreArgs,
 
+    /// What this process does, comma-separated or repeated; the other roles are other processes' [default: all]
+    #[arg(long = "role", env = "TOCSIN_ROLES", value_enum, value_delimiter = ',', value_name = "ROLE")]
+    pub roles: Vec<Role>,
+
+    /// Where ticks and firings go.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+
     /// Redis of prices and candles: HOST:PORT, or redis://USER:PASSWORD@HOST:PORT/DATABASE [default: in the data folder]
     #[arg(
         long,
@@ -81,7 +93,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_BIND", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDR")]
     pub bind: IpAddr,
 
-    /// Port of REST, WebSocket and SSE; 0 for any
+    /// Port of REST, WebSocket and SSE, and of /health and /ready whatever the roles; 0 for any
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
 
@@ -117,7 +129,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_SIMULATED_RATE", default_value = "25", value_name = "N")]
     pub simulated_rate: NonZeroU32,
 
-    /// Partitions of the embedded log; fixed once it is created
+    /// Partitions of the embedded log, or of a topic that is made; fixed from then on
     #[arg(long, env = "TOCSIN_PARTITIONS", default_value_t = 8)]
     pub partitions: u32,
 
@@ -235,6 +247,10 @@ impl StoreArgs {
 /// What the server needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What this process does.
+    pub roles: Roles,
+    /// The bus and where firings are told, if that is Kafka.
+    pub kafka: Option<KafkaSettings>,
     /// Where the embedded log and database live.
     pub data_dir: PathBuf,
     /// Where rules, alerts and firings are kept.
@@ -259,8 +275,6 @@ pub struct Settings {
     pub evaluator: EvaluatorConfig,
     /// Limits of compiling one module.
     pub compile: CompileLimits,
-    /// Settings that were given and have no effect.
-    pub ignored: Vec<&'static str>,
 }
 
 impl ServeArgs {
@@ -273,6 +287,12 @@ impl ServeArgs {
                 self.bind
             )));
         }
+        let roles = Roles::of(&self.roles);
+        let kafka = self.kafka.clone().settle(self.partitions)?;
+        let store = self.store.choice()?;
+        let prices = redis_address(&self.redis_addr)?;
+        let is_postgres = matches!(store, StoreChoice::Postgres(_));
+        roles.check(Shared { bus: kafka.is_some(), store: is_postgres, prices: prices.is_some() })?;
         let tickers = parse_tickers(&self.tickers)?;
         let feed = self.feed(&tickers)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -281,8 +301,10 @@ impl ServeArgs {
             retention_ms: Some(self.retention_hours.saturating_mul(3_600_000)),
         };
         Ok(Settings {
-            prices: redis_address(&self.redis_addr)?,
-            store: self.store.choice()?,
+            roles,
+            kafka,
+            store,
+            prices,
             data_dir: self.store.data_dir,
             bind: self.bind,
             port: self.port,
@@ -313,10 +335,6 @@ impl ServeArgs {
                 cpu_s: self.compile_cpu_s,
                 deadline_ms: self.compile_deadline_ms,
             },
-            ignored: FUTURE_BACKENDS
-                .into_iter()
-                .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-                .collect(),
         })
     }
 

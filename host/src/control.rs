@@ -110,7 +110,9 @@ impl ControlError {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Database(_) | StoreError::Fenced(_) => Self::Unavailable(error.to_string()),
+            StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) => {
+                Self::Unavailable(error.to_string())
+            }
             StoreError::Refused(_) | StoreError::Open(_) | StoreError::Migration(_) | StoreError::Damaged { .. } => {
                 Self::Internal(error.to_string())
             }

@@ -1,7 +1,8 @@
-//! What this process says of itself when asked whether it is well.
+//! What this process says of itself when asked whether it is well: from its start, before anything is open, to its end.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tocsin_engine::domain::RuleRef;
@@ -30,12 +31,46 @@ const MAX_IMPURE_RULES_TOLD: u32 = 5;
 pub struct Health(Arc<Inner>);
 
 struct Inner {
-    store: Store,
-    prices: Prices,
-    feed: Option<Arc<FeedStatus>>,
-    evaluating: AtomicBool,
+    about: About,
     clock: Clock,
-    evaluation: Option<Arc<EvaluatorStats>>,
+    store: OnceLock<Store>,
+    prices: OnceLock<Prices>,
+    feed: OnceLock<Arc<FeedStatus>>,
+    evaluation: OnceLock<Arc<EvaluatorStats>>,
+    evaluating: AtomicBool,
+    told: Mutex<Told>,
+}
+
+/// What a process is.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// What it does.
+    pub roles: Vec<&'static str>,
+    /// What it does it with, by port: `bus`, `store`, `prices`. No secrets.
+    pub backends: Vec<(&'static str, String)>,
+}
+
+/// What parts have told.
+#[derive(Default)]
+struct Told {
+    phase: Phase,
+    problems: BTreeMap<&'static str, String>,
+    standby: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Starting,
+    Running,
+    Draining,
+}
+
+/// A part of the process that tells what keeps it from its work. It makes the process no less ready: the part tries again.
+#[derive(Clone)]
+pub struct Part {
+    health: Health,
+    name: &'static str,
 }
 
 /// How a process is.
@@ -43,6 +78,12 @@ struct Inner {
 pub struct HealthReport {
     /// Whether it can do its work.
     pub ready: bool,
+    /// What it does.
+    pub roles: Vec<&'static str>,
+    /// What it does it with, by port.
+    pub backends: Vec<(&'static str, String)>,
+    /// For whom it stands by, and with what; None if it works itself.
+    pub standby: Option<String>,
     /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
     pub feed: &'static str,
     /// Whether the feed is connected. A feed that is not makes a process no less ready: it reconnects.
@@ -53,21 +94,89 @@ pub struct HealthReport {
     pub problems: Vec<String>,
 }
 
+impl Part {
+    /// Tells a problem, in place of one that was told before.
+    pub fn tell(&self, problem: impl Into<String>) {
+        self.health.told().problems.insert(self.name, problem.into());
+    }
+
+    /// Tells that another process does the work, and this one waits.
+    pub fn stand_by(&self, standby: String) {
+        let mut told = self.health.told();
+        told.problems.remove(self.name);
+        told.standby = Some(format!("{} {standby}", self.name));
+    }
+
+    /// Tells that all is well.
+    pub fn clear(&self) {
+        let mut told = self.health.told();
+        told.problems.remove(self.name);
+        told.standby.take_if(|standby| standby.starts_with(self.name));
+    }
+}
+
 impl Health {
-    /// The health of a process with these backends.
-    pub fn new(
-        store: Store,
-        prices: Prices,
-        feed: Option<Arc<FeedStatus>>,
-        clock: Clock,
-        evaluation: Option<Arc<EvaluatorStats>>,
-    ) -> Self {
-        Self(Arc::new(Inner { store, prices, feed, evaluating: AtomicBool::new(true), clock, evaluation }))
+    /// The health of a process that is starting.
+    pub fn new(about: About, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            about,
+            clock,
+            store: OnceLock::new(),
+            prices: OnceLock::new(),
+            feed: OnceLock::new(),
+            evaluation: OnceLock::new(),
+            evaluating: AtomicBool::new(true),
+            told: Mutex::default(),
+        }))
+    }
+
+    /// Looks after the store from now on.
+    pub fn watch_store(&self, store: Store) {
+        let _ = self.0.store.set(store);
+    }
+
+    /// Looks after prices from now on.
+    pub fn watch_prices(&self, prices: Prices) {
+        let _ = self.0.prices.set(prices);
+    }
+
+    /// Looks after the feed from now on.
+    pub fn watch_feed(&self, feed: Arc<FeedStatus>) {
+        let _ = self.0.feed.set(feed);
+    }
+
+    /// Looks after evaluation from now on.
+    pub fn watch_evaluation(&self, stats: Arc<EvaluatorStats>) {
+        let _ = self.0.evaluation.set(stats);
+    }
+
+    /// For a part to tell of itself.
+    pub fn part(&self, name: &'static str) -> Part {
+        Part { health: self.clone(), name }
+    }
+
+    /// Says that all roles work.
+    pub fn begun(&self) {
+        self.told().phase = Phase::Running;
+    }
+
+    /// Says that the process finishes what it has begun, and begins nothing more.
+    pub fn draining(&self) {
+        self.told().phase = Phase::Draining;
+    }
+
+    /// Says that evaluation has stopped.
+    pub fn evaluation_stopped(&self) {
+        self.0.evaluating.store(false, Relaxed);
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether ticks wait longer than they should.
     fn lateness(&self) -> Option<String> {
-        let oldest_ms = self.0.evaluation.as_ref()?.oldest_waiting_ms()?;
+        let oldest_ms = self.0.evaluation.get()?.oldest_waiting_ms()?;
         let late_ms = (self.0.clock)().saturating_sub(oldest_ms);
         (late_ms > MAX_WAIT_MS).then(|| {
             format!(
@@ -80,14 +189,14 @@ impl Health {
 
     /// Partitions that are judged no more until somebody acts.
     fn halted_partitions(&self) -> Vec<String> {
-        let partitions = self.0.evaluation.as_ref().map(|stats| stats.partitions()).unwrap_or_default();
+        let partitions = self.0.evaluation.get().map(|stats| stats.partitions()).unwrap_or_default();
         let halted = partitions.into_iter().filter_map(|(partition, state)| Some((partition, state.halted?)));
         halted.map(|(partition, why)| format!("partition {partition} is not evaluated: {why}")).collect()
     }
 
     /// Symbols with ticks that nobody judges.
     fn strays(&self) -> Vec<String> {
-        let strays = self.0.evaluation.as_ref().map(|stats| stats.strays()).unwrap_or_default();
+        let strays = self.0.evaluation.get().map(|stats| stats.strays()).unwrap_or_default();
         let tell = |(symbol, Strays { home, partition, ticks })| {
             format!(
                 "{symbol} is at home on partition {home}, and {ticks} of its ticks turned up elsewhere, the last on \
@@ -97,14 +206,24 @@ impl Health {
         strays.into_iter().map(tell).collect()
     }
 
-    /// Says that evaluation has stopped.
-    pub fn evaluation_stopped(&self) {
-        self.0.evaluating.store(false, Relaxed);
+    /// How the feed is, if this process has one.
+    pub fn feed(&self) -> Option<FeedSnapshot> {
+        self.0.feed.get().map(|status| status.snapshot())
+    }
+
+    /// Whether the store does not answer.
+    async fn store_problem(&self) -> Option<String> {
+        match tokio::time::timeout(STORE_TIMEOUT, self.0.store.get()?.ping()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs())),
+        }
     }
 
     /// Impure rules with alerts that wait for somebody to act. A store that is away is told already.
     async fn impure_rules(&self) -> Vec<String> {
-        let asked = self.0.store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD);
+        let Some(store) = self.0.store.get() else { return Vec::new() };
+        let asked = store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD);
         let Ok(Ok(rules)) = tokio::time::timeout(STORE_TIMEOUT, asked).await else { return Vec::new() };
         let tell = |(rule, live): (RuleRef, u64)| {
             format!(
@@ -118,12 +237,16 @@ impl Health {
 
     /// Looks after everything.
     pub async fn report(&self) -> HealthReport {
-        let mut problems = Vec::new();
-        match tokio::time::timeout(STORE_TIMEOUT, self.0.store.ping()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => problems.push(error.to_string()),
-            Err(_) => problems.push(format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs())),
-        }
+        let (phase, told, standby) = {
+            let told = self.told();
+            (told.phase, told.problems.values().cloned().collect::<Vec<_>>(), told.standby.clone())
+        };
+        let mut problems: Vec<String> = match phase {
+            Phase::Starting => vec!["the process is starting".into()],
+            Phase::Running => Vec::new(),
+            Phase::Draining => vec!["the process is stopping".into()],
+        };
+        problems.extend(self.store_problem().await);
         // They make the process no less ready: every other rule is judged.
         let impure = self.impure_rules().await;
         if !self.0.evaluating.load(Relaxed) {
@@ -131,19 +254,20 @@ impl Health {
         }
         problems.extend(self.halted_partitions());
         let ready = problems.is_empty();
+        problems.extend(told);
         problems.extend(impure);
         // Alerts fire without them.
-        problems.extend(self.0.prices.problems().await);
+        if let Some(prices) = self.0.prices.get() {
+            problems.extend(prices.problems().await);
+        }
         problems.extend(self.lateness());
         problems.extend(self.strays());
-        let Some(status) = &self.0.feed else {
-            return HealthReport { ready, feed: "none", feed_connected: false, feed_rejected: Vec::new(), problems };
-        };
-        let feed = status.snapshot();
-        let (kind, feed_connected) = (feed.kind.label(), feed.connected);
-        let feed_rejected = feed.rejections().collect();
-        problems.extend(feed_problem(feed, (self.0.clock)()));
-        HealthReport { ready, feed: kind, feed_connected, feed_rejected, problems }
+        let About { roles, backends } = self.0.about.clone();
+        let feed = self.feed();
+        let (kind, feed_connected) = feed.as_ref().map_or(("none", false), |feed| (feed.kind.label(), feed.connected));
+        let feed_rejected = feed.iter().flat_map(FeedSnapshot::rejections).collect();
+        problems.extend(feed.and_then(|feed| feed_problem(feed, (self.0.clock)())));
+        HealthReport { ready, roles, backends, standby, feed: kind, feed_connected, feed_rejected, problems }
     }
 }
 
@@ -168,16 +292,14 @@ mod tests {
 
     use super::*;
     use crate::ingest::FeedKind;
-    use crate::prices::testing::{Home, Member};
 
     #[tokio::test]
     async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open_sqlite(dir.path()).await.unwrap();
-        let prices = Home::make(Member::Embedded).prices;
         let (feed, now_ms) = (Arc::new(FeedStatus::new(FeedKind::Finnhub)), Arc::new(AtomicI64::new(1_000_000)));
         let clock = now_ms.clone();
-        let health = Health::new(store, prices, Some(feed.clone()), Arc::new(move || clock.load(Relaxed)), None);
+        let health = Health::new(About::default(), Arc::new(move || clock.load(Relaxed)));
+        health.watch_feed(feed.clone());
+        health.begun();
         let problems = async || {
             let report = health.report().await;
             assert!(report.ready);
@@ -195,5 +317,25 @@ mod tests {
         assert_eq!(health.report().await.feed_rejected, [(RejectReason::NotJson, 1)]);
         now_ms.store(0, Relaxed);
         assert_eq!(problems().await, "", "a clock that was set back is no silence");
+    }
+    #[tokio::test]
+    async fn a_process_is_ready_while_it_runs_and_its_parts_tell_of_themselves() {
+        let health = Health::new(About { roles: vec!["ingest"], ..About::default() }, Arc::new(|| 0));
+        let (ingest, deliver) = (health.part("ingest"), health.part("deliver"));
+        assert!(!health.report().await.ready);
+        health.begun();
+        deliver.tell("firings wait");
+        ingest.stand_by("for b, which holds the feed".into());
+        let report = health.report().await;
+        assert!(report.ready && report.roles == ["ingest"], "{report:?}");
+        assert_eq!(report.problems, ["firings wait"]);
+        assert_eq!(report.standby.as_deref(), Some("ingest for b, which holds the feed"));
+        deliver.clear();
+        assert!(health.report().await.standby.is_some(), "another part's");
+        ingest.clear();
+        let report = health.report().await;
+        assert!(report.problems.is_empty() && report.standby.is_none(), "{report:?}");
+        health.draining();
+        assert!(!health.report().await.ready);
     }
 }

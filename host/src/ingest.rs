@@ -28,6 +28,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use sha2::{Digest as _, Sha256};
 use tocsin_engine::domain::{Symbol, Tick};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,9 @@ pub const FINNHUB_URL: &str = "wss://ws.finnhub.io";
 
 /// Where Binance's spot market data is streamed, to anyone.
 pub const BINANCE_URL: &str = "wss://data-stream.binance.vision";
+
+/// Bytes of the hash in a lock's name: few would tell two keys apart, and all of them are a burden to read.
+const LOCK_HASH_BYTES: usize = 8;
 
 /// A source of ticks.
 #[derive(Clone, Debug)]
@@ -79,6 +83,18 @@ pub enum Feed {
 }
 
 impl Feed {
+    /// A name for what no two processes may use at the same time: a second connection with the same key can drop both.
+    /// Names no key, only its hash.
+    pub fn lock_name(&self) -> String {
+        let what = match self {
+            Self::Finnhub { url, key, .. } if key.is_empty() => url.clone(),
+            Self::Finnhub { key, .. } => key.expose().to_owned(),
+            Self::Binance { url, .. } => url.clone(),
+            Self::Simulated { seed, .. } => seed.to_string(),
+        };
+        format!("feed-{}-{}", self.kind(), hex::encode(&Sha256::digest(what)[..LOCK_HASH_BYTES]))
+    }
+
     /// Which kind of feed this is: what its [`FeedStatus`] is made with.
     pub fn kind(&self) -> FeedKind {
         match self {

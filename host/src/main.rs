@@ -18,13 +18,16 @@ fn main() -> ExitCode {
         return cli::exit_code(Err(error.into()), &cli.global);
     }
     let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve(*args, &cli.global).await,
             Command::Migrate(args) => cli::report_store(roles::migrate(args).await, &cli.global),
             other => cli::run(other, cli.global).await,
         }
-    })
+    });
+    // What still waits for a backend is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {

@@ -4,10 +4,11 @@
 //! databases do differently (connections, locks, watches) is in the file of the member.
 
 #[cfg(test)]
-pub(super) mod conformance;
+pub(crate) mod conformance;
 mod error;
 mod faults;
 mod homes;
+mod lease;
 mod migrations;
 mod newest;
 mod outbox;
@@ -32,6 +33,7 @@ use self::sqlite::SqliteStore;
 pub use self::error::StoreError;
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
 pub use self::homes::Start;
+pub use self::lease::{Lease, Leased};
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
@@ -523,7 +525,8 @@ impl Store {
     }
 
     /// Leases the oldest firings in the outbox that nobody tells at the moment, at most `limit`, in the order of their
-    /// sequence numbers. One whose lease has run out may have been told all the same: it is leased again.
+    /// sequence numbers. An alert's firings are told by one deliverer at a time, in their order: while one of them is
+    /// leased, so are the others. One whose lease has run out may have been told all the same: it is leased again.
     pub async fn lease_outbox(
         &self,
         lease: &OutboxLease,
@@ -537,6 +540,31 @@ impl Store {
     /// leased by now. Returns how many.
     pub async fn ack_outbox(&self, owner: &str, told: &[u64]) -> Result<u64, StoreError> {
         on_member!(self, ack_outbox(owner, told))
+    }
+
+    /// Leases all firings anew that an owner has leased.
+    pub async fn renew_outbox(&self, lease: &OutboxLease, now_ms: i64) -> Result<(), StoreError> {
+        on_member!(self, renew_outbox(lease, now_ms))
+    }
+
+    /// Lets others have the firings that an owner has leased and not told.
+    pub async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
+        on_member!(self, release_outbox(owner))
+    }
+
+    /// Asks for a lease, which is given where nobody holds it.
+    pub async fn acquire_lease(&self, lease: &Lease) -> Result<Leased, StoreError> {
+        on_member!(self, acquire_lease(lease))
+    }
+
+    /// Makes a lease end later; false if it has run out or is somebody else's.
+    pub async fn renew_lease(&self, lease: &Lease) -> Result<bool, StoreError> {
+        on_member!(self, renew_lease(lease))
+    }
+
+    /// Ends a lease; nothing happens if it is somebody else's.
+    pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        on_member!(self, release_lease(lease))
     }
 
     /// The counters of live bindings: kept, counted, and of the only tenant.

@@ -10,7 +10,7 @@ use super::Api;
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use crate::compiler::Compiler;
 use crate::control::Control;
-use crate::health::Health;
+use crate::health::{About, Health};
 use crate::library::Library;
 use crate::prices::{EmbeddedPrices, Prices};
 use crate::store::{BindingCaps, Store};
@@ -41,7 +41,10 @@ pub(super) async fn backends() -> Backends {
     let control = Control::new(store.clone(), bus.clone(), library, clock, CAPS);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();
-    let health = Health::new(store.clone(), prices.clone(), None, Arc::new(|| NOW_MS), None);
+    let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, Arc::new(|| NOW_MS));
+    health.watch_store(store.clone());
+    health.watch_prices(prices.clone());
+    health.begun();
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
     let api = Api { control, prices, bus, health, tickers, warned: Arc::default(), tenant };
     Backends { api, store, _dir: dir }

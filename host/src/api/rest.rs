@@ -16,22 +16,28 @@ mod openapi;
 mod problem;
 mod promotion;
 mod rules;
+mod status;
 mod strict_json;
 #[cfg(test)]
 mod tests;
 mod trades;
 
 use axum::Router;
+use axum::extract::FromRef;
 use axum::http::{Method, header};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::{Kind, Problem};
 use self::trades::TradeFeed;
 use super::Api;
+use crate::health::Health;
+
+pub use self::firings::firing_json;
 
 /// The largest JSON body, bytes. An alert with the most symbols and params that there can be is below 16 KiB.
 const MAX_JSON_BYTES: usize = 64 * 1024;
@@ -63,8 +69,28 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     Ok(())
 }
 
+/// Serves `/health` and `/ready` until `stop` is cancelled: what a process answers that has no API, or none yet.
+pub async fn serve_status(listener: TcpListener, health: Health, stop: CancellationToken) {
+    let (router, _) = OpenApiRouter::new().merge(status::routes()).split_for_parts();
+    let absent =
+        "this process answers GET /health and GET /ready only; its roles, which /health tells, have no API now";
+    let router = router
+        .fallback(async move || Problem::new(Kind::NotFound, absent))
+        .layer(CatchPanicLayer::custom(problem::from_panic))
+        .layer(axum::middleware::from_fn(host_check::check))
+        .with_state(health);
+    connections::serve(listener, router, TaskTracker::new(), stop).await;
+}
+
+impl FromRef<Served> for Health {
+    fn from_ref(served: &Served) -> Self {
+        served.api.health.clone()
+    }
+}
+
 fn router(served: Served) -> Router {
     let (router, openapi) = openapi::described()
+        .merge(status::routes())
         .merge(gostocks::routes())
         .merge(trades::routes())
         .merge(rules::routes())

@@ -4,6 +4,7 @@
 //! nor reorders. Each reader (`reader`) is a client of its own with the partitions and offsets that it was given; which
 //! partitions a process reads is decided elsewhere. Offsets out of range are errors, never a silent jump.
 
+mod config;
 mod membership;
 mod reader;
 #[cfg(test)]

@@ -98,6 +98,48 @@ fn an_open_door_is_refused() {
     assert!(settle(&["--bind", "::1"]).is_ok());
 }
 
+const DATABASE: [&str; 2] = ["--database-url", "postgres://u:s3cret@h:1/d"];
+const KAFKA: [&str; 2] = ["--kafka-brokers", "127.0.0.1:9092"];
+
+#[test]
+fn the_bus_follows_the_brokers() {
+    assert!(settle(&[]).unwrap().kafka.is_none() && settle(&["--kafka-brokers", " ,"]).unwrap().kafka.is_none());
+    let several = ["--kafka-brokers", " a:1, b:2,", "--partitions", "3", "--kafka-replication", "2"];
+    let kafka = settle(&several).unwrap().kafka.unwrap();
+    assert_eq!((kafka.ticks.brokers.as_str(), kafka.ticks.topic.as_str()), ("a:1,b:2", "market_ticks"));
+    assert_eq!((kafka.ticks.partitions, kafka.ticks.replication), (3, Some(2)));
+    assert_eq!((kafka.firings.topic.as_str(), kafka.firings.partitions), ("alert_firings", 3));
+    let options = ["--kafka-options", "sasl.username=u sasl.password='s3 cret'"];
+    let chosen = settle(&[&KAFKA[..], &options].concat()).unwrap().kafka.unwrap();
+    let expect = [("sasl.username", "u"), ("sasl.password", "s3 cret")];
+    assert_eq!(chosen.ticks.options, expect.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(!format!("{chosen:?}").contains("s3 cret"));
+    check_refused(&["--kafka-brokers", "a:1,b"], &["KAFKA_BROKERS", "\"b\"", "HOST:PORT"]);
+    for (wrong, expect) in [
+        (["--kafka-topic", "a b"], ["KAFKA_TOPIC", "letters"]),
+        (["--kafka-firings-topic", "market_ticks"], ["KAFKA_FIRINGS_TOPIC", "give another"]),
+        (["--kafka-options", "colour=red"], ["KAFKA_OPTIONS", "colour"]),
+        (["--kafka-options", "red"], ["KAFKA_OPTIONS", "word 1"]),
+    ] {
+        check_refused(&[KAFKA, wrong].concat(), &expect);
+    }
+}
+
+#[test]
+fn some_roles_need_backends_that_are_shared() {
+    let names = |args: &[&str]| settle(&[&KAFKA[..], &DATABASE, args].concat()).unwrap().roles.names();
+    let all = ["ingest", "project", "evaluate", "deliver", "api"];
+    assert_eq!(settle(&[]).unwrap().roles.names(), all);
+    assert_eq!(settle(&["--role", "api,project,ingest", "--role", "evaluate,deliver"]).unwrap().roles.names(), all);
+    assert_eq!(names(&["--role", "evaluate", "--role", "ingest,evaluate"]), ["ingest", "evaluate"]);
+    check_refused(&["--role", "deliver"], &["--role deliver", "set KAFKA_BROKERS and DATABASE_URL,"]);
+    check_refused(&[&KAFKA[..], &["--role", "evaluate"]].concat(), &["set DATABASE_URL,"]);
+    check_refused(&[&DATABASE[..], &["--role", "ingest"]].concat(), &["set KAFKA_BROKERS,"]);
+    check_refused(&[&KAFKA[..], &DATABASE, &["--role", "api"]].concat(), &["set REDIS_ADDR,"]);
+    assert_eq!(names(&["--role", "api", "--redis-addr", "127.0.0.1:6379"]), ["api"]);
+    assert!(Typed::try_parse_from(["tocsin", "--role", "all"]).is_err());
+}
+
 #[test]
 fn the_store_follows_the_database_url() {
     let store = |url: &str| settle(&["--database-url", url]).map(|settings| settings.store);

@@ -152,7 +152,12 @@ pub(super) async fn run(
         }
         stop.cancelled().await;
     };
-    stop.run_until_cancelled(sending).await;
+    // The stop first: what would have been sent since is no longer this process's to send.
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = sending => {}
+    }
     status.set_disconnected();
     tracing::info!("the simulated feed has stopped");
 }

@@ -156,7 +156,12 @@ impl Supervisor<'_> {
             refused: false,
             reject_log: RejectLog::default(),
         };
-        let ended = self.stop.run_until_cancelled(session.run(&mut socket)).await;
+        // The stop first: what has come since is no longer this process's to take.
+        let ended = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            ended = session.run(&mut socket) => Some(ended),
+        };
         let healthy = was_healthy(began.elapsed(), session.ticks);
         match ended {
             Some(Ended::Lost(text)) => Outcome::Failed { text, healthy },

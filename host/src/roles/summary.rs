@@ -9,13 +9,13 @@ use tracing::info;
 
 use crate::bus::Bus;
 use crate::evaluator::EvaluatorStats;
-use crate::ingest::FeedStatus;
+use crate::health::Health;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
     stats: Arc<EvaluatorStats>,
-    feed: Option<Arc<FeedStatus>>,
+    health: Health,
     bus: Bus,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub(super) async fn run(
             quarantined = now.quarantined,
             recovered = now.recovered,
             impurities = now.impurities,
-            feed_rejected = feed.as_ref().map_or(0, |feed| feed.snapshot().rejected_total()),
+            feed_rejected = health.feed().map_or(0, |feed| feed.rejected_total()),
             log_mib = bus.stats().ok().and_then(|stats| stats.retained_bytes).map(|bytes| bytes >> 20),
             "summary"
         );

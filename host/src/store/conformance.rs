@@ -4,6 +4,7 @@ mod alerts;
 mod evaluation;
 mod faults;
 mod homes;
+mod leases;
 mod outbox;
 mod rules;
 
@@ -18,22 +19,22 @@ use tocsin_engine::{Fault, FaultBundle};
 use super::testing::{Home, Member};
 use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Start, Store, StoredAlert, StoredRule};
 
-pub(super) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
+pub(crate) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
 
-pub(super) const MANY: BindingCaps = BindingCaps { per_tenant: 1_000_000, per_rule: 1_000_000 };
+pub(crate) const MANY: BindingCaps = BindingCaps { per_tenant: 1_000_000, per_rule: 1_000_000 };
 
-pub(super) fn rule(name: &str) -> RuleRef {
+pub(crate) fn rule(name: &str) -> RuleRef {
     let name = RuleName::parse(name).unwrap();
     RuleRef { digest: Digest::of(name.as_str().as_bytes()), name, version: Version::new(1, 0, 0) }
 }
 
-pub(super) async fn store_rule(store: &Store, rule: &RuleRef) {
+pub(crate) async fn store_rule(store: &Store, rule: &RuleRef) {
     let version = RuleVersion { reference: rule.clone(), manifest: "{}".into(), created_at_ms: 0, quarantine: None };
     let stored = store.put_rule(&Tenant::standard(), &version, b"").await.unwrap();
     assert!(matches!(stored, StoredRule::Created(_)), "{stored:?}");
 }
 
-pub(super) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
+pub(crate) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
     let position = Position { partition: 0, offset: 0 };
     NewAlert {
         tenant: Tenant::standard(),
@@ -47,11 +48,11 @@ pub(super) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
     }
 }
 
-pub(super) fn tick() -> Tick {
+pub(crate) fn tick() -> Tick {
     Tick::new(Symbol::parse("S0").unwrap(), 1.5, 2.5, 3, Conditions(u64::MAX)).unwrap()
 }
 
-pub(super) fn fault(rule: &RuleRef, alert: AlertId, binding: BindingId, offset: u64, quarantined: bool) -> NewFault {
+pub(crate) fn fault(rule: &RuleRef, alert: AlertId, binding: BindingId, offset: u64, quarantined: bool) -> NewFault {
     let bundle = FaultBundle {
         rule: rule.clone(),
         tick: tick(),
@@ -65,7 +66,7 @@ pub(super) fn fault(rule: &RuleRef, alert: AlertId, binding: BindingId, offset: 
 }
 
 /// A store with one rule, `a`, and the claim of partition 0.
-pub(super) async fn open(member: Member) -> (Home, Store, Claim) {
+pub(crate) async fn open(member: Member) -> (Home, Store, Claim) {
     let home = Home::make(member).await;
     let store = home.open().await;
     store_rule(&store, &rule("a")).await;
@@ -74,14 +75,14 @@ pub(super) async fn open(member: Member) -> (Home, Store, Claim) {
 }
 
 /// An alert of the rule `a` on some symbols.
-pub(super) async fn create(store: &Store, symbols: usize) -> Alert {
+pub(crate) async fn create(store: &Store, symbols: usize) -> Alert {
     match store.create_alert(&new_alert(&rule("a"), symbols), MANY).await.unwrap() {
         StoredAlert::Created(alert) => alert,
         other => panic!("{other:?}"),
     }
 }
 
-pub(super) fn firing(alert: &Alert, binding: BindingId, offset: u64) -> Firing {
+pub(crate) fn firing(alert: &Alert, binding: BindingId, offset: u64) -> Firing {
     let position = Position { partition: 0, offset };
     Firing {
         id: FiringId::derive(binding, position),
@@ -95,7 +96,7 @@ pub(super) fn firing(alert: &Alert, binding: BindingId, offset: u64) -> Firing {
     }
 }
 
-pub(super) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
+pub(crate) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
     Checkpoint {
         partition,
         next_offset,
@@ -108,7 +109,7 @@ pub(super) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
 }
 
 /// Commits firings that are not their bindings' last.
-pub(super) async fn fire(store: &Store, claim: &Claim, firings: impl IntoIterator<Item = Firing>) -> u64 {
+pub(crate) async fn fire(store: &Store, claim: &Claim, firings: impl IntoIterator<Item = Firing>) -> u64 {
     let firings = firings.into_iter().map(|firing| (firing, false)).collect();
     store.commit(from_ref(claim), &Commit { firings, ..Commit::default() }).await.unwrap()
 }

@@ -9,6 +9,9 @@ pub enum StoreError {
     /// The database refuses the statement, or answers what no statement asked for: the same call will fail again.
     #[error("the store refuses: {0}; its schema or its data are not what this version writes")]
     Refused(#[source] sqlx::Error),
+    /// The database is not there to be opened, and may be later; the text says what to do.
+    #[error("{0}")]
+    Away(String),
     /// The database could not be opened; the text says what to do.
     #[error("{0}")]
     Open(String),

@@ -33,6 +33,8 @@ mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
+#[path = "sql/leases.rs"]
+mod leases;
 #[path = "sql/outbox.rs"]
 mod outbox;
 #[path = "sql/promotion.rs"]
@@ -69,14 +71,20 @@ type Tx = sqlx::Transaction<'static, Postgres>;
 /// Claims hold until the transaction ends: a new claim waits for it.
 const LOCK_CLAIMS: &str = " FOR NO KEY UPDATE";
 
-/// Rows that another deliverer leases at this moment are passed over.
-const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+/// Rows that another deliverer takes out of the outbox at this moment are passed over.
+const SKIP_LOCKED: &str = " FOR UPDATE OF o SKIP LOCKED";
+
+/// What time it is, Unix milliseconds: now, not when the transaction began.
+const CLOCK_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 static MIGRATIONS: LazyLock<Migrator> =
-    LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters", "0004_homes"));
+    LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes"));
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;
+
+/// The one under which firings are leased: `outbox`.
+const LESSORS_TURN: i64 = 0x6f75_7462_6f78;
 
 /// Connections of this process at most: a server takes 100 as a rule, for all of them.
 const MAX_CONNECTIONS: u32 = 16;
@@ -178,8 +186,12 @@ impl PostgresStore {
 
     /// Waits for the right to number events; it ends with the transaction.
     async fn take_turn(transaction: &mut Tx) -> Result<(), StoreError> {
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TURN).execute(&mut **transaction).await?;
-        Ok(())
+        take(transaction, TURN).await
+    }
+
+    /// Waits for the right to lease firings; it ends with the transaction.
+    async fn take_lessors_turn(transaction: &mut Tx) -> Result<(), StoreError> {
+        take(transaction, LESSORS_TURN).await
     }
 
     /// Commits, and tells what is new, to other processes as well.
@@ -189,6 +201,11 @@ impl PostgresStore {
         self.0.newest.tell(news);
         Ok(())
     }
+}
+
+async fn take(transaction: &mut Tx, turn: i64) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(turn).execute(&mut **transaction).await?;
+    Ok(())
 }
 
 /// Brings the schema up to date. Of processes that do so at once one does, and the others wait for it: in sessions

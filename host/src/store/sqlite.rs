@@ -16,6 +16,8 @@ mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
+#[path = "sql/leases.rs"]
+mod leases;
 #[path = "sql/outbox.rs"]
 mod outbox;
 #[path = "sql/promotion.rs"]
@@ -50,8 +52,11 @@ type Tx = sqlx::Transaction<'static, Sqlite>;
 const LOCK_CLAIMS: &str = "";
 const SKIP_LOCKED: &str = "";
 
+/// What time it is, Unix milliseconds.
+const CLOCK_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0006_homes"),
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes"),
 );
 
 /// The database file in the data folder.
@@ -128,6 +133,11 @@ impl SqliteStore {
 
     /// Waits for the right to number events: whoever writes has it.
     async fn take_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Waits for the right to lease firings: whoever writes has it.
+    async fn take_lessors_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }
 

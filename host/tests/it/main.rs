@@ -11,6 +11,7 @@ mod operations;
 mod other_languages;
 mod promotion;
 mod replay;
+mod roles;
 mod rules;
 mod server;
 mod settings;

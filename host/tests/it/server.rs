@@ -19,7 +19,7 @@ pub(crate) struct Server {
     child: Child,
     /// Where REST is served.
     pub(crate) url: String,
-    /// Where gRPC is served.
+    /// Where gRPC is served; empty if it is not.
     pub(crate) grpc_url: String,
     client: reqwest::blocking::Client,
 }
@@ -29,6 +29,14 @@ impl Server {
     #[track_caller]
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Self {
         running(Self::launch(serve(data_dir, arguments)))
+    }
+
+    /// The same with settings in its environment.
+    #[track_caller]
+    pub(crate) fn start_with(data_dir: &Path, arguments: &[&str], environment: &[(&str, String)]) -> Self {
+        let mut command = serve(data_dir, arguments);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        running(Self::launch(command))
     }
 
     /// The same; None if it ends in place of listening.
@@ -59,8 +67,9 @@ impl Server {
             };
             let line = line.unwrap();
             let json: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let (Some(rest), Some(grpc)) = (json["rest"].as_str(), json["grpc"].as_str()) {
-                break (rest.to_owned(), grpc.to_owned());
+            // Only a process with the role `api` serves gRPC.
+            if let Some(rest) = json["rest"].as_str() {
+                break (rest.to_owned(), json["grpc"].as_str().unwrap_or_default().to_owned());
             }
             said.push(line);
         };

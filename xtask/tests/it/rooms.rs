@@ -65,6 +65,12 @@ const RULES: &[Rule] = &[
     Rule { within: EVERYWHERE, except: &["tocsin::prices"], forbids: &["redis"], because: "Redis is the prices'" },
     Rule {
         within: EVERYWHERE,
+        except: &["tocsin::bus", "tocsin::delivery"],
+        forbids: &["rdkafka"],
+        because: "Kafka is the bus's, and where `delivery` tells of firings",
+    },
+    Rule {
+        within: EVERYWHERE,
         except: &["tocsin::ingest", "tocsin::feed"],
         forbids: &["tokio_tungstenite"],
         because: "WebSockets of exchanges are spoken by `ingest`, and by `feed`, which plays one",
@@ -130,7 +136,14 @@ const RULES: &[Rule] = &[
             "tocsin::library",
         ],
         except: &[],
-        forbids: &["tocsin::api", "tocsin::cli", "tocsin::control", "tocsin::evaluator", "tocsin::roles"],
+        forbids: &[
+            "tocsin::api",
+            "tocsin::cli",
+            "tocsin::control",
+            "tocsin::delivery",
+            "tocsin::evaluator",
+            "tocsin::roles",
+        ],
         because: "ports and their members know nothing of who uses them",
     },
     Rule {
@@ -150,6 +163,20 @@ const RULES: &[Rule] = &[
         except: &[],
         forbids: &["tocsin::api", "tocsin::cli", "tocsin::control", "tocsin::ingest", "tocsin::roles"],
         because: "the evaluator knows the engine and the ports that it uses",
+    },
+    Rule {
+        within: &["tocsin::delivery"],
+        except: &[],
+        forbids: &[
+            "tocsin::api",
+            "tocsin::cli",
+            "tocsin::control",
+            "tocsin::evaluator",
+            "tocsin::ingest",
+            "tocsin::prices",
+            "tocsin::roles",
+        ],
+        because: "delivery knows the store, a topic, and what `roles` tells it to say",
     },
     Rule {
         within: &["tocsin::control"],

@@ -89,6 +89,11 @@ impl FiringBody {
     }
 }
 
+/// A firing as an element of `GET /api/v1/firings`: whoever tells of firings elsewhere tells the same.
+pub fn firing_json(firing: Firing) -> String {
+    serde_json::to_string(&FiringBody::from_firing(firing)).expect("texts and numbers are JSON")
+}
+
 /// Firings in the order in which they were recorded.
 #[utoipa::path(get, path = "/api/v1/firings", operation_id = "list_firings", tag = "firings",
     params(

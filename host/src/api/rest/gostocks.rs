@@ -1,6 +1,4 @@
-//! GoStocks' routes, as its clients know them member for member, and `/ready`.
-
-use std::collections::BTreeMap;
+//! GoStocks' routes, as its clients know them member for member; its `/health` is in `status`.
 
 use axum::Json;
 use axum::extract::State;
@@ -21,36 +19,7 @@ use crate::api;
 use crate::control::{Condition, CreatePriceAlert};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
-    OpenApiRouter::new()
-        .routes(routes!(health))
-        .routes(routes!(ready))
-        .routes(routes!(price))
-        .routes(routes!(create_alert, list_alerts))
-}
-
-#[derive(Serialize, ToSchema)]
-struct HealthBody {
-    /// `ok`, or `unavailable` where it cannot do its work.
-    status: &'static str,
-    /// Always `gateway`.
-    service: &'static str,
-    /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
-    feed: &'static str,
-    /// Whether the feed is connected.
-    feed_connected: bool,
-    /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
-    feed_rejected: BTreeMap<&'static str, u64>,
-    /// What is wrong, for people.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    problems: Vec<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct ReadyBody {
-    ready: bool,
-    /// What is wrong, for people.
-    problems: Vec<String>,
+    OpenApiRouter::new().routes(routes!(price)).routes(routes!(create_alert, list_alerts))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -107,31 +76,6 @@ struct PriceAlertBody {
     triggered: bool,
     /// Unix seconds.
     created_at: i64,
-}
-
-/// Whether the server can do its work, and how its feed is.
-#[utoipa::path(get, path = "/health", operation_id = "health", tag = "health", responses(
-    (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
-    (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
-))]
-async fn health(State(served): State<Served>) -> (StatusCode, Json<HealthBody>) {
-    let report = served.api.health.report().await;
-    let (code, status) =
-        if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    let feed_rejected = report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect();
-    let (feed, feed_connected, problems) = (report.feed, report.feed_connected, report.problems);
-    (code, Json(HealthBody { status, service: "gateway", feed, feed_connected, feed_rejected, problems }))
-}
-
-/// Whether the server can do its work, for probes.
-#[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "health", responses(
-    (status = 200, body = ReadyBody, description = "It can"),
-    (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
-))]
-async fn ready(State(served): State<Served>) -> (StatusCode, Json<ReadyBody>) {
-    let report = served.api.health.report().await;
-    let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(ReadyBody { ready: report.ready, problems: report.problems }))
 }
 
 /// The newest price of a symbol.

@@ -9,9 +9,13 @@ use tokio::time::timeout;
 
 use super::ACQUIRE_TIMEOUT;
 use crate::store::StoreError;
+use crate::words::words;
 
 /// What may be written, for messages.
 const FORMS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or user=… password=… dbname=… host=… port=… sslmode=…";
+
+/// SQLSTATEs of a server that is starting, stopping, or has no connection left (PostgreSQL's manual, appendix A).
+const STARTING: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
 
 /// Where a PostgreSQL database is, and as whom to go there.
 #[derive(Clone)]
@@ -75,16 +79,25 @@ pub(super) async fn check(url: &DatabaseUrl) -> Result<(), StoreError> {
         Ok(Err(error)) => error,
         Err(_) => {
             let seconds = ACQUIRE_TIMEOUT.as_secs();
-            return Err(StoreError::Open(format!("PostgreSQL at {} does not answer within {seconds} s", url.server())));
+            return Err(StoreError::Away(format!("PostgreSQL at {} does not answer within {seconds} s", url.server())));
         }
     };
-    Err(StoreError::Open(advice(url, error)))
+    let advice = advice(url, &error);
+    // What is not wrong with the URL passes.
+    Err(match &error {
+        sqlx::Error::Io(_) => StoreError::Away(advice),
+        error if code(error).is_some_and(|code| STARTING.contains(&code.as_str())) => StoreError::Away(advice),
+        _ => StoreError::Open(advice),
+    })
 }
 
-fn advice(url: &DatabaseUrl, error: sqlx::Error) -> String {
+fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+}
+
+fn advice(url: &DatabaseUrl, error: &sqlx::Error) -> String {
     let (server, user, database) = (url.server(), url.0.get_username(), url.database());
-    let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
-    match (code.as_deref(), &error) {
+    match (code(error).as_deref(), error) {
         (Some("3D000"), _) => format!(
             "PostgreSQL at {server} has no database {database:?}; create it (createdb -U {user} {database}), or correct \
              DATABASE_URL"
@@ -112,8 +125,12 @@ fn cause(error: sqlx::Error) -> String {
 }
 
 fn from_words(text: &str) -> Result<PgConnectOptions, String> {
+    let words = words(text, FORMS)?;
+    if words.is_empty() {
+        return Err(format!("is empty; give {FORMS}"));
+    }
     let mut options = PgConnectOptions::new();
-    for (key, value) in words(text)? {
+    for (key, value) in words {
         let wrong = |why: String| format!("{key} {why}");
         options = match key.as_str() {
             "host" if value.starts_with('/') => options.socket(&value),
@@ -133,44 +150,6 @@ fn from_words(text: &str) -> Result<PgConnectOptions, String> {
         };
     }
     Ok(options)
-}
-
-/// Splits `key=value key='a value'`; a backslash takes the next character as it is.
-fn words(text: &str) -> Result<Vec<(String, String)>, String> {
-    let mut words = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let nth = words.len() + 1;
-        let (key, value) = rest.split_once('=').ok_or_else(|| format!("word {nth} has no '='; give {FORMS}"))?;
-        let key = key.trim_end();
-        if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(format!("word {nth} has no '='; put a value that holds a space in single quotes"));
-        }
-        let (value, behind) =
-            read_value(value.trim_start()).ok_or_else(|| format!("the quote of {key} is not closed"))?;
-        words.push((key.to_owned(), value));
-        rest = behind.trim_start();
-    }
-    if words.is_empty() {
-        return Err(format!("is empty; give {FORMS}"));
-    }
-    Ok(words)
-}
-
-/// The value at the start of a text, and what is behind it; None if its quote is not closed.
-fn read_value(text: &str) -> Option<(String, &str)> {
-    let (quoted, text) = text.strip_prefix('\'').map_or((false, text), |text| (true, text));
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, char)) = chars.next() {
-        match char {
-            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
-            '\'' if quoted => return Some((value, &text[at + 1..])),
-            _ if !quoted && char.is_whitespace() => return Some((value, &text[at..])),
-            _ => value.push(char),
-        }
-    }
-    (!quoted).then_some((value, ""))
 }
 
 #[cfg(test)]

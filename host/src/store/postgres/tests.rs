@@ -212,7 +212,7 @@ async fn who_cannot_open_it_is_told_what_to_do() {
     let (home, ..) = two().await;
     let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
     let told = async |url: &DatabaseUrl| match Store::open_postgres(url).await {
-        Err(StoreError::Open(told)) => told,
+        Err(StoreError::Open(told) | StoreError::Away(told)) => told,
         other => panic!("{:?}", other.map(drop)),
     };
     let missing = told(&database.url().with_database("tocsin_nowhere")).await;

@@ -1,4 +1,5 @@
 //! The outbox: firings that are still to be told. Each is leased to one deliverer at a time, and goes once it is told.
+//! Deliverers lease one after the other, and pass over alerts of which another has a firing: so each alert's order holds.
 
 use sqlx::QueryBuilder;
 use tocsin_engine::domain::Firing;
@@ -14,9 +15,15 @@ impl Member {
         now_ms: i64,
     ) -> Result<Vec<(u64, Firing)>, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
+        Self::take_lessors_turn(&mut transaction).await?;
+        // That leases end after 0 is said apart, since that is what the index of leased rows knows.
         let leased: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "WITH due AS MATERIALIZED
-               (SELECT seq FROM outbox WHERE leased_until_ms <= $1 ORDER BY seq LIMIT $2{SKIP_LOCKED})
+               (SELECT o.seq FROM outbox o JOIN firings f ON f.seq = o.seq
+                WHERE o.leased_until_ms <= $1 AND f.alert_id NOT IN
+                  (SELECT t.alert_id FROM outbox l JOIN firings t ON t.seq = l.seq
+                   WHERE l.leased_until_ms > 0 AND l.leased_until_ms > $1)
+                ORDER BY o.seq LIMIT $2{SKIP_LOCKED})
              UPDATE outbox SET lease = $3, leased_until_ms = $4 WHERE seq IN (SELECT seq FROM due) RETURNING seq"
         )))
         .bind(now_ms)
@@ -36,6 +43,20 @@ impl Member {
         transaction.commit().await?;
         firings.sort_unstable_by_key(|(seq, _)| *seq);
         Ok(firings)
+    }
+
+    pub(in crate::store) async fn renew_outbox(&self, lease: &OutboxLease, now_ms: i64) -> Result<(), StoreError> {
+        self.lease_again(&lease.owner, now_ms.saturating_add(lease.duration_ms)).await
+    }
+
+    pub(in crate::store) async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
+        self.lease_again(owner, 0).await
+    }
+
+    async fn lease_again(&self, owner: &str, until_ms: i64) -> Result<(), StoreError> {
+        let update = sqlx::query("UPDATE outbox SET leased_until_ms = $1 WHERE lease = $2 AND leased_until_ms > 0");
+        update.bind(until_ms).bind(owner).execute(self.writer()).await?;
+        Ok(())
     }
 
     pub(in crate::store) async fn ack_outbox(&self, owner: &str, told: &[u64]) -> Result<u64, StoreError> {

@@ -8,8 +8,10 @@ use crate::prices::testing::record;
 #[tokio::test]
 async fn health_says_what_gostocks_says_and_more() {
     let server = fixture().await;
-    let expect =
-        json!({"status": "ok", "service": "gateway", "feed": "none", "feed_connected": false, "feed_rejected": {}});
+    let expect = json!({
+        "status": "ok", "service": "gateway", "roles": ["api"], "backends": {},
+        "feed": "none", "feed_connected": false, "feed_rejected": {},
+    });
     let reply = server.get("/health").await;
     assert_eq!((reply.status, reply.json()), (StatusCode::OK, expect));
     assert_eq!(server.get("/ready").await.json(), json!({"ready": true, "problems": []}));

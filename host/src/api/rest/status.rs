@@ -1,0 +1,87 @@
+//! `/health` and `/ready`: what every process answers, whatever its roles. `/health` is GoStocks', with more members.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{FromRef, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::health::Health;
+
+pub(super) fn routes<S>() -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Health: FromRef<S>,
+{
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready))
+}
+
+#[derive(Serialize, ToSchema)]
+struct HealthBody {
+    /// `ok`, or `unavailable` where it cannot do its work.
+    status: &'static str,
+    /// Always `gateway`.
+    service: &'static str,
+    /// What this process does: `ingest`, `project`, `evaluate`, `deliver`, `api`.
+    roles: Vec<&'static str>,
+    /// What it does it with: `bus`, `store`, `prices`.
+    backends: BTreeMap<&'static str, String>,
+    /// For which other process it waits, where only one may do the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standby: Option<String>,
+    /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
+    feed: &'static str,
+    /// Whether the feed is connected.
+    feed_connected: bool,
+    /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
+    feed_rejected: BTreeMap<&'static str, u64>,
+    /// What is wrong, for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    problems: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ReadyBody {
+    ready: bool,
+    /// What is wrong, for people.
+    problems: Vec<String>,
+}
+
+/// Whether the server can do its work, and how its feed is.
+#[utoipa::path(get, path = "/health", operation_id = "health", tag = "health", responses(
+    (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
+    (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
+))]
+async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) {
+    let report = health.report().await;
+    let (code, status) =
+        if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    let body = HealthBody {
+        status,
+        service: "gateway",
+        roles: report.roles,
+        backends: report.backends.into_iter().collect(),
+        standby: report.standby,
+        feed: report.feed,
+        feed_connected: report.feed_connected,
+        feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),
+        problems: report.problems,
+    };
+    (code, Json(body))
+}
+
+/// Whether the server can do its work, for probes.
+#[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "health", responses(
+    (status = 200, body = ReadyBody, description = "It can"),
+    (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
+))]
+async fn ready(State(health): State<Health>) -> (StatusCode, Json<ReadyBody>) {
+    let report = health.report().await;
+    let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(ReadyBody { ready: report.ready, problems: report.problems }))
+}

@@ -1,0 +1,56 @@
+//! The deliver role: firings from the outbox of the store to a Kafka topic.
+//!
+//! Firings are leased, published, and taken out of the outbox once the brokers have acknowledged them. So a firing is told
+//! at least once, and again where a deliverer dies in between, always with the same id. An alert's firings are told in their
+//! order: its firings are leased to one deliverer at a time, which publishes them in turn through an idempotent producer;
+//! what is told again begins with what was not acknowledged. Several deliverers share the work.
+//!
+//! Limits: one batch at a time, and nothing of the outbox is kept in memory but that. What is told of a firing is not
+//! decided here: `roles` gives the body.
+
+mod cloud_event;
+mod deliverer;
+mod kafka;
+#[cfg(test)]
+mod tests;
+
+use tocsin_engine::domain::Firing;
+use tokio_util::sync::CancellationToken;
+
+use self::deliverer::Deliverer;
+use crate::bus::{BusError, Clock, KafkaConfig};
+use crate::health::Part;
+use crate::store::{Store, StoreError};
+
+/// Writes a firing as it is told: JSON.
+pub type Body = fn(Firing) -> String;
+
+/// Who tells, where, and how.
+#[derive(Clone)]
+pub struct DeliveryConfig {
+    /// A name that no other deliverer has.
+    pub owner: String,
+    /// The topic.
+    pub kafka: KafkaConfig,
+    /// What is told.
+    pub body: Body,
+}
+
+/// Why a batch was not told. It is tried again.
+#[derive(Debug, thiserror::Error)]
+enum DeliveryError {
+    #[error("firings wait for the store: {0}")]
+    Store(#[from] StoreError),
+    #[error("firings wait for Kafka: {0}")]
+    Bus(#[from] BusError),
+    #[error("firings wait for Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    #[error("firings are told at the next start: Kafka does not take them within {} s", deliverer::FINISH_TIMEOUT.as_secs())]
+    Unfinished,
+}
+
+/// Delivers until `stop` is cancelled; then what is leased is told or given back. Backends that are away are waited for,
+/// and told of by `part`.
+pub async fn run(store: Store, config: DeliveryConfig, clock: Clock, part: Part, stop: CancellationToken) {
+    Deliverer::new(store, config, clock, part, stop).run().await;
+}

@@ -1,0 +1,168 @@
+//! One deliverer: leases a batch, publishes it, takes it out of the outbox, and so on.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::cloud_event::{self, Event};
+use super::kafka::Publisher;
+use super::{DeliveryConfig, DeliveryError};
+use crate::backoff::Backoff;
+use crate::bus::Clock;
+use crate::health::Part;
+use crate::store::{OutboxLease, Store};
+
+/// Firings that are leased and published together. They are all that is kept in memory.
+pub(super) const BATCH: u32 = 1_000;
+
+/// How long a deliverer may say nothing before another tells its firings.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// How often leases are renewed while the brokers are waited for; and after so long that wait is told.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
+
+/// How often an outbox that was empty is looked at again unasked: for firings whose deliverer has died.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long after the stop firings are still told.
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first wait after a failure is up to so long.
+const BACKOFF_BASE: Duration = Duration::from_millis(200);
+
+/// And none is longer.
+const BACKOFF_CAP: Duration = Duration::from_secs(5);
+
+pub(super) struct Deliverer {
+    store: Store,
+    config: DeliveryConfig,
+    clock: Clock,
+    part: Part,
+    stop: CancellationToken,
+    lease: OutboxLease,
+    publisher: Option<Publisher>,
+    /// The problem that the log knows of.
+    told: bool,
+}
+
+impl Deliverer {
+    pub(super) fn new(store: Store, config: DeliveryConfig, clock: Clock, part: Part, stop: CancellationToken) -> Self {
+        let lease = OutboxLease { owner: config.owner.clone(), duration_ms: LEASE.as_millis() as i64 };
+        Self { store, config, clock, part, stop, lease, publisher: None, told: false }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut news = None;
+        let finish = finish_time(self.stop.clone());
+        let mut finish = std::pin::pin!(finish);
+        loop {
+            let told = tokio::select! {
+                told = self.round(&mut news) => told,
+                () = &mut finish => Err(DeliveryError::Unfinished),
+            };
+            match told {
+                Ok(true) => {
+                    self.well();
+                    backoff.reset();
+                }
+                Ok(false) if self.stop.is_cancelled() => break,
+                Ok(false) => self.wait_for_news(&mut news).await,
+                Err(error) => {
+                    self.failed(&error).await;
+                    if self.stop.is_cancelled() {
+                        break;
+                    }
+                    let wait = backoff.next(rand::random());
+                    self.stop.run_until_cancelled(sleep(wait)).await;
+                }
+            }
+        }
+    }
+
+    /// Tells one batch; false if there was nothing to tell.
+    async fn round(&mut self, news: &mut Option<watch::Receiver<u64>>) -> Result<bool, DeliveryError> {
+        if news.is_none() {
+            *news = Some(self.store.newest_firing().await?);
+        }
+        if self.publisher.is_none() {
+            self.publisher = Some(Publisher::open(&self.config.kafka).await?);
+        }
+        // Seen before reading: what is recorded meanwhile ends the wait for news.
+        news.iter_mut().for_each(|news| _ = news.borrow_and_update());
+        let leased = self.store.lease_outbox(&self.lease, BATCH, (self.clock)()).await?;
+        if leased.is_empty() {
+            self.well();
+            return Ok(false);
+        }
+        let (numbers, firings): (Vec<u64>, Vec<_>) = leased.into_iter().unzip();
+        let events: Vec<Event> = firings.into_iter().map(|firing| cloud_event::of(firing, self.config.body)).collect();
+        self.publish(&events).await?;
+        self.store.ack_outbox(&self.config.owner, &numbers).await?;
+        Ok(true)
+    }
+
+    /// Publishes, and keeps the leases meanwhile.
+    async fn publish(&mut self, events: &[Event]) -> Result<(), DeliveryError> {
+        let Some(publisher) = self.publisher.clone() else { return Ok(()) };
+        let mut publishing = std::pin::pin!(publisher.publish(events));
+        let mut renewals = interval_at(Instant::now() + RENEW_EVERY, RENEW_EVERY);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                published = &mut publishing => return published,
+                _ = renewals.tick() => {}
+            }
+            self.tell("firings wait for Kafka: the brokers have not acknowledged them");
+            let renewal = self.store.renew_outbox(&self.lease, (self.clock)());
+            tokio::select! {
+                published = &mut publishing => return published,
+                // Without it others tell the same, in the same order.
+                _ = renewal => {}
+            }
+        }
+    }
+
+    async fn wait_for_news(&self, news: &mut Option<watch::Receiver<u64>>) {
+        let Some(firings) = news else { return };
+        let closed = tokio::select! {
+            changed = firings.changed() => changed.is_err(),
+            () = sleep(LOOK_AGAIN) => false,
+            () = self.stop.cancelled() => false,
+        };
+        if closed {
+            *news = None;
+        }
+    }
+
+    /// What was being published is forgotten with its producer, and others may tell it.
+    async fn failed(&mut self, error: &DeliveryError) {
+        self.publisher = None;
+        self.tell(&error.to_string());
+        // A store that does not answer lets leases run out by itself.
+        let _ = tokio::time::timeout(RENEW_EVERY, self.store.release_outbox(&self.config.owner)).await;
+    }
+
+    fn tell(&mut self, problem: &str) {
+        if !std::mem::replace(&mut self.told, true) {
+            warn!("{problem}; trying again");
+        }
+        self.part.tell(problem);
+    }
+
+    fn well(&mut self) {
+        if std::mem::take(&mut self.told) {
+            info!("firings are told again");
+        }
+        self.part.clear();
+    }
+}
+
+/// Ends when firings shall be told no longer.
+async fn finish_time(stop: CancellationToken) {
+    stop.cancelled().await;
+    sleep_until(Instant::now() + FINISH_TIMEOUT).await;
+}

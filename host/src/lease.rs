@@ -1,0 +1,262 @@
+//! What only one process does at a time: work that goes on while a lock with a lease in the store is held.
+//!
+//! Who holds the lock renews it. Who cannot stops before the lease ends, by a clock that nobody sets, counted from before
+//! the request: so two never work at once, whatever became of the answer. A process that was stopped and goes on finds out
+//! before it works on.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::health::Part;
+use crate::store::{Lease, Leased, Store};
+
+/// How long a lock outlives its holder's last word: so soon another takes over.
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// How often it is renewed: several tries fit into a lease.
+pub const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// Work is told to end so long before its lease does: closing a feed's connection takes 1 s at most.
+const END_AHEAD: Duration = Duration::from_secs(2);
+
+/// How often one who stands by asks: what is released is taken over at once.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// The longest wait before a store that fails is asked again.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
+/// How long a release may take; without it the lease ends by itself.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time for which a lock is held for sure.
+struct Tenure {
+    until: Mutex<Instant>,
+    ended: CancellationToken,
+}
+
+impl Tenure {
+    fn extend(&self, asked: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = asked + LEASE - END_AHEAD;
+    }
+
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs work that ends when `ended` is cancelled. It never goes on past the tenure without that.
+    async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if Instant::now() >= self.until() {
+                self.ended.cancel();
+            }
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+/// Does `work` whenever the lock is held, until `stop` is cancelled or the work fails. The work must look at its token before
+/// anything else, and end soon when it is cancelled: it is called again once the lock is held anew.
+pub async fn while_held<E, W: Future<Output = Result<(), E>>>(
+    store: &Store,
+    lock: &Lease,
+    part: &Part,
+    stop: &CancellationToken,
+    work: impl Fn(CancellationToken) -> W,
+) -> Result<(), E> {
+    let mut waiting = Waiting::new(lock, part);
+    while !stop.is_cancelled() {
+        let asked = Instant::now();
+        let wait = match timeout(LEASE, store.acquire_lease(lock)).await {
+            Ok(Ok(Leased::Held)) => {
+                waiting.over();
+                hold(store, lock, asked, stop, &work).await?;
+                continue;
+            }
+            Ok(Ok(Leased::HeldBy(owner))) => waiting.for_owner(owner),
+            Ok(Err(error)) => waiting.for_store(&error.to_string()),
+            Err(_) => waiting.for_store("the store does not answer"),
+        };
+        stop.run_until_cancelled(sleep(wait)).await;
+    }
+    part.clear();
+    Ok(())
+}
+
+async fn hold<E, W: Future<Output = Result<(), E>>>(
+    store: &Store,
+    lock: &Lease,
+    asked: Instant,
+    stop: &CancellationToken,
+    work: &impl Fn(CancellationToken) -> W,
+) -> Result<(), E> {
+    let tenure = Tenure { until: Mutex::new(asked), ended: stop.child_token() };
+    tenure.extend(asked);
+    let mut working = pin!(tenure.run(work(tenure.ended.clone())));
+    let ended = tokio::select! {
+        ended = &mut working => ended,
+        () = renew(store, lock, &tenure) => working.await,
+    };
+    if !matches!(timeout(RELEASE_TIMEOUT, store.release_lease(lock)).await, Ok(Ok(()))) {
+        warn!(lock = lock.name, "a lock could not be released: others wait until its lease ends");
+    }
+    ended
+}
+
+/// Renews a lock until it cannot be; then the work is told to end.
+async fn renew(store: &Store, lock: &Lease, tenure: &Tenure) {
+    let mut failing = false;
+    loop {
+        sleep(RENEW_EVERY).await;
+        let asked = Instant::now();
+        match timeout_at(tenure.until(), store.renew_lease(lock)).await {
+            Ok(Ok(true)) => {
+                failing = false;
+                tenure.extend(asked);
+            }
+            Ok(Ok(false)) => break,
+            Ok(Err(error)) if !std::mem::replace(&mut failing, true) => {
+                warn!(lock = lock.name, %error, "a lock is not renewed; trying again");
+            }
+            Ok(Err(_)) => {}
+            Err(_) => break,
+        }
+        if Instant::now() >= tenure.until() {
+            break;
+        }
+    }
+    warn!(lock = lock.name, "a lock is lost: its work ends here");
+    tenure.ended.cancel();
+}
+
+/// Tells once for whom, or for what, one stands by.
+struct Waiting<'a> {
+    lock: &'a Lease,
+    part: &'a Part,
+    told: Option<String>,
+    backoff: Backoff,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(lock: &'a Lease, part: &'a Part) -> Self {
+        Self { lock, part, told: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
+    }
+
+    fn over(&mut self) {
+        info!(lock = self.lock.name, "the lock is held");
+        (self.told, self.backoff) = (None, Backoff::new(ASK_EVERY, MAX_BACKOFF));
+        self.part.clear();
+    }
+
+    fn for_owner(&mut self, owner: String) -> Duration {
+        self.backoff.reset();
+        if !owner.is_empty() && self.told.as_ref() != Some(&owner) {
+            info!(lock = self.lock.name, owner, "standing by: another process holds the lock");
+            self.part.stand_by(format!("for {owner}, which holds {}", self.lock.name));
+            self.told = Some(owner);
+        }
+        ASK_EVERY
+    }
+
+    fn for_store(&mut self, error: &str) -> Duration {
+        let told = format!("the lock {} is not to be had: {error}", self.lock.name);
+        if self.told.is_none() {
+            warn!("{told}; trying again");
+        }
+        self.part.tell(told.clone());
+        self.told = Some(told);
+        self.backoff.next(rand::random())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use super::*;
+    use crate::health::{About, Health};
+    use crate::store::testing::{Home, Member};
+
+    fn lock(owner: &str) -> Lease {
+        Lease { name: "feed".into(), owner: owner.into(), duration: LEASE }
+    }
+
+    fn part() -> Part {
+        Health::new(About::default(), Arc::new(|| 0)).part("ingest")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_of_two_works_and_the_other_takes_over_after_a_stop_or_a_loss() {
+        let home = Home::make(Member::Postgres).await;
+        let (store, working) = (home.open().await, Arc::new(AtomicU32::new(0)));
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let start = |owner: &'static str| {
+            let (store, working, begun, stop) =
+                (store.clone(), working.clone(), begun.clone(), CancellationToken::new());
+            let (stopped, part) = (stop.clone(), part());
+            let task = tokio::spawn(async move {
+                let work = |ended: CancellationToken| {
+                    let (working, begun) = (working.clone(), begun.clone());
+                    async move {
+                        assert_eq!(working.fetch_add(1, SeqCst), 0, "two work at once");
+                        begun.send(owner).unwrap();
+                        ended.cancelled().await;
+                        working.fetch_sub(1, SeqCst);
+                        Ok::<(), Infallible>(())
+                    }
+                };
+                while_held(&store, &lock(owner), &part, &stopped, work).await.unwrap();
+            });
+            (stop, task)
+        };
+        let (stop_a, a) = start("a");
+        assert_eq!(begins.recv().await, Some("a"));
+        let (stop_b, b) = start("b");
+        stop_a.cancel();
+        a.await.unwrap();
+        assert_eq!(begins.recv().await, Some("b"), "after a stop");
+        // What an operator, or a database that was restored, may do: the holder finds out and stops, and asks again.
+        store.release_lease(&lock("b")).await.unwrap();
+        assert_eq!(
+            store.acquire_lease(&Lease { duration: Duration::from_secs(2), ..lock("c") }).await.unwrap(),
+            Leased::Held
+        );
+        assert_eq!(begins.recv().await, Some("b"), "after a loss");
+        stop_b.cancel();
+        b.await.unwrap();
+        assert_eq!(store.acquire_lease(&lock("d")).await.unwrap(), Leased::Held, "released at the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_whose_process_was_stopped_is_told_to_end_before_it_goes_on() {
+        let tenure = Tenure { until: Mutex::new(Instant::now()), ended: CancellationToken::new() };
+        tenure.extend(Instant::now());
+        let steps = AtomicU32::new(0);
+        let endless = async {
+            loop {
+                steps.fetch_add(1, SeqCst);
+                sleep(LEASE).await;
+            }
+        };
+        let ended = tenure.ended.clone();
+        let work = async {
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => {}
+                () = endless => {}
+            }
+        };
+        tenure.run(work).await;
+        assert_eq!(steps.load(SeqCst), 1, "it did nothing after the lease");
+    }
+}

@@ -1,0 +1,151 @@
+//! The backends of this process: each is chosen by the settings, opened when the first role asks for it, and waited for
+//! while it is away.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tocsin_engine::Engine;
+use tokio::sync::OnceCell;
+
+use super::retry::until_there;
+use crate::artifacts::ArtifactCache;
+use crate::bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
+use crate::compiler::{ChildCompiler, Compiler};
+use crate::config::{Settings, StoreArgs, StoreChoice};
+use crate::health::Health;
+use crate::library::Library;
+use crate::prices::{EmbeddedPrices, Prices, RedisPrices};
+use crate::store::{Store, StoreError};
+
+pub(super) struct Backends<'a> {
+    settings: &'a Settings,
+    health: &'a Health,
+    embedded: OnceCell<EmbeddedDb>,
+    bus: OnceCell<Bus>,
+    store: OnceCell<Store>,
+    prices: OnceCell<Prices>,
+    library: OnceCell<Library>,
+}
+
+impl<'a> Backends<'a> {
+    pub(super) fn new(settings: &'a Settings, health: &'a Health) -> Self {
+        Self {
+            settings,
+            health,
+            embedded: OnceCell::new(),
+            bus: OnceCell::new(),
+            store: OnceCell::new(),
+            prices: OnceCell::new(),
+            library: OnceCell::new(),
+        }
+    }
+
+    pub(super) async fn bus(&self) -> anyhow::Result<Bus> {
+        let open = async || match &self.settings.kafka {
+            None => {
+                let bus = EmbeddedBus::open(self.embedded().await?, self.settings.log, system_clock());
+                Ok(Bus::Embedded(bus.with_context(|| self.folder())?))
+            }
+            Some(kafka) => {
+                let away = |error: &BusError| matches!(error, BusError::Kafka(_));
+                let open = async || KafkaBus::open(kafka.ticks.clone()).await;
+                let bus = until_there(&self.health.part("bus"), away, open).await;
+                Ok(Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?))
+            }
+        };
+        self.bus.get_or_try_init(open).await.cloned()
+    }
+
+    pub(super) async fn store(&self) -> anyhow::Result<Store> {
+        let open = async || {
+            let away = |error: &StoreError| matches!(error, StoreError::Away(_) | StoreError::Database(_));
+            let open = async || open_store(&self.settings.store, &self.settings.data_dir).await;
+            let store = match self.settings.store {
+                // A folder that is not there now will not be there soon.
+                StoreChoice::Sqlite => open().await,
+                StoreChoice::Postgres(_) => until_there(&self.health.part("store"), away, open).await,
+            };
+            store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
+        };
+        let store = self.store.get_or_try_init(open).await?;
+        self.health.watch_store(store.clone());
+        Ok(store.clone())
+    }
+
+    pub(super) async fn prices(&self) -> anyhow::Result<Prices> {
+        let open = async || match &self.settings.prices {
+            None => {
+                let prices = EmbeddedPrices::open(self.embedded().await?).with_context(|| self.folder())?;
+                anyhow::Ok(Prices::Embedded(prices))
+            }
+            Some(address) => Ok(Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?)),
+        };
+        let prices = self.prices.get_or_try_init(open).await?;
+        self.health.watch_prices(prices.clone());
+        Ok(prices.clone())
+    }
+
+    /// The compiled rules: one cache for all roles of the process.
+    pub(super) async fn library(&self) -> anyhow::Result<Library> {
+        let open = async || {
+            let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
+            let compiler = Compiler::Child(Arc::new(ChildCompiler::new(program, self.settings.compile)));
+            let data_dir = &self.settings.data_dir;
+            std::fs::create_dir_all(data_dir).with_context(|| self.folder())?;
+            let artifacts = ArtifactCache::open(data_dir).context("opening the folder of compiled rules")?;
+            Ok(Library::new(Engine::new()?, self.store().await?, compiler, Some(artifacts)))
+        };
+        self.library.get_or_try_init(open).await.cloned()
+    }
+
+    async fn embedded(&self) -> anyhow::Result<&EmbeddedDb> {
+        let open = async || {
+            std::fs::create_dir_all(&self.settings.data_dir).with_context(|| self.folder())?;
+            EmbeddedDb::open(&self.settings.data_dir).with_context(|| self.folder())
+        };
+        self.embedded.get_or_try_init(open).await
+    }
+
+    fn folder(&self) -> String {
+        format!("opening the data folder {}", self.settings.data_dir.display())
+    }
+
+    /// Closes what was opened.
+    pub(super) async fn close(self) {
+        if let Some(store) = self.store.get() {
+            store.close().await;
+        }
+        let Self { bus, prices, embedded, .. } = self;
+        // The last words to the brokers are waited for, on a thread that may wait.
+        let _ = tokio::task::spawn_blocking(move || drop((bus, prices, embedded))).await;
+    }
+}
+
+/// Brings the schema of the store that is configured up to date; returns which that is.
+pub async fn migrate(args: StoreArgs) -> anyhow::Result<String> {
+    let choice = args.choice()?;
+    let store = open_store(&choice, &args.data_dir).await.with_context(|| opening(&choice, &args.data_dir))?;
+    store.close().await;
+    Ok(match choice {
+        StoreChoice::Sqlite => format!("SQLite in {}", args.data_dir.display()),
+        StoreChoice::Postgres(url) => format!("PostgreSQL, {url}"),
+    })
+}
+
+async fn open_store(choice: &StoreChoice, data_dir: &Path) -> Result<Store, StoreError> {
+    match choice {
+        StoreChoice::Sqlite => {
+            std::fs::create_dir_all(data_dir).map_err(|error| StoreError::Open(error.to_string()))?;
+            Store::open_sqlite(data_dir).await
+        }
+        StoreChoice::Postgres(url) => Store::open_postgres(url).await,
+    }
+}
+
+fn opening(choice: &StoreChoice, data_dir: &Path) -> String {
+    match choice {
+        StoreChoice::Sqlite => format!("opening the database in {}", data_dir.display()),
+        StoreChoice::Postgres(_) => "opening the store".into(),
+    }
+}

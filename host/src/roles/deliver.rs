@@ -1,0 +1,18 @@
+//! The deliver role. It stops last, and so tells what the evaluator of its process has found out at its end.
+
+use super::owner;
+use super::stages::Stages;
+use crate::api::rest::firing_json;
+use crate::bus::{KafkaConfig, system_clock};
+use crate::delivery::{self, DeliveryConfig};
+use crate::health::Health;
+use crate::store::Store;
+
+pub(super) fn start(kafka: &KafkaConfig, store: Store, health: &Health, stages: &mut Stages) {
+    let config = DeliveryConfig { owner: owner::name(), kafka: kafka.clone(), body: firing_json };
+    let (part, stop) = (health.part("deliver"), stages.telling.stop.clone());
+    stages.telling.spawn(async move {
+        delivery::run(store, config, system_clock(), part, stop).await;
+        Ok(())
+    });
+}

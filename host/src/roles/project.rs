@@ -1,0 +1,40 @@
+//! The project role: goes on where it has got to when brokers that were away are back.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::stages::Stages;
+use crate::backoff::Backoff;
+use crate::bus::{Bus, BusError};
+use crate::health::{Health, Part};
+use crate::prices::{self, Prices, ProjectError};
+
+/// The first wait before another try is up to so long.
+const BASE: Duration = Duration::from_millis(500);
+
+/// And none is longer.
+const CAP: Duration = Duration::from_secs(10);
+
+pub(super) fn start(bus: Bus, prices: Prices, health: &Health, stages: &mut Stages) {
+    let (part, stop) = (health.part("project"), stages.judging.stop.clone());
+    stages.judging.spawn(async move { project(bus, prices, part, stop).await.context("projecting prices") });
+}
+
+async fn project(bus: Bus, prices: Prices, part: Part, stop: CancellationToken) -> Result<(), ProjectError> {
+    let mut backoff = Backoff::new(BASE, CAP);
+    loop {
+        match prices::project(bus.clone(), prices.clone(), stop.clone()).await {
+            Err(error @ ProjectError::Bus(BusError::Kafka(_))) if !stop.is_cancelled() => {
+                let wait = backoff.next(rand::random());
+                warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
+                part.tell(error.to_string());
+                stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+                part.clear();
+            }
+            ended => return ended,
+        }
+    }
+}
