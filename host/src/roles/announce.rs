@@ -26,8 +26,8 @@ pub(super) fn about(settings: &Settings) -> About {
         backends.push(("store", store));
     }
     if has(&[Role::Project, Role::Api]) {
-        let redis = settings.prices.as_ref().map(|address| format!("Redis, {address}"));
-        backends.push(("prices", redis.unwrap_or_else(|| EMBEDDED.to_owned())));
+        let shared = settings.prices.as_ref().map(|address| format!("Redis, {address}"));
+        backends.push(("prices", shared.unwrap_or_else(|| EMBEDDED.to_owned())));
     }
     if let (true, Some(kafka)) = (roles.has(Role::Deliver), &settings.kafka) {
         backends.push(("firings", kafka.firings.to_string()));

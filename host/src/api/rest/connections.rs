@@ -45,6 +45,8 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: Task
             (Listener::accept(&mut listener).await.0, permit)
         };
         let (stream, permit) = tokio::select! {
+            // In this order: once it is to stop, a new connection is for whoever listens next.
+            biased;
             () = stop.cancelled() => break,
             accepted = accept => accepted,
         };
