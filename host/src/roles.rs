@@ -37,7 +37,8 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let backends = Backends::new(&settings, &health);
     let mut stages = Stages::new(stop.clone());
 
-    let started = stop.run_until_cancelled(start(&settings, &backends, &health, &door, &mut stages)).await;
+    let starting = Box::pin(start(&settings, &backends, &health, &door, &mut stages));
+    let started = stop.run_until_cancelled(starting).await;
     let ended = match started {
         Some(Ok(())) => {
             health.begun();

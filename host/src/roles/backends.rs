@@ -50,7 +50,7 @@ impl<'a> Backends<'a> {
             Some(kafka) => {
                 let away = |error: &BusError| matches!(error, BusError::Kafka(_));
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
-                let bus = until_there(&self.health.part("bus"), away, open).await;
+                let bus = until_there(&self.health.part("bus"), &kafka.ticks, away, open).await;
                 Ok(Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?))
             }
         };
@@ -64,7 +64,7 @@ impl<'a> Backends<'a> {
             let store = match self.settings.store {
                 // A folder that is not there now will not be there soon.
                 StoreChoice::Sqlite => open().await,
-                StoreChoice::Postgres(_) => until_there(&self.health.part("store"), away, open).await,
+                StoreChoice::Postgres(_) => until_there(&self.health.part("store"), "the store", away, open).await,
             };
             store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
         };

@@ -24,7 +24,9 @@ pub(super) async fn start(
         let (store, bus, library) = (store.clone(), bus.clone(), library.clone());
         evaluator::start(store, bus, library, config.clone(), system_clock(), stop.clone()).await
     };
-    let evaluator = until_there(&health.part("evaluate"), passes, begin).await.context("starting evaluation")?;
+    let evaluator = until_there(&health.part("evaluate"), "partitions and alerts", passes, begin)
+        .await
+        .context("starting evaluation")?;
     let stats = evaluator.stats();
     health.watch_evaluation(stats.clone());
     stages.judging.spawn(watch(evaluator, health.clone()));

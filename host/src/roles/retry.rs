@@ -14,14 +14,17 @@ const BASE: Duration = Duration::from_millis(500);
 /// And none is longer: a backend that is back is seen soon.
 const CAP: Duration = Duration::from_secs(10);
 
-/// Tries until it succeeds, or fails in a way that does not pass.
+/// Tries to have `what` until that succeeds, or fails in a way that does not pass.
 pub(super) async fn until_there<T, E: Display>(
     part: &Part,
+    what: impl Display,
     passes: impl Fn(&E) -> bool,
     attempt: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
     let mut backoff = Backoff::new(BASE, CAP);
     let mut failed = false;
+    // A broker that is away is silent for some time before that is an error.
+    part.tell(format!("waiting for {what}"));
     loop {
         match attempt().await {
             Err(error) if passes(&error) => {
@@ -33,7 +36,7 @@ pub(super) async fn until_there<T, E: Display>(
             }
             ended => {
                 if failed && ended.is_ok() {
-                    info!("what was away is there");
+                    info!("{what}: it is there");
                 }
                 part.clear();
                 return ended;
@@ -60,8 +63,8 @@ mod tests {
             _ => Err("broken"),
         };
         let passes = |error: &&str| *error == "away";
-        assert_eq!(until_there(&part, passes, attempt).await, Ok(()));
-        assert_eq!(until_there(&part, passes, attempt).await, Err("broken"));
+        assert_eq!(until_there(&part, "bus", passes, attempt).await, Ok(()));
+        assert_eq!(until_there(&part, "bus", passes, attempt).await, Err("broken"));
         assert_eq!(tries.load(Relaxed), 12);
     }
 }
