@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use futures_util::StreamExt as _;
 use tocsin_engine::domain::{BindingStatus, Position, Symbol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::restore::{Restored, arming, restore};
@@ -30,6 +32,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a start waits for its first partitions. Where there are more evaluators than partitions, some get none.
 const FIRST_ASSIGNMENT_WAIT: Duration = Duration::from_secs(15);
+
+/// Partitions that are restored at the same time: each holds a connection to the store, and its bindings in memory.
+const RESTORES_AT_ONCE: usize = 4;
 
 /// Time between commits of the group's offsets, which only monitoring looks at.
 const OFFSETS_INTERVAL: Duration = Duration::from_secs(5);
@@ -130,10 +135,22 @@ impl Feeder {
 
     /// Restores partitions and gives each to the worker that has the fewest.
     async fn take(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
+        partitions.iter().for_each(|partition| self.stats.taken(*partition));
+        let restorer = Restorer {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            library: self.library.clone(),
+            revision: self.revision,
+            skip_lost_ticks: self.skip_lost_ticks,
+        };
+        let restore = |partition| {
+            let restored = AbortOnDropHandle::new(tokio::spawn(restorer.clone().restore(partition)));
+            async move { (partition, restored.await) }
+        };
+        let mut restores = futures_util::stream::iter(partitions).map(restore).buffer_unordered(RESTORES_AT_ONCE);
         let mut armed = Vec::new();
-        for partition in partitions {
-            self.stats.taken(partition);
-            let restored = match self.restore(partition).await {
+        while let Some((partition, restored)) = restores.next().await {
+            let restored = match restored.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string()))) {
                 Err(error @ EvaluatorError::LostTicks { .. }) => {
                     error!(partition, %error, "evaluation of a partition has halted");
                     self.stats.halted(partition, error.to_string());
@@ -152,20 +169,6 @@ impl Feeder {
             futures_util::future::join_all(armed).await;
         }
         Ok(())
-    }
-
-    async fn restore(&self, partition: u32) -> Result<Restored, EvaluatorError> {
-        let backoff = ExponentialBuilder::new()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .without_max_times();
-        let (store, bus, library) = (&self.store, &self.bus, &self.library);
-        (|| restore(store, bus, library, partition, self.revision, self.skip_lost_ticks))
-            .retry(backoff)
-            .when(passes)
-            .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
-            .await
     }
 
     async fn leave(&mut self, partitions: &[u32], leaving: &Leaving) {
@@ -250,6 +253,32 @@ impl Feed {
         if self.messages.send(message).await.is_ok() {
             self.waker.wake();
         }
+    }
+}
+
+/// Restores partitions, on a task each: reading a million alerts takes some cores some seconds.
+#[derive(Clone)]
+struct Restorer {
+    store: Store,
+    bus: Bus,
+    library: Library,
+    revision: u64,
+    skip_lost_ticks: bool,
+}
+
+impl Restorer {
+    async fn restore(self, partition: u32) -> Result<Restored, EvaluatorError> {
+        let backoff = ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .without_max_times();
+        let Self { store, bus, library, revision, skip_lost_ticks } = &self;
+        (|| restore(store, bus, library, partition, *revision, *skip_lost_ticks))
+            .retry(backoff)
+            .when(passes)
+            .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
+            .await
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tocsin_testdata::reference::{self, Direction, Fired};
 use tocsin_testdata::{Recording, Trade};
 
-use crate::replay::{Symbols, play};
+use crate::replay::{Deployment, Symbols, play};
 use crate::server::Server;
 
 /// The three rules, each with the names of its evidence.
@@ -27,9 +27,18 @@ struct Expected {
 
 #[test]
 fn example_rules_fire_as_their_definitions_say() {
+    check_files(Deployment::Alone);
+}
+
+#[test]
+fn by_role_example_rules_fire_as_their_definitions_say() {
+    check_files(Deployment::ByRole);
+}
+
+fn check_files(deployment: Deployment) {
     let mut due: BTreeMap<&str, usize> = BTreeMap::new();
     for path in tocsin_testdata::tick_files() {
-        for (rule, firings) in check_file(&path, &tocsin_testdata::read(&path)) {
+        for (rule, firings) in check_file(deployment, &path, &tocsin_testdata::read(&path)) {
             *due.entry(rule).or_default() += firings;
         }
     }
@@ -37,11 +46,11 @@ fn example_rules_fire_as_their_definitions_say() {
 }
 
 /// Plays one file; returns how many firings of each rule were right.
-fn check_file(path: &Path, recording: &Recording) -> BTreeMap<&'static str, usize> {
+fn check_file(deployment: Deployment, path: &Path, recording: &Recording) -> BTreeMap<&'static str, usize> {
     let symbols: Symbols<'_> = recording.by_symbol().into_iter().collect();
     let mut expected: BTreeMap<i64, Expected> = BTreeMap::new();
     let mut due = BTreeMap::new();
-    let mut firings = play(path, &symbols, |server| {
+    let mut firings = play(deployment, path, &symbols, |server| {
         for (rule, evidence) in RULES {
             let (status, answer) = server.upload(module(rule));
             assert_eq!(status, 201, "{answer}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 use tocsin_testdata::{Recording, Trade};
 
-use crate::replay::{Symbols, play};
+use crate::replay::{Deployment, Symbols, play};
 
 /// Alerts on each symbol.
 const ALERTS: usize = 1000;
@@ -22,16 +22,25 @@ struct Expected {
 
 #[test]
 fn price_alerts_fire_once_at_the_first_trade_that_qualifies() {
+    check_files(Deployment::Alone);
+}
+
+#[test]
+fn by_role_price_alerts_fire_once_at_the_first_trade_that_qualifies() {
+    check_files(Deployment::ByRole);
+}
+
+fn check_files(deployment: Deployment) {
     for path in tocsin_testdata::tick_files() {
         let recording = tocsin_testdata::read(&path);
-        check_file(&path, &recording);
+        check_file(deployment, &path, &recording);
     }
 }
 
-fn check_file(path: &Path, recording: &Recording) {
+fn check_file(deployment: Deployment, path: &Path, recording: &Recording) {
     let symbols: Symbols<'_> = recording.by_symbol().into_iter().collect();
     let mut expected = BTreeMap::new();
-    let firings = play(path, &symbols, |server| {
+    let firings = play(deployment, path, &symbols, |server| {
         for (symbol, trades) in &symbols {
             for alert in expectations(trades) {
                 let body = json!({

@@ -1,58 +1,14 @@
 //! Processes by role, over a real Kafka and PostgreSQL: their state, who takes ticks from a feed, and how they stop.
 
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
 
 use crate::server::{Server, wait_for};
+use crate::stack::Stack;
 
-/// Topics and a database of their own, on the servers that `cargo xtask test` starts.
-struct Stack {
-    brokers: String,
-    server_url: String,
-    name: String,
-}
-
-impl Stack {
-    fn make() -> Self {
-        let variable = |name: &str| {
-            std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask test`, which sets it"))
-        };
-        let name = format!("tocsin_it_{:016x}", rand::random::<u64>());
-        let server_url = variable("TOCSIN_TEST_DATABASE_URL");
-        execute(&server_url, format!("CREATE DATABASE {name}"));
-        Self { brokers: variable("TOCSIN_TEST_KAFKA_BROKERS"), server_url, name }
-    }
-
-    /// Starts a process with a role. Prices are in Redis where several processes share them; none is asked here.
-    fn start(&self, data_dir: &Path, role: &str) -> Server {
-        let (server, _) = self.server_url.rsplit_once('/').unwrap();
-        let environment = [
-            ("KAFKA_BROKERS", self.brokers.clone()),
-            ("KAFKA_TOPIC", format!("{}_ticks", self.name)),
-            ("KAFKA_FIRINGS_TOPIC", format!("{}_firings", self.name)),
-            ("DATABASE_URL", format!("{server}/{}", self.name)),
-            ("REDIS_ADDR", std::env::var("TOCSIN_TEST_REDIS_ADDR").unwrap_or("127.0.0.1:1".into())),
-        ];
-        Server::start_with(data_dir, &["--role", role, "--feed", "simulated"], &environment)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        execute(&self.server_url, format!("DROP DATABASE {} WITH (FORCE)", self.name));
-    }
-}
-
-fn execute(url: &str, statement: String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut connection = PgConnection::connect(url).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
-    });
-}
+/// Prices that need no network.
+const SIMULATED: [&str; 2] = ["--feed", "simulated"];
 
 fn takes_ticks(server: &Server) -> bool {
     server.get("/health")["feed_connected"] == true
@@ -61,9 +17,9 @@ fn takes_ticks(server: &Server) -> bool {
 #[test]
 fn one_ingester_takes_ticks_and_another_takes_over_after_a_kill_and_after_a_stop() {
     let (stack, folders) = (Stack::make(), [(); 3].map(|()| tempfile::tempdir().unwrap()));
-    let first = stack.start(folders[0].path(), "ingest");
+    let first = stack.start(folders[0].path(), "ingest", &SIMULATED);
     wait_for("the first to take ticks", || takes_ticks(&first));
-    let second = stack.start(folders[1].path(), "ingest");
+    let second = stack.start(folders[1].path(), "ingest", &SIMULATED);
     wait_for("the second to stand by", || second.get("/health")["standby"].is_string());
     let health = second.get("/health");
     assert!(health["standby"].as_str().unwrap().contains("feed-simulated-"), "{health}");
@@ -78,7 +34,7 @@ fn one_ingester_takes_ticks_and_another_takes_over_after_a_kill_and_after_a_stop
     println!("taken over {:?} after a kill", killed.elapsed());
     assert_eq!(second.get("/health")["standby"], Value::Null);
 
-    let third = stack.start(folders[2].path(), "ingest");
+    let third = stack.start(folders[2].path(), "ingest", &SIMULATED);
     wait_for("the third to stand by", || third.get("/health")["standby"].is_string());
     let stopped = Instant::now();
     assert_eq!(second.stop(), Some(0));
@@ -91,10 +47,10 @@ fn one_ingester_takes_ticks_and_another_takes_over_after_a_kill_and_after_a_stop
 fn processes_with_a_role_each_are_one_system() {
     let (stack, folders) = (Stack::make(), [(); 4].map(|()| tempfile::tempdir().unwrap()));
     let [api, evaluate, deliver, ingest] = [
-        stack.start(folders[0].path(), "api"),
-        stack.start(folders[1].path(), "evaluate"),
-        stack.start(folders[2].path(), "deliver"),
-        stack.start(folders[3].path(), "ingest"),
+        stack.start(folders[0].path(), "api", &SIMULATED),
+        stack.start(folders[1].path(), "evaluate", &SIMULATED),
+        stack.start(folders[2].path(), "deliver", &SIMULATED),
+        stack.start(folders[3].path(), "ingest", &SIMULATED),
     ];
     for server in [&api, &evaluate, &deliver, &ingest] {
         wait_for("readiness", || server.get("/ready")["ready"] == true);
