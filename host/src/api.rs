@@ -45,8 +45,12 @@ impl Api {
     /// The symbols of a new alert that are none of this server's. It is an alert all the same, since ticks may come from
     /// elsewhere; but a symbol that was misspelt would never be noticed.
     fn note_unserved(&self, alert: &Alert) -> Vec<Symbol> {
-        let symbols = alert.bindings.iter().map(|binding| &binding.symbol);
-        let unserved: Vec<_> = symbols.filter(|symbol| !self.tickers.contains(symbol)).cloned().collect();
+        self.warn_of_unserved(alert.bindings.iter().map(|binding| &binding.symbol))
+    }
+
+    /// Warns of each symbol that is watched and is none of this server's; returns those.
+    pub fn warn_of_unserved<'a>(&self, watched: impl Iterator<Item = &'a Symbol>) -> Vec<Symbol> {
+        let unserved: Vec<_> = watched.filter(|symbol| !self.tickers.contains(symbol)).cloned().collect();
         unserved.iter().for_each(|symbol| self.warned.warn(symbol));
         unserved
     }

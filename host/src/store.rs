@@ -347,6 +347,11 @@ impl Store {
         on_member!(self, homes())
     }
 
+    /// The symbols that live bindings watch.
+    pub async fn watched_symbols(&self) -> Result<Vec<Symbol>, StoreError> {
+        on_member!(self, watched_symbols())
+    }
+
     /// Makes a partition the home of a symbol that has none, and tells evaluators of the bindings that waited for it.
     /// Returns the home.
     pub async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {

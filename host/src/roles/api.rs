@@ -23,7 +23,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<()> {
     let (bus, store) = (backends.bus().await?, backends.store().await?);
     let library = backends.library().await?;
-    let control = Control::new(store, bus.clone(), library, system_clock(), settings.caps);
+    let control = Control::new(store.clone(), bus.clone(), library, system_clock(), settings.caps);
     control.install_builtins(&Tenant::standard()).await.context("installing the built-in rules")?;
     control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
     let api = Api {
@@ -35,6 +35,8 @@ pub(super) async fn start(
         warned: Arc::default(),
         tenant: Tenant::standard(),
     };
+    let watched = store.watched_symbols().await.context("reading which symbols are watched")?;
+    api.warn_of_unserved(watched.iter());
     let (rest, grpc) = door.for_api()?;
     let (rest_api, rest_stop) = (api.clone(), stages.front.stop.clone());
     stages.front.spawn(async move { api::rest::serve(rest, rest_api, rest_stop).await.context("serving REST") });

@@ -59,6 +59,7 @@ async fn bindings_wait_for_the_home_and_begin_where_its_partition_ended(member: 
         (after, settled) = (changed.revision, [settled, changed.bindings].concat());
     }
     assert_eq!(settled.len(), many + 1);
+    assert_eq!(store.watched_symbols().await.unwrap(), [symbol()]);
     let offset = |row: &BindingRow| row.counts_from.map(|from| (from.partition, from.offset));
     assert_eq!(offset(&settled[0]), Some((2, 3)));
     assert!(settled[1..].iter().all(|row| offset(row) == Some((2, 0))), "a partition that was made since");

@@ -17,6 +17,12 @@ impl Member {
         homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
     }
 
+    pub(in crate::store) async fn watched_symbols(&self) -> Result<Vec<Symbol>, StoreError> {
+        let live = "SELECT DISTINCT symbol FROM bindings WHERE status IN ('active', 'quarantined') ORDER BY symbol";
+        let symbols: Vec<String> = sqlx::query_scalar(live).fetch_all(self.readers()).await?;
+        symbols.iter().map(|symbol| rows::symbol(symbol)).collect()
+    }
+
     pub(in crate::store) async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
         let mut transaction = self.write().await?;
         // Revisions are drawn before anything is read: whoever creates alerts waits, or was before this.
