@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(test)]
-pub(crate) use kafka::testing::{append, fresh_topic};
+pub(crate) use kafka::testing::{append, forget_all, fresh_topic};
 
 pub use embedded::{
     EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,

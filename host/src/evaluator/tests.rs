@@ -109,14 +109,21 @@ impl Rig {
     }
 
     async fn start_with(&self, checkpoint_interval: Duration) -> Running {
-        let config = EvaluatorConfig {
+        self.start_as(self.config(checkpoint_interval)).await
+    }
+
+    fn config(&self, checkpoint_interval: Duration) -> EvaluatorConfig {
+        EvaluatorConfig {
             group: self.group.clone(),
             workers: 2,
             checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
             judging: Judging { waking: Waking::Indexed, audit_every_calls: 1 },
-        };
+        }
+    }
+
+    async fn start_as(&self, config: EvaluatorConfig) -> Running {
         let stop = CancellationToken::new();
         let (store, bus, library) = (self.store.clone(), self.bus.clone(), self.library.clone());
         let evaluator = start(store, bus, library, config, self.clock.clone(), stop.clone()).await.unwrap();

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::Tick;
 
 use super::{KafkaBus, KafkaConfig, client};
@@ -34,4 +37,14 @@ pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
         let record = FutureRecord::<str, _>::to(&bus.config().topic).payload(&message);
         producer.send_result(record.partition(partition.cast_signed())).unwrap().await.unwrap().unwrap();
     }
+}
+
+/// Has the brokers forget all that a partition holds, as retention does.
+pub(crate) async fn forget_all(bus: &Bus, partition: u32) {
+    let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
+    let admin: AdminClient<DefaultClientContext> = client(bus.config()).create().unwrap();
+    let mut until = TopicPartitionList::new();
+    let (topic, partition) = (&bus.config().topic, partition.cast_signed());
+    until.add_partition_offset(topic, partition, Offset::End).unwrap();
+    admin.delete_records(&until, &AdminOptions::new()).await.unwrap();
 }

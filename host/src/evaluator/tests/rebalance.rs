@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::bus::fresh_topic;
+use crate::bus::{forget_all, fresh_topic};
 
 const SYMBOLS: usize = 24;
 
@@ -129,6 +129,34 @@ async fn who_was_fenced_off_writes_nothing_more_and_is_told() {
     let next = rig.start_soon().await;
     rig.check_rounds(6).await;
     next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_ticks_were_removed_halts_loudly_and_the_others_go_on() {
+    let (rig, _) = rig().await;
+    let running = rig.start_soon().await;
+    rig.publish_round().await;
+    rig.check_rounds(1).await;
+    running.stop().await;
+    rig.publish_round().await;
+    let lost = rig.partition_of(0);
+    forget_all(&rig.bus, lost).await;
+    rig.publish_round().await;
+    let others = (0..SYMBOLS).filter(|i| rig.partition_of(*i) != lost).count();
+
+    let running = rig.start_soon().await;
+    wait_until(async || rig.all_firings().await.len() >= SYMBOLS + 2 * others).await;
+    let state = running.evaluator.stats().partitions()[&lost].clone();
+    assert!(state.halted.is_some_and(|why| why.contains("--skip-lost-ticks")));
+    running.stop().await;
+    assert_eq!(rig.all_firings().await.len(), SYMBOLS + 2 * others, "nothing was skipped in silence");
+
+    // Told to, it goes on with what is left.
+    let running =
+        rig.start_as(EvaluatorConfig { skip_lost_ticks: true, ..rig.config(Duration::from_millis(50)) }).await;
+    wait_until(async || rig.all_firings().await.len() == 3 * SYMBOLS - (SYMBOLS - others)).await;
+    assert_eq!(running.evaluator.stats().partitions()[&lost].halted, None);
+    running.stop().await;
 }
 
 impl Rig {
