@@ -504,7 +504,7 @@ impl Store {
         on_member!(self, claim(partition))
     }
 
-    /// The bindings of a partition that are neither triggered nor deleted, whose rule is not impure, and that were
+    /// The bindings of a partition that are neither triggered nor deleted, and that were
     /// armed up to a revision, by number, behind `after`, at most `limit`.
     pub async fn live_bindings(
         &self,

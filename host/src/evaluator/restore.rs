@@ -81,8 +81,8 @@ async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Re
         let rows = store.live_bindings(claim.partition, revision, after, MAX_ROWS).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
-        // Who is held is judged by nobody: the feeder tells how that ends.
-        for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held) {
+        // Who is held is judged by nobody: the feeder tells how that ends. Nor is who is on an impure rule.
+        for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
             // It waits for a home, and is on no partition.
             let Some(counts_from) = row.counts_from else { continue };
             let rule = library.get(row.rule).await?;

@@ -8,12 +8,15 @@ use tokio::sync::watch;
 use super::{Member, Tx, rows};
 use crate::store::{BindingRow, Changed, Claim, StoreError};
 
-/// Bindings with what evaluators need of their alerts and rules.
-const BINDINGS: &str = "SELECT b.*, a.tenant, a.rule_digest, a.packed_params, a.repeat, s.record AS resume_record,
-                               r.quarantine_revision IS NOT NULL AS rule_impure
-                        FROM bindings b JOIN alerts a ON a.id = b.alert_id
-                        JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
-                        LEFT JOIN resume_states s ON s.binding_id = b.id";
+/// The bindings of `page`, with what evaluators need of their alerts and rules. The page is cut before anything is joined:
+/// left to themselves, databases join all that is behind it, and sort that.
+const OF_PAGE: &str = "SELECT b.id, b.alert_id, b.symbol, b.\"partition\", b.counts_from, b.resumes_from, b.status,
+                              b.reason, b.revision, b.armed_revision, b.release_due, b.hold, a.tenant, a.rule_digest,
+                              a.packed_params, a.repeat, s.record AS resume_record,
+                              r.quarantine_revision IS NOT NULL AS rule_impure
+                       FROM page b JOIN alerts a ON a.id = b.alert_id
+                       JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+                       LEFT JOIN resume_states s ON s.binding_id = b.id";
 
 impl Member {
     pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
@@ -31,7 +34,9 @@ impl Member {
         let mut transaction = self.snapshot().await?;
         let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{BINDINGS} WHERE b.revision > $1 ORDER BY b.revision, b.id LIMIT $2"
+            "WITH page AS MATERIALIZED
+               (SELECT * FROM bindings WHERE revision > $1 ORDER BY revision, id LIMIT $2)
+             {OF_PAGE} ORDER BY b.revision, b.id"
         )))
         .bind(after as i64)
         .bind(i64::from(limit))
@@ -64,8 +69,10 @@ impl Member {
         limit: u32,
     ) -> Result<Vec<BindingRow>, StoreError> {
         sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{BINDINGS} WHERE b.\"partition\" = $1 AND b.status IN ('active', 'quarantined') AND b.armed_revision <= $2
-               AND b.id > $3 AND r.quarantine_revision IS NULL ORDER BY b.id LIMIT $4"
+            "WITH page AS MATERIALIZED
+               (SELECT * FROM bindings WHERE \"partition\" = $1 AND status IN ('active', 'quarantined')
+                  AND armed_revision <= $2 AND id > $3 ORDER BY id LIMIT $4)
+             {OF_PAGE} ORDER BY b.id"
         )))
         .bind(i64::from(partition))
         .bind(up_to_revision as i64)
