@@ -90,6 +90,9 @@ pub(crate) fn databases(scene: &Scene, findings: &mut Findings) -> anyhow::Resul
     let twice = found.number(twice)?;
     println!("torture: firings: {twice} of a binding and a tick that has another one");
     findings.duplicated += twice as usize;
+    let setbacks = found.number("SELECT count(*) FROM torture_setbacks")?;
+    println!("torture: checkpoints: {setbacks} written by evaluators that had lost their partition");
+    findings.different += setbacks as usize;
     findings.compare("states", &states(found)?, &states(expected)?);
     Ok(())
 }

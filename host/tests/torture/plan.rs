@@ -57,6 +57,8 @@ pub(crate) type Step = (Action, u64);
 pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, parts: bool) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let actors: usize = ROLES.iter().map(|(_, many)| many).sum();
+    let first = ROLES.iter().take_while(|(role, _)| *role != "evaluate").map(|(_, many)| many).sum::<usize>();
+    let evaluators = first..first + ROLES.iter().find(|(role, _)| *role == "evaluate").map_or(0, |(_, many)| *many);
     let at_failpoints = if failpoints { (kills / KILLS_A_FAILPOINT).max(FAILPOINTS.len()).min(kills) } else { 0 };
     let mut actions = Vec::new();
     for i in 0..at_failpoints {
@@ -64,7 +66,11 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, parts: bool) -> Ve
         actions.push(Action::FailAt(role, name, rng.random_range(0..=passes)));
     }
     actions.extend((at_failpoints..kills).map(|_| Action::Kill(rng.random_range(0..actors))));
-    actions.extend((0..kills.div_ceil(KILLS_A_PAUSE)).map(|_| Action::Pause(rng.random_range(0..actors))));
+    for i in 0..kills.div_ceil(KILLS_A_PAUSE) {
+        // Every other one is an evaluator: a zombie among them does the most harm.
+        let chosen = if i % 2 == 0 { evaluators.clone() } else { 0..actors };
+        actions.push(Action::Pause(rng.random_range(chosen)));
+    }
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..actors))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
     if parts {

@@ -51,6 +51,18 @@ const FRAIL: &str = r#"(module (memory (export "memory") 1)
   (@custom "tocsin.manifest"
     "{\"abi\":1,\"name\":\"frail\",\"version\":\"1.0.0\",\"state\":{\"size\":8},\"evidence\":[\"count\"]}"))"#;
 
+/// Notes checkpoints that go back: one that is written by an evaluator that has lost its partition. The next one of the
+/// present owner would hide it.
+const SETBACKS: &str = r#"
+    CREATE TABLE torture_setbacks ("partition" bigint, before bigint, after bigint);
+    CREATE FUNCTION torture_note_setback() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO torture_setbacks VALUES (OLD."partition", OLD.next_offset, NEW.next_offset);
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER torture_setback BEFORE UPDATE ON partitions
+        FOR EACH ROW WHEN (NEW.next_offset < OLD.next_offset) EXECUTE FUNCTION torture_note_setback();"#;
+
 /// The volume at which [`FRAIL`] traps.
 pub(crate) const FRAIL_VOLUME: f64 = 13.5;
 
@@ -129,7 +141,8 @@ impl Scene {
         let bindings = self.db.number("SELECT count(*) FROM bindings")?;
         println!("torture: {} alerts, {bindings} bindings, database {}", alerts.len(), self.name);
         let server = Db::new(self.stack.database_url.clone())?;
-        server.execute(&format!("CREATE DATABASE {0}_reference TEMPLATE {0}", self.name))
+        server.execute(&format!("CREATE DATABASE {0}_reference TEMPLATE {0}", self.name))?;
+        self.db.execute(SETBACKS)
     }
 
     fn alerts(&self) -> Vec<Value> {
