@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod delivery;
 pub mod evaluator;
+mod failpoint;
 pub mod feed;
 pub mod health;
 pub mod ingest;

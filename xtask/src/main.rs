@@ -7,10 +7,12 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod fuzz;
+mod held_stack;
 mod rules;
 mod stack;
 mod test;
 mod tools;
+mod torture;
 mod wat;
 
 #[derive(Parser)]
@@ -30,6 +32,8 @@ enum Task {
     Stack(stack::Args),
     /// Run every test, building what they need.
     Test,
+    /// Kill processes and backends at random, and compare what came of it with an undisturbed run.
+    Torture(torture::Args),
     /// Assemble WebAssembly text, manifest included; without arguments, the built-in rules.
     Wat(wat::Args),
 }
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Task::Rules(args) => rules::run(&args),
         Task::Stack(args) => stack::run(&args),
         Task::Test => test::run(),
+        Task::Torture(args) => torture::run(&args),
         Task::Wat(args) => wat::run(&args),
     };
     match result {

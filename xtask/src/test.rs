@@ -1,11 +1,10 @@
 //! `cargo xtask test`: every test, with what they need installed, built and started first.
 
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+use crate::held_stack::HeldStack;
 use crate::tools::{ASSEMBLYSCRIPT, ZIG};
 use crate::{apt, rules};
 
@@ -27,48 +26,12 @@ pub(crate) fn run() -> Result<()> {
     rules::run(&rules::Args::default())?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let stack = HeldStack::up()?;
-    // A test against it must not mistake a stack of the user's for its own.
-    let environment = stack.environment.iter().map(|(name, value)| (format!("TOCSIN_TEST_{name}"), value));
-    let status = Command::new(cargo).args(["test", "--workspace", "--no-fail-fast"]).envs(environment).status();
+    let mut tests = Command::new(cargo);
+    tests.args(["test", "--workspace", "--no-fail-fast", "--features", "tocsin/failpoints"]);
+    let status = tests.envs(stack.environment()).status();
     stack.down()?;
     ensure!(status?.success(), "a test failed: see above");
     Ok(())
-}
-
-/// A fresh stack in a folder for temporary files. Another process holds it, out of reach of an interrupt at the terminal,
-/// and takes it down when this one ends, however it does.
-struct HeldStack {
-    holder: Child,
-    /// The variables that the server reads.
-    environment: Vec<(String, String)>,
-}
-
-impl HeldStack {
-    fn up() -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("tocsin-test-{}", std::process::id()));
-        let mut hold = Command::new(std::env::current_exe().context("cannot find this program")?);
-        hold.args(["stack", "hold", "--dir"]).arg(folder).process_group(0);
-        let mut holder = hold.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a stack")?;
-        let lines = BufReader::new(holder.stdout.take().expect("it is piped")).lines();
-        let mut environment = Vec::new();
-        for line in lines {
-            let line = line.context("cannot read what the stack tells")?;
-            let Some((name, value)) = line.split_once('=') else {
-                // An empty line: that is all.
-                return Ok(Self { holder, environment });
-            };
-            environment.push((name.to_owned(), value.to_owned()));
-        }
-        holder.wait().context("cannot wait for the stack")?;
-        bail!("tests need Kafka, Redis and PostgreSQL, and there is no stack of them: see above")
-    }
-
-    fn down(mut self) -> Result<()> {
-        // Waiting closes the pipe, for whose end the holder waits.
-        let status = self.holder.wait().context("cannot wait for the stack")?;
-        ensure!(status.success(), "the stack was not taken down: see above");
-        Ok(())
-    }
 }
 
 /// The packages that this machine lacks.

@@ -12,6 +12,7 @@ use super::kafka::Publisher;
 use super::{DeliveryConfig, DeliveryError};
 use crate::backoff::Backoff;
 use crate::bus::Clock;
+use crate::failpoint;
 use crate::health::Part;
 use crate::store::{OutboxLease, Store};
 
@@ -98,9 +99,11 @@ impl Deliverer {
             self.well();
             return Ok(false);
         }
+        failpoint::pass("after-lease");
         let (numbers, firings): (Vec<u64>, Vec<_>) = leased.into_iter().unzip();
         let events: Vec<Event> = firings.into_iter().map(|firing| cloud_event::of(firing, self.config.body)).collect();
         self.publish(&events).await?;
+        failpoint::pass("after-publish-before-ack");
         self.store.ack_outbox(&self.config.owner, &numbers).await?;
         Ok(true)
     }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{EvaluatorError, EvaluatorStats, Handed};
 use crate::bus::Clock;
+use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
 
 /// Firings that are written in one transaction at most, unless one commit alone has more.
@@ -118,6 +119,7 @@ impl Committer {
             if commit.is_empty() {
                 return Ok(());
             }
+            failpoint::pass(if commit.checkpoints.is_empty() { "before-commit" } else { "before-checkpoint" });
             let written = (|| self.store.commit(&self.claims, &commit))
                 .retry(backoff())
                 .when(passes)
@@ -130,7 +132,10 @@ impl Committer {
                     // Nobody listens at the end, where all partitions are given up.
                     let _ = fenced.send(partition);
                 }
-                (written, _) => break written?,
+                (written, _) => {
+                    failpoint::pass(if commit.checkpoints.is_empty() { "after-commit" } else { "after-checkpoint" });
+                    break written?;
+                }
             }
         };
         self.tell(&commit, inserted);

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::EvaluatorError;
 use crate::bus::Bus;
+use crate::failpoint;
 use crate::library::Library;
 use crate::store::{BindingRow, Claim, Hold, Store};
 
@@ -45,6 +46,7 @@ pub(super) async fn restore(
     skip_lost_ticks: bool,
 ) -> Result<Restored, EvaluatorError> {
     let claim = store.claim(partition).await?;
+    failpoint::pass("after-claim");
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
     let told_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();

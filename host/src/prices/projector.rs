@@ -18,6 +18,7 @@ use tracing::warn;
 use super::{Prices, PricesError};
 use crate::backoff::Backoff;
 use crate::bus::{Assignment, Bus, BusError, Membership, Reader, Record};
+use crate::failpoint;
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";
@@ -119,6 +120,7 @@ impl Projector {
             if batch.is_empty() || !self.apply(&mut batch)? {
                 continue;
             }
+            failpoint::pass("after-apply");
             let next = next_positions(&batch, &self.reader);
             if next.is_empty() {
                 continue;

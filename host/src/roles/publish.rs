@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::bus::{Bus, BusError};
+use crate::failpoint;
 use crate::health::Part;
 
 /// Ticks published together at most.
@@ -63,7 +64,10 @@ async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError>
             }
         };
         match published {
-            Ok(()) => break,
+            Ok(()) => {
+                failpoint::pass("after-publish");
+                break;
+            }
             Err(BusError::Stopped) => return Err(BusError::Stopped),
             Err(error) => tell(format!("ticks wait for the bus: {error}")),
         }

@@ -1,0 +1,195 @@
+//! The processes: one for each place, with a data folder that outlives them.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::db::Db;
+use crate::scene::Scene;
+
+/// How long a process may take to end when it is told to: its own bound is 25 s.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The signal of a failpoint's death (SIGABRT).
+const ABORTED: i32 = 6;
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// What one place's process does.
+enum State {
+    Running(Child),
+    /// Held still, until then.
+    Paused(Child, Instant),
+    /// To die at this failpoint.
+    Doomed(Child, &'static str),
+    Absent,
+}
+
+/// A place for a process.
+pub(crate) struct Actor {
+    /// Its role, and a number among those of that role.
+    pub(crate) role: &'static str,
+    pub(crate) name: String,
+    folder: PathBuf,
+    state: State,
+}
+
+impl Actor {
+    pub(crate) fn new(scene: &Scene, role: &'static str, number: usize) -> anyhow::Result<Self> {
+        let name = format!("{role}-{number}");
+        let folder = scene.folder.join(&name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self { role, name, folder, state: State::Absent })
+    }
+
+    /// Starts its process, to die at a failpoint when it has passed it so many times.
+    pub(crate) fn start(&mut self, scene: &Scene, failpoint: Option<(&'static str, u32)>) -> anyhow::Result<()> {
+        let mut command = self.command(scene)?;
+        if let Some((name, passes)) = failpoint {
+            command.env("TOCSIN_FAILPOINT", format!("{name}:{passes}"));
+        }
+        let child = command.spawn().context("cannot start a process")?;
+        self.state = match failpoint {
+            Some((name, _)) => State::Doomed(child, name),
+            None => State::Running(child),
+        };
+        Ok(())
+    }
+
+    /// Starts its process on another database.
+    pub(crate) fn start_on(&mut self, scene: &Scene, db: &Db) -> anyhow::Result<()> {
+        let child = self.command(scene)?.env("DATABASE_URL", &db.url).spawn().context("cannot start a process")?;
+        self.state = State::Running(child);
+        Ok(())
+    }
+
+    fn command(&self, scene: &Scene) -> anyhow::Result<Command> {
+        let log = self.folder.join("log");
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tocsin"));
+        command.args(["serve", "--log-format", "json", "--role", self.role, "--checkpoint-interval-ms", "100"]);
+        command.args(["--audit-every", "0", "--feed", "simulated"]).arg("--data-dir").arg(&self.folder);
+        command.envs(scene.environment()).env("PORT", "0").env("GRPC_PORT", "0");
+        command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    /// Whether it does what it should, and nothing else is planned for it.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self.state, State::Absent)
+    }
+
+    /// The failpoint at which it is to die.
+    pub(crate) fn doom(&self) -> Option<&'static str> {
+        if let State::Doomed(_, name) = self.state { Some(name) } else { None }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP, and SIGCONT after a while.
+    pub(crate) fn pause(&mut self, duration: Duration) -> anyhow::Result<()> {
+        if let Some(child) = self.take() {
+            signal(&child, Signal::STOP)?;
+            self.state = State::Paused(child, Instant::now() + duration);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.take() else { return Ok(()) };
+        signal(&child, Signal::CONT)?;
+        signal(&child, Signal::TERM)?;
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if begun.elapsed() > STOP_PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                bail!("{} does not end within {} s; {}", self.name, STOP_PATIENCE.as_secs(), self.last_words());
+            }
+            std::thread::sleep(POLL);
+        };
+        if !status.success() {
+            bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_words());
+        }
+        Ok(())
+    }
+
+    /// Lets it go on if it was held for long enough, and sees whether it has died. The failpoint at which it did; an error
+    /// if it was not to.
+    pub(crate) fn look_after(&mut self) -> anyhow::Result<Option<&'static str>> {
+        self.state = match std::mem::replace(&mut self.state, State::Absent) {
+            State::Paused(child, until) if Instant::now() >= until => {
+                signal(&child, Signal::CONT)?;
+                State::Running(child)
+            }
+            State::Running(mut child) => match child.try_wait()? {
+                None => State::Running(child),
+                Some(status) => bail!("{} ended by itself with {status}; {}", self.name, self.last_words()),
+            },
+            State::Doomed(mut child, name) => match child.try_wait()? {
+                None => State::Doomed(child, name),
+                Some(status) if is_abort(status) => return Ok(Some(name)),
+                Some(status) => bail!("{} ended with {status} before {name}; {}", self.name, self.last_words()),
+            },
+            other => other,
+        };
+        Ok(None)
+    }
+
+    /// Where it serves REST, as its log tells.
+    pub(crate) fn url(&self) -> Option<String> {
+        let log = std::fs::read_to_string(self.folder.join("log")).ok()?;
+        let told = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
+        log.lines().rev().find_map(told)
+    }
+
+    fn take(&mut self) -> Option<Child> {
+        match std::mem::replace(&mut self.state, State::Absent) {
+            State::Running(child) | State::Paused(child, _) | State::Doomed(child, _) => Some(child),
+            State::Absent => None,
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = self.folder.join("log");
+        let text = File::open(&log).and_then(std::io::read_to_string).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("its last lines:\n  {}", lines[lines.len().saturating_sub(12)..].join("\n  "))
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+fn is_abort(status: ExitStatus) -> bool {
+    status.signal() == Some(ABORTED)
+}
+
+fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(child.id().cast_signed()).context("a child has an id")?;
+    Ok(kill_process(pid, signal)?)
+}

@@ -1,0 +1,203 @@
+//! The comparison: the tortured database, the topic of firings and the prices, with the reference and the topic of ticks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::Context as _;
+use prost::Message as _;
+use rdkafka::Message as _;
+use rdkafka::message::Headers as _;
+use reqwest::blocking::Client;
+use serde_json::Value;
+use tocsin_engine::GroupSnapshot;
+use tocsin_proto::stock::StockTick;
+
+use crate::db::Db;
+use crate::scene::{Scene, member};
+use crate::topics::{Topic, key};
+
+/// Differences of one kind that are told in full.
+const TOLD: usize = 5;
+
+/// What was recorded of each firing: its id, and the rest.
+const FIRINGS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', alert_id, binding_id, symbol, price, volume,
+    time_ms, conditions, "partition", "offset", rule_name, rule_version, encode(rule_digest, 'hex'), evidence)
+    FROM firings"#;
+
+const FAULTS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', binding_id, "partition", "offset", kind, fuel,
+    encode(state, 'hex'), quarantined) FROM faults"#;
+
+const BINDINGS: &str =
+    r#"SELECT id || ' ' || concat_ws('|', alert_id, symbol, "partition", counts_from, status, reason) FROM bindings"#;
+
+const PARTITIONS: &str = r#"SELECT "partition" || ' ' || next_offset FROM partitions"#;
+
+const STATES: &str =
+    r#"SELECT concat_ws('|', "partition", tenant, encode(rule_digest, 'hex'), symbol), records FROM group_states"#;
+
+/// What has no state worth comparing any more.
+const ENDED: &str = "SELECT id::text FROM bindings WHERE status IN ('triggered', 'deleted')";
+
+/// What was found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    lost: usize,
+    duplicated: usize,
+    different: usize,
+}
+
+impl Findings {
+    pub(crate) fn are_none(&self) -> bool {
+        self.lost + self.duplicated + self.different == 0
+    }
+
+    /// Compares what there is under each key.
+    fn compare<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        found: &BTreeMap<String, T>,
+        expected: &BTreeMap<String, T>,
+    ) {
+        let lost: Vec<_> = expected.iter().filter(|(key, _)| !found.contains_key(*key)).collect();
+        let extra: Vec<_> = found.iter().filter(|(key, _)| !expected.contains_key(*key)).collect();
+        let other = |(key, value): &(&String, &T)| expected.get(*key).is_some_and(|expected| expected != *value);
+        let different: Vec<_> = found.iter().filter(other).collect();
+        let compared = expected.len();
+        println!(
+            "torture: {what}: {compared} compared, {} lost, {} too many, {} different",
+            lost.len(),
+            extra.len(),
+            different.len()
+        );
+        lost.iter().take(TOLD).for_each(|one| println!("  lost: {one:?}"));
+        extra.iter().take(TOLD).for_each(|one| println!("  too many: {one:?}"));
+        for (key, value) in different.iter().take(TOLD) {
+            println!("  different: {key}: {value:?}\n  expected: {:?}", expected[*key]);
+        }
+        self.lost += lost.len();
+        self.duplicated += extra.len();
+        self.different += different.len();
+    }
+}
+
+/// Compares the databases.
+pub(crate) fn databases(scene: &Scene, findings: &mut Findings) -> anyhow::Result<()> {
+    let (found, expected) = (&scene.db, &scene.reference);
+    let kinds = [("firings", FIRINGS), ("faults", FAULTS), ("bindings", BINDINGS), ("partitions", PARTITIONS)];
+    for (what, query) in kinds {
+        findings.compare(what, &keyed(found, query)?, &keyed(expected, query)?);
+    }
+    let twice = r#"SELECT count(*) - count(DISTINCT (binding_id, "offset")) FROM firings"#;
+    let twice = found.number(twice)?;
+    println!("torture: firings: {twice} of a binding and a tick that has another one");
+    findings.duplicated += twice as usize;
+    let setbacks = found.number("SELECT count(*) FROM torture_setbacks")?;
+    println!("torture: checkpoints: {setbacks} written by evaluators that had lost their partition");
+    findings.different += setbacks as usize;
+    findings.compare("states", &states(found)?, &states(expected)?);
+    Ok(())
+}
+
+fn keyed(db: &Db, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let rows = db.texts(query)?.into_iter();
+    rows.map(|row| {
+        let (key, value) = row.split_once(' ').context("a row has a key")?;
+        Ok((key.to_owned(), value.to_owned()))
+    })
+    .collect()
+}
+
+/// The records of live bindings, by group and binding.
+fn states(db: &Db) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let ended: HashSet<String> = db.texts(ENDED)?.into_iter().collect();
+    let mut states = BTreeMap::new();
+    for (group, bytes) in db.records(STATES)? {
+        for saved in GroupSnapshot::unpack(&bytes)? {
+            if !ended.contains(&saved.binding.0.to_string()) {
+                states.insert(format!("{group}|{}", saved.binding.0), saved.pack());
+            }
+        }
+    }
+    Ok(states)
+}
+
+/// Each firing is told at least once, nothing else is told, and an alert's are told in their order.
+pub(crate) fn told(scene: &Scene, findings: &mut Findings) -> anyhow::Result<()> {
+    let recorded = scene.db.texts("SELECT encode(id, 'hex') || ' ' || alert_id FROM firings ORDER BY seq")?;
+    let mut expected: HashMap<String, Vec<String>> = HashMap::new();
+    for row in &recorded {
+        let (id, alert) = row.split_once(' ').context("a row has an id")?;
+        expected.entry(alert.to_owned()).or_default().push(id.to_owned());
+    }
+    let mut seen = HashSet::new();
+    let mut told: HashMap<String, Vec<String>> = HashMap::new();
+    let records = Topic::new(&scene.stack.brokers, scene.firings_topic())?.read(|message| {
+        let headers = message.headers().context("a firing has headers")?;
+        let id = headers.iter().find(|header| header.key == "ce_id").and_then(|header| header.value);
+        let id = String::from_utf8_lossy(id.context("a firing has an id")?).replace('-', "");
+        if seen.insert(id.clone()) {
+            told.entry(key(&message)).or_default().push(id);
+        }
+        Ok(())
+    })?;
+    let known: HashSet<&String> = expected.values().flatten().collect();
+    let unknown = seen.iter().filter(|id| !known.contains(id)).count();
+    let lost = known.iter().filter(|id| !seen.contains(**id)).count();
+    let disordered = expected.iter().filter(|(alert, ids)| told.get(*alert) != Some(ids)).count();
+    println!(
+        "torture: told on Kafka: {records} records of {} firings, {lost} lost, {unknown} unknown, \
+         {disordered} of {} alerts in another order",
+        seen.len(),
+        expected.len()
+    );
+    findings.lost += lost;
+    findings.duplicated += unknown;
+    findings.different += disordered;
+    Ok(())
+}
+
+/// What the ticks of a symbol come to.
+#[derive(Default, Debug, PartialEq)]
+struct Traded {
+    price: f64,
+    time_ms: i64,
+    trades: u64,
+}
+
+/// Prices and candles hold each tick once. The API tells of them; how often it is asked is the caller's.
+pub(crate) fn prices(scene: &Scene, url: &str) -> anyhow::Result<Findings> {
+    let mut expected: BTreeMap<String, Traded> = BTreeMap::new();
+    Topic::new(&scene.stack.brokers, scene.ticks_topic())?.read(|message| {
+        let tick = StockTick::decode(message.payload().unwrap_or_default())?;
+        let traded = expected.entry(tick.symbol).or_default();
+        if tick.timestamp >= traded.time_ms {
+            (traded.price, traded.time_ms) = (tick.price, tick.timestamp);
+        }
+        traded.trades += u64::from(tick.volume > 0.0);
+        Ok(())
+    })?;
+    let mut redis = scene.redis()?;
+    let mut found = BTreeMap::new();
+    for symbol in expected.keys() {
+        let text = |key: String, redis: &mut redis::Connection| -> anyhow::Result<String> {
+            Ok(redis::cmd("GET").arg(key).query::<Option<String>>(redis)?.unwrap_or_default())
+        };
+        let price = text(format!("price:{symbol}"), &mut redis)?.parse().unwrap_or_default();
+        let time_ms = text(format!("price:{symbol}:timestamp"), &mut redis)?.parse().unwrap_or_default();
+        let candles = format!("{url}/api/v1/candles/{}?interval=1h&limit=1000", symbol.replace(':', "%3A"));
+        let candles: Value = Client::new().get(candles).send()?.json()?;
+        let trades = member(&candles, "candles")?.as_array().into_iter().flatten();
+        let trades = trades.filter_map(|candle| candle["trades"].as_u64()).sum();
+        found.insert(symbol.clone(), Traded { price, time_ms, trades });
+    }
+    let mut findings = Findings::default();
+    findings.compare("prices and candles", &found, &expected);
+    Ok(findings)
+}
+
+impl std::ops::AddAssign for Findings {
+    fn add_assign(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.different += other.different;
+    }
+}

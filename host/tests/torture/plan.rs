@@ -1,0 +1,93 @@
+//! What is done to whom, chosen by a seed before anything begins.
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// The roles, and how many processes each has. The last evaluator is one that joins and leaves.
+pub(crate) const ROLES: [(&str, usize); 5] =
+    [("ingest", 2), ("evaluate", 4), ("deliver", 2), ("project", 1), ("api", 1)];
+
+/// Named points in the code, each with the role that passes it, and how often at most it passes before it dies there.
+const FAILPOINTS: [(&str, &str, u32); 9] = [
+    ("evaluate", "before-commit", 20),
+    ("evaluate", "after-commit", 20),
+    ("evaluate", "after-claim", 2),
+    ("evaluate", "before-checkpoint", 20),
+    ("evaluate", "after-checkpoint", 20),
+    ("deliver", "after-lease", 10),
+    ("deliver", "after-publish-before-ack", 10),
+    ("ingest", "after-publish", 50),
+    ("project", "after-apply", 20),
+];
+
+/// One of so many kills is at a failpoint, where there are more kills than failpoints.
+const KILLS_A_FAILPOINT: usize = 5;
+
+/// Beside so many kills a process is held still for longer than its session, lock or lease.
+const KILLS_A_PAUSE: usize = 10;
+
+/// Beside so many kills a process is stopped in order and started again, and an evaluator joins or leaves.
+const KILLS_A_STOP: usize = 8;
+
+/// After so many kills a part of the stack is killed, where it may be.
+const KILLS_A_PART: usize = 25;
+
+/// The parts: Redis has all in memory, so it is held still in place of being killed.
+const PARTS: [(&str, &str); 3] = [("kill", "postgres"), ("kill", "kafka-1"), ("pause", "redis")];
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// SIGKILL and a new process.
+    Kill(usize),
+    /// A new process that dies at a failpoint.
+    FailAt(&'static str, &'static str, u32),
+    Pause(usize),
+    Stop(usize),
+    /// The evaluator that is there at times comes, or goes.
+    JoinOrLeave,
+    /// A part of the stack goes away and comes back.
+    Part(&'static str, &'static str),
+}
+
+/// One action, and the wait behind it, milliseconds.
+pub(crate) type Step = (Action, u64);
+
+/// The steps of a run with so many kills, failpoints included; all failpoints if there are as many kills.
+pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, parts: bool) -> Vec<Step> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let actors: usize = ROLES.iter().map(|(_, many)| many).sum();
+    let first = ROLES.iter().take_while(|(role, _)| *role != "evaluate").map(|(_, many)| many).sum::<usize>();
+    let evaluators = first..first + ROLES.iter().find(|(role, _)| *role == "evaluate").map_or(0, |(_, many)| *many);
+    let at_failpoints = if failpoints { (kills / KILLS_A_FAILPOINT).max(FAILPOINTS.len()).min(kills) } else { 0 };
+    let mut actions = Vec::new();
+    for i in 0..at_failpoints {
+        let (role, name, passes) = FAILPOINTS[i % FAILPOINTS.len()];
+        actions.push(Action::FailAt(role, name, rng.random_range(0..=passes)));
+    }
+    actions.extend((at_failpoints..kills).map(|_| Action::Kill(rng.random_range(0..actors))));
+    for i in 0..kills.div_ceil(KILLS_A_PAUSE) {
+        // Every other one is an evaluator: a zombie among them does the most harm.
+        let chosen = if i % 2 == 0 { evaluators.clone() } else { 0..actors };
+        actions.push(Action::Pause(rng.random_range(chosen)));
+    }
+    actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..actors))));
+    actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
+    if parts {
+        let many = kills / KILLS_A_PART;
+        actions.extend((0..many).map(|i| PARTS[i % PARTS.len()]).map(|(action, part)| Action::Part(action, part)));
+    }
+    actions.shuffle(&mut rng);
+    actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect()
+}
+
+/// The failpoints that a plan asks for.
+pub(crate) fn failpoints_of(plan: &[Step]) -> Vec<&'static str> {
+    let mut names: Vec<_> = plan
+        .iter()
+        .filter_map(|(action, _)| if let Action::FailAt(_, name, _) = action { Some(*name) } else { None })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
