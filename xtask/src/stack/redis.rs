@@ -1,4 +1,4 @@
-//! Redis, in memory only: what it holds is made again from the log of ticks.
+//! Redis, in memory only: a developer's prices and candles are not worth a disk.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
