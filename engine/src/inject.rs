@@ -8,6 +8,8 @@
 //!
 //! Layout of the memory behind the guest's own pages: one *mailbox* page (the tick, the list of whom to judge, then the
 //! answers), then the tables that the host allocates.
+//!
+//! It is one long file, since what is appended and what is rewritten refer to each other by index: one struct knows them.
 
 use std::convert::Infallible;
 

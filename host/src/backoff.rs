@@ -2,9 +2,20 @@
 //!
 //! Full jitter (uniform from 0 to the step, see
 //! <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>) spreads the clients of a server that went
-//! down; `backon`'s jitter only ever adds to the step, so this is done by hand.
+//! down; `backon`'s jitter only ever adds to the step, so this is done by hand. Who waits alone for a store of its own needs
+//! none of that: [`patient`] is for them.
 
 use std::time::Duration;
+
+use backon::ExponentialBuilder;
+
+/// The longest wait of who is patient.
+const PATIENT_CAP: Duration = Duration::from_secs(5);
+
+/// Waits from `first` on, twice as long each time, for as long as it takes.
+pub(crate) fn patient(first: Duration) -> ExponentialBuilder {
+    ExponentialBuilder::new().with_jitter().with_min_delay(first).with_max_delay(PATIENT_CAP).without_max_times()
+}
 
 /// The steps of the waiting: `base`, twice that, and so on up to `cap`.
 #[derive(Clone, Debug)]

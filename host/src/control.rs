@@ -7,6 +7,7 @@ mod firings;
 mod price_alerts;
 mod promotion;
 mod rules;
+mod thread;
 
 use std::sync::Arc;
 

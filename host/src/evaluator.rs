@@ -118,6 +118,17 @@ pub enum EvaluatorError {
     Ended(String),
 }
 
+impl EvaluatorError {
+    /// Whether the same may succeed later: a backend is away.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Bus(error) => error.passes(),
+            Self::Store(error) | Self::Library(LibraryError::Store(error)) => error.passes(),
+            _ => false,
+        }
+    }
+}
+
 /// What a worker is told, in this order.
 enum Message {
     /// Bindings have changed.
@@ -227,10 +238,16 @@ pub async fn start(
     };
     tasks.spawn(feeder.run(stop, all_done));
     let mut evaluator = RunningEvaluator { tasks, stats };
-    tokio::select! {
-        _ = has_begun => Ok(evaluator),
-        Some(ended) = evaluator.tasks.join_next() => Err(part_ended(ended).err().unwrap_or_else(stopped_early)),
-    }
+    let ended = tokio::select! {
+        Ok(()) = has_begun => return Ok(evaluator),
+        Some(ended) = evaluator.tasks.join_next() => part_ended(ended),
+    };
+    // What ended first may have ended because another part failed.
+    let ended = match ended {
+        Ok(()) => evaluator.finished().await,
+        failed => failed,
+    };
+    Err(ended.err().unwrap_or_else(stopped_early))
 }
 
 fn part_ended(ended: Result<Result<(), EvaluatorError>, JoinError>) -> Result<(), EvaluatorError> {

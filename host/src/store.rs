@@ -3,9 +3,11 @@
 //! Both members speak the SQL in `sql`, each with its own driver: the files there are compiled once for each. What
 //! databases do differently (connections, locks, watches) is in the file of the member.
 
+mod alert;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod error;
+mod evaluation;
 mod faults;
 mod homes;
 mod lease;
@@ -20,17 +22,21 @@ pub(crate) mod testing;
 
 use std::path::Path;
 
+use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{
-    Alert, AlertId, BindingId, BindingStatus, Digest, FaultId, Firing, FiringId, Lifecycle, Params, Position, RuleName,
-    RuleQuarantine, RuleRef, RuleVersion, Symbol, Tenant, UserId, Version,
+    Alert, AlertId, BindingId, Digest, FaultId, Firing, FiringId, RuleName, RuleRef, RuleVersion, Symbol, Tenant,
+    Version,
 };
-use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
 use self::postgres::PostgresStore;
 use self::sqlite::SqliteStore;
 
+pub use self::alert::{
+    AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, Released, StoredAlert, StoredRule,
+};
 pub use self::error::StoreError;
+pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit};
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
 pub use self::homes::Start;
 pub use self::lease::{Lease, Leased};
@@ -57,229 +63,6 @@ pub enum Store {
     Sqlite(SqliteStore),
     /// A PostgreSQL database, which other processes may use at the same time.
     Postgres(PostgresStore),
-}
-
-/// What became of a rule version that was to be stored.
-#[derive(Debug, PartialEq, Eq)]
-pub enum StoredRule {
-    /// It is new.
-    Created(RuleVersion),
-    /// These very bytes were stored before.
-    Existing(RuleVersion),
-    /// Name and version are taken by other bytes.
-    Conflict(RuleVersion),
-}
-
-/// An alert to be stored; store and tenant give it its number.
-#[derive(Clone, Debug)]
-pub struct NewAlert {
-    /// Who owns it.
-    pub tenant: Tenant,
-    /// The user, made if unknown.
-    pub user: UserId,
-    /// The rule version.
-    pub rule: RuleRef,
-    /// The params.
-    pub params: Params,
-    /// The lifecycle.
-    pub lifecycle: Lifecycle,
-    /// Each symbol, and the first tick that counts for it.
-    pub symbols: Vec<(Symbol, Start)>,
-    /// Unix milliseconds.
-    pub created_at_ms: i64,
-    /// The request's Idempotency-Key, if it had one.
-    pub idempotency: Option<Idempotency>,
-}
-
-/// An Idempotency-Key and the request that it stands for.
-#[derive(Clone, Debug)]
-pub struct Idempotency {
-    /// The client's key.
-    pub key: String,
-    /// SHA-256 of the request.
-    pub fingerprint: [u8; 32],
-}
-
-/// What became of an alert that was to be stored.
-#[derive(Debug)]
-pub enum StoredAlert {
-    /// It is new.
-    Created(Alert),
-    /// The same request, by its key, created this one before.
-    Repeated(Alert),
-    /// The key was used for another request.
-    KeyReused,
-    /// There would be more live bindings than may be.
-    CapReached(CapReached),
-    /// Its rule version is judged no more.
-    RuleQuarantined(RuleQuarantine),
-}
-
-/// The most live bindings: active or quarantined ones, which evaluators keep in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BindingCaps {
-    /// Of one tenant.
-    pub per_tenant: u64,
-    /// Of one rule version of one tenant.
-    pub per_rule: u64,
-}
-
-/// What a cap counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capped {
-    /// The bindings of a tenant.
-    Tenant,
-    /// The bindings of a rule version.
-    Rule,
-}
-
-/// A cap that an alert would have exceeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CapReached {
-    /// What is counted.
-    pub capped: Capped,
-    /// How many bindings live.
-    pub live: u64,
-    /// How many may.
-    pub cap: u64,
-}
-
-/// What became of bindings that were to be released from quarantine.
-#[derive(Debug)]
-pub enum Released {
-    /// They are tried again; the alert as it is now.
-    Released(Alert),
-    /// None of those that were meant is quarantined; the alert.
-    NothingQuarantined(Alert),
-    /// Its rule version is judged no more: there is nothing to try.
-    RuleQuarantined(RuleQuarantine),
-    /// A promotion of it is under way.
-    BeingPromoted,
-    /// There is no such alert.
-    NoAlert,
-}
-
-/// Which alerts to list.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AlertFilter {
-    /// Only those of one user.
-    pub user: Option<UserId>,
-    /// Only those with an active binding.
-    pub active_only: bool,
-    /// Only those that GoStocks can express: `above` or `below` on one symbol.
-    pub price_alerts_only: bool,
-}
-
-/// A binding as evaluators need it.
-#[derive(Clone, Debug)]
-pub struct BindingRow {
-    /// Its number.
-    pub id: BindingId,
-    /// Its alert.
-    pub alert: AlertId,
-    /// Who owns it.
-    pub tenant: Tenant,
-    /// What it watches.
-    pub symbol: Symbol,
-    /// The first tick that counts since `armed_revision`; None as long as its symbol has no home.
-    pub counts_from: Option<Position>,
-    /// The rule version that judges it.
-    pub rule: Digest,
-    /// The packed params record.
-    pub packed_params: Vec<u8>,
-    /// What follows a fire verdict.
-    pub lifecycle: Lifecycle,
-    /// None if the alert was deleted.
-    pub status: Option<BindingStatus>,
-    /// The change that made it so.
-    pub revision: u64,
-    /// The change by which evaluators last began with it: its creation, or the end of a promotion.
-    pub armed_revision: u64,
-    /// What it remembers at `counts_from`, as long as no checkpoint does.
-    pub resume: Option<SavedBinding>,
-    /// Where it stands in a promotion.
-    pub hold: Hold,
-    /// Its rule version is judged no more.
-    pub rule_impure: bool,
-    /// It was released by hand, and no checkpoint was taken for that yet.
-    pub release_due: bool,
-}
-
-/// What changed after a revision.
-#[derive(Debug, Default)]
-pub struct Changed {
-    /// Bindings, in the order of revisions.
-    pub bindings: Vec<BindingRow>,
-    /// Rule versions that were found to be impure: their bindings are judged no more.
-    pub impure_rules: Vec<Digest>,
-    /// All of it up to this revision.
-    pub revision: u64,
-}
-
-/// The right to evaluate a partition, until somebody else claims it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The partition.
-    pub partition: u32,
-    /// The number of this claim.
-    pub epoch: u64,
-    /// Where evaluation goes on; None if the partition was never evaluated.
-    pub next_offset: Option<u64>,
-    /// Changes up to this revision are in the checkpoint.
-    pub revision: u64,
-    /// Bindings whose release from quarantine takes effect right behind the checkpoint.
-    pub released: Vec<BindingId>,
-}
-
-/// What an evaluator writes in one transaction.
-#[derive(Debug, Default)]
-pub struct Commit {
-    /// Firings, each with whether it is its binding's last.
-    pub firings: Vec<(Firing, bool)>,
-    /// Faults, oldest first. Those that say so quarantine their binding.
-    pub faults: Vec<NewFault>,
-    /// Rule versions that were found to be impure, with what differed.
-    pub impure_rules: Vec<(RuleRef, String)>,
-    /// When it is written, Unix milliseconds: the time of what it finds out about rules.
-    pub at_ms: i64,
-    /// Checkpoints of partitions.
-    pub checkpoints: Vec<Checkpoint>,
-    /// New firings are put into the outbox as well: someone must take them from there.
-    pub outbox: bool,
-}
-
-impl Commit {
-    /// Leaves out what belongs to partitions that are not chosen.
-    pub fn retain_partitions(&mut self, chosen: impl Fn(u32) -> bool) {
-        self.firings.retain(|(firing, _)| chosen(firing.position.partition));
-        self.faults.retain(|fault| chosen(fault.bundle.position.partition));
-        self.checkpoints.retain(|checkpoint| chosen(checkpoint.partition));
-    }
-
-    /// Whether there is nothing to be written.
-    pub fn is_empty(&self) -> bool {
-        let Self { firings, faults, impure_rules, checkpoints, at_ms: _, outbox: _ } = self;
-        firings.is_empty() && faults.is_empty() && impure_rules.is_empty() && checkpoints.is_empty()
-    }
-}
-
-/// What one partition remembers at an offset.
-#[derive(Debug)]
-pub struct Checkpoint {
-    /// The partition.
-    pub partition: u32,
-    /// The next offset to be evaluated.
-    pub next_offset: u64,
-    /// Changes up to this revision are in it, but for the releases that follow.
-    pub revision: u64,
-    /// Bindings that left quarantine by themselves since the last checkpoint.
-    pub recovered: Vec<BindingId>,
-    /// Bindings that are released from quarantine right behind it.
-    pub released: Vec<BindingId>,
-    /// Bindings that are handed over for a promotion: right behind it they are no longer judged.
-    pub handed_over: Vec<HandedOver>,
-    /// Groups whose states changed since the last checkpoint.
-    pub groups: Vec<GroupSnapshot>,
 }
 
 macro_rules! on_member {

@@ -19,19 +19,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::util::Timeout;
-use rdkafka::{ClientConfig, ClientContext};
 use tocsin_engine::domain::{Position, Tick};
-use tracing::info;
 
 use super::{BusError, MAX_GROUP_BYTES, MAX_PARTITIONS, Stats, partitioner, stock_tick};
 
+pub use self::config::KafkaConfig;
 pub use self::membership::KafkaMembership;
 pub use self::reader::{KafkaReader, KafkaWaker};
 
@@ -49,21 +46,6 @@ const MAX_IN_FLIGHT: usize = 10_000;
 
 /// Wait before a record is offered again to a producer whose queue is full.
 const FULL_WAIT: Duration = Duration::from_millis(2);
-
-/// Where Kafka is, and how the topic is made if it is missing.
-#[derive(Clone)]
-pub struct KafkaConfig {
-    /// Some of the brokers: `host:port`, comma-separated.
-    pub brokers: String,
-    /// The topic.
-    pub topic: String,
-    /// Partitions of a topic that is created.
-    pub partitions: u32,
-    /// Copies of each partition of a topic that is created; None for what the brokers have as their default.
-    pub replication: Option<u32>,
-    /// Settings of librdkafka, over those of this file: TLS, SASL. They may hold secrets.
-    pub options: Vec<(String, String)>,
-}
 
 /// The bus on Kafka. Cloning is cheap.
 #[derive(Clone)]
@@ -99,8 +81,8 @@ impl KafkaBus {
         if !(1..=MAX_PARTITIONS).contains(&config.partitions) {
             return Err(BusError::BadPartitionCount(config.partitions));
         }
-        let partitions = ensure_topic(&config).await?;
-        let mut settings = client(&config);
+        let partitions = config.ensure_topic().await?;
+        let mut settings = config.client();
         settings
             .set("enable.idempotence", "true")
             // A record waits for its broker as long as it takes: nothing is dropped, and nothing is sent twice.
@@ -190,14 +172,13 @@ impl KafkaBus {
         self.ask(move |shared| watermarks(&shared.asker, &shared.config.topic, partition)).await
     }
 
-    /// Asks the brokers something on a thread that may wait.
+    /// Asks the brokers something with what this bus has.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Shared) -> Result<T, BusError> + Send + 'static,
     ) -> Result<T, BusError> {
         let shared = self.0.clone();
-        let answer = tokio::task::spawn_blocking(move || question(&shared)).await;
-        answer.unwrap_or_else(|error| Err(BusError::Kafka(format!("asking the brokers failed: {error}"))))
+        on_waiting_thread(move || question(&shared)).await
     }
 
     pub(super) fn reader(&self, from: Vec<Position>) -> Result<KafkaReader, BusError> {
@@ -277,58 +258,6 @@ impl Drop for Shared {
     }
 }
 
-/// What all clients have in common.
-fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut settings = ClientConfig::new();
-    settings.set("bootstrap.servers", &config.brokers).set("client.id", "tocsin");
-    for (name, value) in &config.options {
-        settings.set(name, value);
-    }
-    settings
-}
-
-/// The number of the topic's partitions; makes the topic if there is none.
-async fn ensure_topic(config: &KafkaConfig) -> Result<u32, BusError> {
-    if let Some(partitions) = partitions_of(config).await? {
-        return Ok(partitions);
-    }
-    let admin: AdminClient<DefaultClientContext> = client(config).create().map_err(failed("create a client"))?;
-    let replication = config.replication.map_or(-1, |copies| i32::try_from(copies).unwrap_or(i32::MAX));
-    let partitions = i32::try_from(config.partitions).unwrap_or(i32::MAX);
-    let topic = NewTopic::new(&config.topic, partitions, TopicReplication::Fixed(replication))
-        // Published means appended.
-        .set("message.timestamp.type", "LogAppendTime");
-    let options = AdminOptions::new().operation_timeout(Some(Timeout::After(REQUEST_TIMEOUT)));
-    let answers = admin.create_topics(&[topic], &options).await.map_err(failed("create the topic"))?;
-    for answer in answers {
-        match answer {
-            Ok(_) => info!(topic = config.topic, partitions, "the topic is created"),
-            // Another process was faster.
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(failed("create the topic")(KafkaError::AdminOp(code))),
-        }
-    }
-    // Brokers hear of a new topic one after the other.
-    for _ in 0..50 {
-        if let Some(partitions) = partitions_of(config).await? {
-            return Ok(partitions);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    Err(BusError::Kafka(format!("the topic {} was created, and the brokers do not know it", config.topic)))
-}
-
-async fn partitions_of(config: &KafkaConfig) -> Result<Option<u32>, BusError> {
-    let (config, topic) = (config.clone(), config.topic.clone());
-    let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = client(&config).create().map_err(failed("create a client"))?;
-        let all = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(failed("tell their topics"))?;
-        Ok(all.topics().iter().find(|found| found.name() == topic).map(|found| found.partitions().len() as u32))
-    });
-    let found = asked.await.unwrap_or_else(|error| Err(BusError::Kafka(format!("asking the brokers failed: {error}"))));
-    Ok(found?.filter(|partitions| *partitions > 0))
-}
-
 /// The first offset that is retained, and the next one to be written.
 fn watermarks(consumer: &BaseConsumer<Logging>, topic: &str, partition: u32) -> Result<(u64, u64), BusError> {
     let ask = || consumer.fetch_watermarks(topic, partition.cast_signed(), REQUEST_TIMEOUT);
@@ -384,6 +313,14 @@ fn offsets(bus: &KafkaBus, positions: &[Position]) -> Result<TopicPartitionList,
         added.map_err(failed("take an offset"))?;
     }
     Ok(offsets)
+}
+
+/// Asks the brokers something on a thread that may wait.
+async fn on_waiting_thread<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, BusError> + Send + 'static,
+) -> Result<T, BusError> {
+    let answer = tokio::task::spawn_blocking(question).await;
+    answer.unwrap_or_else(|error| Err(BusError::Kafka(format!("asking the brokers failed: {error}"))))
 }
 
 /// Says what the brokers did not do.

@@ -7,18 +7,18 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use serde_json::Value;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleRef, Symbol, Tenant};
-use tocsin_engine::limits::THREAD_STACK_BYTES;
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::alerts::{cap_reached, params_violations};
 use super::rules::{parse_version, rule_quarantined};
+use super::thread::on_thread;
 use super::{Control, ControlError, FieldViolation, MAX_PAGE};
+use crate::backoff::patient;
 use crate::store::{BegunPromotion, FinishedPromotion, HeldBinding, Moved, NewPromotion, PromotedAlert, PromotionId};
 
 /// Wrong params that are listed; more are counted.
@@ -26,6 +26,9 @@ const MAX_VIOLATIONS: usize = 1_000;
 
 /// States that are loaded, migrated and kept at once: with the largest states there can be they take 32 MiB.
 const STATES_AT_ONCE: u32 = 256;
+
+/// The first wait of a rollback for a store that failed.
+const MIN_WAIT: Duration = Duration::from_millis(20);
 
 /// How long evaluators have for handing over: milliseconds are usual, a replay after a start takes longer.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -224,11 +227,6 @@ impl Control {
 
     /// Takes a promotion back, however long the store is away or an evaluator takes to hand over.
     async fn roll_back(&self, id: PromotionId) {
-        let backoff = ExponentialBuilder::new()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(20))
-            .with_max_delay(Duration::from_secs(5))
-            .without_max_times();
         let rolled_back = (|| async {
             let mut newest = self.0.store.newest_revision().await?;
             loop {
@@ -238,7 +236,7 @@ impl Control {
                 }
             }
         })
-        .retry(backoff)
+        .retry(patient(MIN_WAIT))
         .when(|error| matches!(error, ControlError::Unavailable(_)))
         .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
         .await;
@@ -285,16 +283,6 @@ impl Migrations {
         };
         Ok(SavedBinding { binding: id, health, state })
     }
-}
-
-/// Runs rules' code: it may use up the stack of a thread of its own.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
-    let (done, receiver) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("tocsin-migrate".into()).stack_size(THREAD_STACK_BYTES);
-    // Nobody listens only where the whole process is ending.
-    let started = thread.spawn(move || drop(done.send(work())));
-    started.map_err(|error| ControlError::Unavailable(format!("a thread could not be started: {error}")))?;
-    receiver.await.map_err(|_| ControlError::Internal("a thread that ran a rule panicked".into()))
 }
 
 fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> ControlError {

@@ -4,7 +4,7 @@ use tocsin_engine::domain::{RuleName, RuleQuarantine, RuleRef, RuleVersion, Tena
 use tocsin_engine::trial::trial_migration;
 use tocsin_engine::{Rule, builtin};
 
-use super::promotion::on_thread;
+use super::thread::on_thread;
 use super::{Control, ControlError, FieldViolation, Page, page_size};
 use crate::store::StoredRule;
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use tocsin_engine::domain::Symbol;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{EvaluatorError, EvaluatorStats, Handed};
+use crate::backoff::patient;
 use crate::bus::Clock;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
@@ -23,6 +24,9 @@ const MAX_FIRINGS: usize = 10_000;
 
 /// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
 const MAX_FAULTS: usize = 2_000;
+
+/// The first wait for a store that failed: what it keeps waiting is an alert.
+const MIN_WAIT: Duration = Duration::from_millis(20);
 
 /// Firings that are told in the log, for each worker, in [`LOG_INTERVAL`]: a flood must not become one there.
 const MAX_LOGGED: u64 = 5;
@@ -102,8 +106,8 @@ impl Committer {
     async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
         let settle = || self.store.settle(symbol, partition);
         let home = settle
-            .retry(backoff())
-            .when(passes)
+            .retry(patient(MIN_WAIT))
+            .when(StoreError::passes)
             .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's home waits for the store"))
             .await?;
         info!(%symbol, home, "the first tick of a watched symbol");
@@ -121,8 +125,8 @@ impl Committer {
             }
             failpoint::pass(if commit.checkpoints.is_empty() { "before-commit" } else { "before-checkpoint" });
             let written = (|| self.store.commit(&self.claims, &commit))
-                .retry(backoff())
-                .when(passes)
+                .retry(patient(MIN_WAIT))
+                .when(StoreError::passes)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;
             match (written, &self.fenced) {
@@ -163,17 +167,4 @@ impl Committer {
             }
         }
     }
-}
-
-fn backoff() -> ExponentialBuilder {
-    ExponentialBuilder::new()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-}
-
-/// Whether the store may do it later.
-fn passes(error: &StoreError) -> bool {
-    matches!(error, StoreError::Database(_))
 }

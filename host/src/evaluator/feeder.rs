@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use futures_util::StreamExt as _;
 use tocsin_engine::domain::{BindingStatus, Position, Symbol};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,15 +20,19 @@ use tracing::{debug, error, warn};
 
 use super::restore::{Restored, arming, restore};
 use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
+use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
-use crate::library::{Library, LibraryError};
-use crate::store::{BindingRow, Changed, Hold, Store, StoreError};
+use crate::library::Library;
+use crate::store::{BindingRow, Changed, Hold, Store};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
 
 /// Wait before the store is asked again after it failed.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// The first wait of a partition that could not be restored.
+const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a start waits for its first partitions. Where there are more evaluators than partitions, some get none.
 const FIRST_ASSIGNMENT_WAIT: Duration = Duration::from_secs(15);
@@ -59,7 +63,7 @@ pub(super) struct Feeder {
     pub(super) homes: HashMap<Symbol, Option<u32>>,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
-    /// Dropped once the first partitions are restored.
+    /// Told once the first partitions are restored.
     pub(super) begun: Option<oneshot::Sender<()>>,
 }
 
@@ -91,7 +95,10 @@ impl Feeder {
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
         }
-        self.begun = None;
+        if let Some(begun) = self.begun.take() {
+            // Nobody waits for it any more where the start was given up.
+            let _ = begun.send(());
+        }
         let mut offsets_due = interval_at(Instant::now() + OFFSETS_INTERVAL, OFFSETS_INTERVAL);
         offsets_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -268,27 +275,11 @@ struct Restorer {
 
 impl Restorer {
     async fn restore(self, partition: u32) -> Result<Restored, EvaluatorError> {
-        let backoff = ExponentialBuilder::new()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(5))
-            .without_max_times();
         let Self { store, bus, library, revision, skip_lost_ticks } = &self;
         (|| restore(store, bus, library, partition, *revision, *skip_lost_ticks))
-            .retry(backoff)
-            .when(passes)
+            .retry(patient(MIN_WAIT))
+            .when(EvaluatorError::passes)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
             .await
-    }
-}
-
-/// Whether restoring may succeed later.
-fn passes(error: &EvaluatorError) -> bool {
-    match error {
-        EvaluatorError::Bus(error) => error.passes(),
-        EvaluatorError::Store(error) | EvaluatorError::Library(LibraryError::Store(error)) => {
-            matches!(error, StoreError::Database(_))
-        }
-        _ => false,
     }
 }

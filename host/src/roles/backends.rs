@@ -48,9 +48,8 @@ impl<'a> Backends<'a> {
                 Ok(Bus::Embedded(bus.with_context(|| self.folder())?))
             }
             Some(kafka) => {
-                let away = |error: &BusError| matches!(error, BusError::Kafka(_));
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
-                let bus = until_there(&self.health.part("bus"), &kafka.ticks, away, open).await;
+                let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::passes, open).await;
                 Ok(Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?))
             }
         };
@@ -59,12 +58,13 @@ impl<'a> Backends<'a> {
 
     pub(super) async fn store(&self) -> anyhow::Result<Store> {
         let open = async || {
-            let away = |error: &StoreError| matches!(error, StoreError::Away(_) | StoreError::Database(_));
             let open = async || open_store(&self.settings.store, &self.settings.data_dir).await;
             let store = match self.settings.store {
                 // A folder that is not there now will not be there soon.
                 StoreChoice::Sqlite => open().await,
-                StoreChoice::Postgres(_) => until_there(&self.health.part("store"), "the store", away, open).await,
+                StoreChoice::Postgres(_) => {
+                    until_there(&self.health.part("store"), "the store", StoreError::passes, open).await
+                }
             };
             store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
         };

@@ -6,11 +6,10 @@ use super::backends::Backends;
 use super::retry::until_there;
 use super::stages::Stages;
 use super::summary;
-use crate::bus::{BusError, system_clock};
+use crate::bus::system_clock;
 use crate::config::Settings;
 use crate::evaluator::{self, EvaluatorConfig, EvaluatorError, RunningEvaluator};
 use crate::health::Health;
-use crate::store::StoreError;
 
 pub(super) async fn start(
     settings: &Settings,
@@ -24,7 +23,7 @@ pub(super) async fn start(
         let (store, bus, library) = (store.clone(), bus.clone(), library.clone());
         evaluator::start(store, bus, library, config.clone(), system_clock(), stop.clone()).await
     };
-    let evaluator = until_there(&health.part("evaluate"), "partitions and alerts", passes, begin)
+    let evaluator = until_there(&health.part("evaluate"), "partitions and alerts", EvaluatorError::passes, begin)
         .await
         .context("starting evaluation")?;
     let stats = evaluator.stats();
@@ -37,11 +36,6 @@ pub(super) async fn start(
 /// How this process evaluates. Firings are put into the outbox where there is a Kafka to tell them on.
 fn config(settings: &Settings) -> EvaluatorConfig {
     EvaluatorConfig { outbox: settings.kafka.is_some(), ..settings.evaluator.clone() }
-}
-
-/// Backends that go away between two steps of the start.
-fn passes(error: &EvaluatorError) -> bool {
-    matches!(error, EvaluatorError::Bus(BusError::Kafka(_)) | EvaluatorError::Store(StoreError::Database(_)))
 }
 
 async fn watch(evaluator: RunningEvaluator, health: Health) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::stages::Stages;
 use crate::backoff::Backoff;
-use crate::bus::{Bus, BusError};
+use crate::bus::Bus;
 use crate::health::{Health, Part};
 use crate::prices::{self, Prices, ProjectError};
 
@@ -27,7 +27,7 @@ async fn project(bus: Bus, prices: Prices, part: Part, stop: CancellationToken) 
     let mut backoff = Backoff::new(BASE, CAP);
     loop {
         match prices::project(bus.clone(), prices.clone(), stop.clone()).await {
-            Err(error @ ProjectError::Bus(BusError::Kafka(_))) if !stop.is_cancelled() => {
+            Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.passes()) && !stop.is_cancelled() => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
                 part.tell(error.to_string());

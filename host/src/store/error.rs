@@ -36,6 +36,13 @@ pub enum StoreError {
 /// a server that has become a standby, and passwords or databases that are being exchanged.
 const PASSING: [&str; 9] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58"];
 
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Database(_))
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let passes = match &error {

@@ -2,12 +2,18 @@
 //! the options. Values of options may be secret, and are shown to nobody.
 
 use std::fmt;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
+use rdkafka::util::Timeout;
+use tracing::info;
 
-use super::{BusError, KafkaConfig};
+use super::{BusError, REQUEST_TIMEOUT, failed, on_waiting_thread};
 
 /// What librdkafka says of an option that it was built without.
 const NOT_BUILT_IN: [&str; 2] = ["not available at build time", "recompile librdkafka"];
@@ -15,15 +21,72 @@ const NOT_BUILT_IN: [&str; 2] = ["not available at build time", "recompile librd
 /// Parts of the names of options whose values are secret.
 const SECRET_NAMES: [&str; 5] = ["password", "secret", "pem", "key", "oauthbearer.config"];
 
+/// Where Kafka is, and how the topic is made if it is missing.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// Some of the brokers: `host:port`, comma-separated.
+    pub brokers: String,
+    /// The topic.
+    pub topic: String,
+    /// Partitions of a topic that is created.
+    pub partitions: u32,
+    /// Copies of each partition of a topic that is created; None for what the brokers have as their default.
+    pub replication: Option<u32>,
+    /// Settings of librdkafka: TLS, SASL. Those that a client here relies on come over them. They may hold secrets.
+    pub options: Vec<(String, String)>,
+}
+
 impl KafkaConfig {
     /// Settings to begin a client with.
     pub fn client(&self) -> ClientConfig {
-        super::client(self)
+        let mut settings = ClientConfig::new();
+        settings.set("bootstrap.servers", &self.brokers).set("client.id", "tocsin");
+        for (name, value) in &self.options {
+            settings.set(name, value);
+        }
+        settings
     }
 
     /// The number of the topic's partitions; makes the topic if there is none.
     pub async fn ensure_topic(&self) -> Result<u32, BusError> {
-        super::ensure_topic(self).await
+        if let Some(partitions) = self.topic_partitions().await? {
+            return Ok(partitions);
+        }
+        let admin: AdminClient<DefaultClientContext> = self.client().create().map_err(failed("create a client"))?;
+        let replication = self.replication.map_or(-1, |copies| i32::try_from(copies).unwrap_or(i32::MAX));
+        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let topic = NewTopic::new(&self.topic, partitions, TopicReplication::Fixed(replication))
+            // Published means appended.
+            .set("message.timestamp.type", "LogAppendTime");
+        let options = AdminOptions::new().operation_timeout(Some(Timeout::After(REQUEST_TIMEOUT)));
+        let answers = admin.create_topics(&[topic], &options).await.map_err(failed("create the topic"))?;
+        for answer in answers {
+            match answer {
+                Ok(_) => info!(topic = self.topic, partitions, "the topic is created"),
+                // Another process was faster.
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(failed("create the topic")(KafkaError::AdminOp(code))),
+            }
+        }
+        // Brokers hear of a new topic one after the other.
+        for _ in 0..50 {
+            if let Some(partitions) = self.topic_partitions().await? {
+                return Ok(partitions);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(BusError::Kafka(format!("the topic {} was created, and the brokers do not know it", self.topic)))
+    }
+
+    /// The number of the topic's partitions, if there is one.
+    async fn topic_partitions(&self) -> Result<Option<u32>, BusError> {
+        let (settings, topic) = (self.client(), self.topic.clone());
+        let found = on_waiting_thread(move || {
+            let consumer: BaseConsumer = settings.create().map_err(failed("create a client"))?;
+            let all = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(failed("tell their topics"))?;
+            Ok(all.topics().iter().find(|found| found.name() == topic).map(|found| found.partitions().len() as u32))
+        });
+        Ok(found.await?.filter(|partitions| *partitions > 0))
     }
 
     /// Whether librdkafka takes the options. Asks no broker.

@@ -17,7 +17,7 @@ use rdkafka::{ClientConfig, Timestamp};
 use tocsin_engine::domain::Position;
 use tracing::warn;
 
-use super::{Counters, KafkaConfig, Logging, client, failed, watermarks};
+use super::{Counters, KafkaConfig, Logging, failed, watermarks};
 use crate::bus::{BusError, Record, stock_tick};
 
 /// Name of the group that readers would belong to if they had one: librdkafka wants a name. It commits nothing.
@@ -88,7 +88,7 @@ impl Bell {
 
 /// Settings of a client that reads.
 pub(super) fn settings(config: &KafkaConfig) -> ClientConfig {
-    let mut settings = client(config);
+    let mut settings = config.client();
     settings
         .set("group.id", NO_GROUP)
         .set("enable.auto.commit", "false")

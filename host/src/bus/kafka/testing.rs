@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::Tick;
 
-use super::{KafkaBus, KafkaConfig, client};
+use super::{KafkaBus, KafkaConfig};
 use crate::bus::{Bus, stock_tick};
 
 /// A bus on a fresh topic of 8 partitions.
@@ -30,7 +30,7 @@ pub(crate) fn config() -> KafkaConfig {
 /// Appends ticks to one partition, whatever their symbols: as a producer with another partitioner does.
 pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
-    let producer: FutureProducer = client(bus.config()).create().unwrap();
+    let producer: FutureProducer = bus.config().client().create().unwrap();
     for tick in ticks {
         let mut message = Vec::new();
         stock_tick::from_tick(tick, &mut message);
@@ -42,7 +42,7 @@ pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
 /// Has the brokers forget all that a partition holds, as retention does.
 pub(crate) async fn forget_all(bus: &Bus, partition: u32) {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
-    let admin: AdminClient<DefaultClientContext> = client(bus.config()).create().unwrap();
+    let admin: AdminClient<DefaultClientContext> = bus.config().client().create().unwrap();
     let mut until = TopicPartitionList::new();
     let (topic, partition) = (&bus.config().topic, partition.cast_signed());
     until.add_partition_offset(topic, partition, Offset::End).unwrap();

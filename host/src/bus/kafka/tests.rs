@@ -15,7 +15,7 @@ conformance::tests!(open().await);
 async fn what_is_no_tick_is_passed_over_and_three_fields_are_one() {
     let config = config();
     let bus = KafkaBus::open(config.clone()).await.unwrap();
-    let producer: FutureProducer = client(&config).create().unwrap();
+    let producer: FutureProducer = config.client().create().unwrap();
     // As GoStocks writes it: AAPL, 150.25, 1700000000000.
     let mut three_fields = b"\x0a\x04AAPL\x11".to_vec();
     three_fields.extend_from_slice(&150.25_f64.to_le_bytes());

@@ -30,6 +30,14 @@ impl Rig {
         self.bus.publish((0..SYMBOLS).map(|i| tick(i).unwrap()).collect()).await.unwrap();
     }
 
+    /// Publishes so many rounds, and says how many.
+    async fn publish_rounds(&self, rounds: usize) -> usize {
+        for _ in 0..rounds {
+            self.publish_round().await;
+        }
+        rounds
+    }
+
     /// Waits until all rounds have fired; then each symbol has fired with the counts from 1 on, each once and in order.
     async fn check_rounds(&self, rounds: usize) {
         wait_until(async || self.all_firings().await.len() >= rounds * SYMBOLS).await;
@@ -52,6 +60,12 @@ impl Rig {
     }
 }
 
+async fn stop_all(running: Vec<Running>) {
+    for one in running {
+        one.stop().await;
+    }
+}
+
 impl Running {
     fn partitions(&self) -> usize {
         self.evaluator.stats().partitions().len()
@@ -68,15 +82,10 @@ async fn one_two_and_four_evaluators_divide_the_partitions() {
             running.push(rig.start_soon().await);
         }
         wait_until(async || running.iter().all(|one| one.partitions() == 8 / evaluators)).await;
-        for _ in 0..20 {
-            rig.publish_round().await;
-            rounds += 1;
-        }
+        rounds += rig.publish_rounds(20).await;
         rig.check_rounds(rounds).await;
     }
-    for one in running {
-        one.stop().await;
-    }
+    stop_all(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,15 +103,10 @@ async fn evaluators_come_and_go_and_no_tick_is_lost_or_judged_twice() {
             _ if running.len() < 4 => running.push(rig.start_soon().await),
             _ => {}
         }
-        for _ in 0..random.random_range(1..30) {
-            rig.publish_round().await;
-            rounds += 1;
-        }
+        rounds += rig.publish_rounds(random.random_range(1..30)).await;
     }
     rig.check_rounds(rounds).await;
-    for one in running {
-        one.stop().await;
-    }
+    stop_all(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,9 +118,7 @@ async fn who_was_fenced_off_writes_nothing_more_and_is_told() {
     // As another evaluator would that the group gave the partition to while this one stood still.
     let taken = 0;
     let before = rig.store.claim(taken).await.unwrap();
-    for _ in 0..5 {
-        rig.publish_round().await;
-    }
+    rig.publish_rounds(5).await;
     let others: usize = (0..SYMBOLS).filter(|i| rig.partition_of(*i) != taken).count();
     assert!(others < SYMBOLS, "some symbols are on that partition");
     wait_until(async || rig.all_firings().await.len() >= SYMBOLS + 5 * others).await;
