@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
     let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
     let stop = CancellationToken::new();
-    tokio::spawn(tocsin::signals::cancel_on_signal(stop.clone()));
+    tocsin::signals::cancel_on_signal(stop.clone());
     let ended = match started.and_then(|()| Ok(args.settle()?)) {
         Ok(settings) => roles::serve(settings, stop).await,
         Err(error) => Err(error),

@@ -80,7 +80,7 @@ pub(super) async fn run(args: FeedArgs, output: Output) -> Result<(), Failure> {
         Failure::Local(format!("cannot listen on {address}: {error}; choose another address with --listen"))
     })?;
     let stop = CancellationToken::new();
-    tokio::spawn(crate::signals::cancel_on_signal(stop.clone()));
+    crate::signals::cancel_on_signal(stop.clone());
     let report = feed::run(args.into(), listener, stop).await.map_err(|error| Failure::Local(error.to_string()))?;
     let sent: serde_json::Map<_, _> = report.sent.iter().map(|(symbol, n)| (symbol.to_string(), json!(n))).collect();
     let value = json!({

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::compiler::Compiler;
+use crate::compiler::{ChildCompiler, CompileLimits, Compiler};
 use crate::control::{Control, ControlError, CreateAlert};
 use crate::library::Library;
 use crate::store::testing::{Home, Member, on_each_member};
@@ -28,6 +28,7 @@ on_each_member!(
     a_replay_begins_with_the_release_that_its_checkpoint_names,
     a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged,
     an_impure_rule_is_disarmed_everywhere_and_never_armed_again,
+    a_start_whose_rules_cannot_be_loaded_fails_with_the_reason,
 );
 
 const NOW_MS: i64 = 1_700_000_000_123;
@@ -338,4 +339,19 @@ async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(member: Mem
     assert_eq!(running.stats().bindings, 1);
     running.stop().await;
     assert_eq!(rig.counts(id).await, before);
+}
+
+async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(member: Member) {
+    let mut rig = Rig::new(member, &[COUNTER]).await;
+    rig.create("counter", &["X"]).await.unwrap();
+    let no_compiler =
+        Compiler::Child(Arc::new(ChildCompiler::new("/no/such/compiler".into(), CompileLimits::default())));
+    rig.library = Library::new(Engine::new().unwrap(), rig.store.clone(), no_compiler, None);
+    // Often enough for every order in which the parts may end.
+    for _ in 0..100 {
+        let (store, bus, library) = (rig.store.clone(), rig.bus.clone(), rig.library.clone());
+        let config = rig.config(Duration::from_secs(600));
+        let started = start(store, bus, library, config, rig.clock.clone(), CancellationToken::new()).await;
+        assert!(matches!(started.map(drop), Err(EvaluatorError::Library(_))));
+    }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Actor {
     pub(crate) name: String,
     folder: PathBuf,
     state: State,
+    /// Where the log of its last process begins.
+    log_begin: u64,
 }
 
 impl Actor {
@@ -45,7 +47,7 @@ impl Actor {
         let name = format!("{role}-{number}");
         let folder = scene.folder.join(&name);
         std::fs::create_dir_all(&folder)?;
-        Ok(Self { role, name, folder, state: State::Absent })
+        Ok(Self { role, name, folder, state: State::Absent, log_begin: 0 })
     }
 
     /// Starts its process, to die at a failpoint when it has passed it so many times.
@@ -69,9 +71,9 @@ impl Actor {
         Ok(())
     }
 
-    fn command(&self, scene: &Scene) -> anyhow::Result<Command> {
-        let log = self.folder.join("log");
-        let log = OpenOptions::new().create(true).append(true).open(log)?;
+    fn command(&mut self, scene: &Scene) -> anyhow::Result<Command> {
+        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
+        self.log_begin = log.metadata()?.len();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tocsin"));
         command.args(["serve", "--log-format", "json", "--role", self.role, "--checkpoint-interval-ms", "100"]);
         command.args(["--audit-every", "0", "--feed", "simulated"]).arg("--data-dir").arg(&self.folder);
@@ -129,7 +131,7 @@ impl Actor {
             }
             std::thread::sleep(POLL);
         };
-        if !status.success() {
+        if !status.success() && !self.was_stopped_unborn(status) {
             bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_words());
         }
         Ok(())
@@ -159,9 +161,19 @@ impl Actor {
 
     /// Where it serves REST, as its log tells.
     pub(crate) fn url(&self) -> Option<String> {
-        let log = std::fs::read_to_string(self.folder.join("log")).ok()?;
+        let log = std::fs::read_to_string(self.log()).ok()?;
         let told = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
         log.lines().rev().find_map(told)
+    }
+
+    /// Whether the signal came before the process had done or said anything: it did not listen yet.
+    fn was_stopped_unborn(&self, status: ExitStatus) -> bool {
+        let log_end = std::fs::metadata(self.log()).map_or(0, |log| log.len());
+        status.signal() == Some(Signal::TERM.as_raw()) && log_end == self.log_begin
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
     }
 
     fn take(&mut self) -> Option<Child> {
@@ -172,8 +184,7 @@ impl Actor {
     }
 
     fn last_words(&self) -> String {
-        let log = self.folder.join("log");
-        let text = File::open(&log).and_then(std::io::read_to_string).unwrap_or_default();
+        let text = File::open(self.log()).and_then(std::io::read_to_string).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         format!("its last lines:\n  {}", lines[lines.len().saturating_sub(12)..].join("\n  "))
     }
