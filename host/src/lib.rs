@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod lease;
 pub mod library;
 pub mod prices;
+pub mod program;
 pub mod roles;
 pub mod signals;
 pub mod store;

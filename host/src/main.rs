@@ -1,42 +1,11 @@
-//! The binary: parses, matches, runs.
+//! The binary.
 
 use std::process::ExitCode;
 
-use tocsin::cli::{self, Cli, Command, Global};
-use tocsin::{config, roles, telemetry};
-use tokio_util::sync::CancellationToken;
-
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
-    #[expect(unsafe_code, reason = "settings are read from the environment, which is shared by all threads")]
-    let env_file = unsafe { config::env_file::load() };
-    let cli = Cli::parse();
-    if let Command::CompileModule(args) = &cli.command {
-        return tocsin::compiler::run_child(args);
+    #[expect(unsafe_code, reason = "the environment is written to")]
+    unsafe {
+        tocsin::program::run()
     }
-    if let Err(error) = env_file {
-        return cli::exit_code(Err(error.into()), &cli.global);
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
-    let ended = runtime.block_on(async {
-        match cli.command {
-            Command::Serve(args) => serve(*args, &cli.global).await,
-            Command::Migrate(args) => cli::report_store(roles::migrate(args).await, &cli.global),
-            other => cli::run(other, cli.global).await,
-        }
-    });
-    // What still waits for a backend is not waited for.
-    runtime.shutdown_background();
-    ended
-}
-
-async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
-    let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
-    let stop = CancellationToken::new();
-    tocsin::signals::cancel_on_signal(stop.clone());
-    let ended = match started.and_then(|()| Ok(args.settle()?)) {
-        Ok(settings) => roles::serve(settings, stop).await,
-        Err(error) => Err(error),
-    };
-    cli::exit_code(ended, global)
 }

@@ -1,0 +1,47 @@
+//! The program: parses, matches, runs. It stands in the library so that all of it is compiled once; `main.rs` only calls it.
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{self, Cli, Command, Global};
+use crate::{compiler, config, roles, signals, telemetry};
+
+/// Does what the command line says; the exit code of the process.
+///
+/// # Safety
+/// No other thread may run yet: settings are read into the environment, which all threads share.
+#[expect(unsafe_code, reason = "the environment is written to")]
+pub unsafe fn run() -> ExitCode {
+    // SAFETY: the caller's.
+    let env_file = unsafe { config::env_file::load() };
+    let cli = Cli::parse();
+    if let Command::CompileModule(args) = &cli.command {
+        return compiler::run_child(args);
+    }
+    if let Err(error) = env_file {
+        return cli::exit_code(Err(error.into()), &cli.global);
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve(*args, &cli.global).await,
+            Command::Migrate(args) => cli::report_store(roles::migrate(args).await, &cli.global),
+            other => cli::run(other, cli.global).await,
+        }
+    });
+    // What still waits for a backend is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
+    let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
+    let stop = CancellationToken::new();
+    signals::cancel_on_signal(stop.clone());
+    let ended = match started.and_then(|()| Ok(args.settle()?)) {
+        Ok(settings) => roles::serve(settings, stop).await,
+        Err(error) => Err(error),
+    };
+    cli::exit_code(ended, global)
+}
