@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::health::Part;
-use crate::store::{Lease, Leased, Store};
+use crate::store::{Lease, Leased, Store, StoreError};
 
 /// How long a lock outlives its holder's last word: so soon another takes over.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -63,6 +64,46 @@ impl Tenure {
     }
 }
 
+/// A lock for one piece of work, renewed until it is released. Whoever holds one says so; it ends nobody's work: a piece
+/// of work that takes longer than its holder can renew must find out in the store that another has taken over.
+pub struct Held {
+    store: Store,
+    lock: Lease,
+    _renewing: AbortOnDropHandle<()>,
+}
+
+impl Held {
+    /// Asks once; None if somebody else holds it.
+    pub async fn acquire(store: &Store, lock: Lease) -> Result<Option<Self>, StoreError> {
+        if store.acquire_lease(&lock).await? != Leased::Held {
+            return Ok(None);
+        }
+        let (renewed, of) = (lock.clone(), store.clone());
+        let renewing = tokio::spawn(async move {
+            loop {
+                sleep(RENEW_EVERY).await;
+                if let Err(error) = of.renew_lease(&renewed).await {
+                    debug!(lock = renewed.name, %error, "a lock is not renewed");
+                }
+            }
+        });
+        Ok(Some(Self { store: store.clone(), lock, _renewing: AbortOnDropHandle::new(renewing) }))
+    }
+
+    /// Lets others have it at once.
+    pub async fn release(self) {
+        let Self { store, lock, _renewing: renewing } = self;
+        drop(renewing);
+        release(&store, &lock).await;
+    }
+}
+
+async fn release(store: &Store, lock: &Lease) {
+    if !matches!(timeout(RELEASE_TIMEOUT, store.release_lease(lock)).await, Ok(Ok(()))) {
+        warn!(lock = lock.name, "a lock could not be released: others wait until its lease ends");
+    }
+}
+
 /// Does `work` whenever the lock is held, until `stop` is cancelled or the work fails. The work must look at its token before
 /// anything else, and end soon when it is cancelled: it is called again once the lock is held anew.
 pub async fn while_held<E, W: Future<Output = Result<(), E>>>(
@@ -105,9 +146,7 @@ async fn hold<E, W: Future<Output = Result<(), E>>>(
         ended = &mut working => ended,
         () = renew(store, lock, &tenure) => working.await,
     };
-    if !matches!(timeout(RELEASE_TIMEOUT, store.release_lease(lock)).await, Ok(Ok(()))) {
-        warn!(lock = lock.name, "a lock could not be released: others wait until its lease ends");
-    }
+    release(store, lock).await;
     ended
 }
 

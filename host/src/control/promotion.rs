@@ -1,7 +1,7 @@
 //! Promoting a rule version: alerts move to it with the states of their bindings, all of them or none.
 //!
-//! Once begun, a promotion runs to its end whether or not the client waits for it. One that the process does not live
-//! to end is rolled back at the next start.
+//! Once begun, a promotion runs to its end whether or not the client waits for it. The process that carries it out holds
+//! a lock; one that it does not live to end is rolled back by whichever process has the lock next.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,14 +12,18 @@ use serde_json::Value;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleRef, Symbol, Tenant};
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
-use tracing::{error, info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
 use super::alerts::{cap_reached, params_violations};
 use super::rules::{parse_version, rule_quarantined};
 use super::thread::on_thread;
 use super::{Control, ControlError, FieldViolation, MAX_PAGE};
 use crate::backoff::patient;
-use crate::store::{BegunPromotion, FinishedPromotion, HeldBinding, Moved, NewPromotion, PromotedAlert, PromotionId};
+use crate::lease::{self, Held};
+use crate::store::{
+    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, PromotedAlert, PromotionId,
+};
 
 /// Wrong params that are listed; more are counted.
 const MAX_VIOLATIONS: usize = 1_000;
@@ -29,6 +33,9 @@ const STATES_AT_ONCE: u32 = 256;
 
 /// The first wait of a rollback for a store that failed.
 const MIN_WAIT: Duration = Duration::from_millis(20);
+
+/// The lock of whoever carries a promotion out.
+const PROMOTION_LOCK: &str = "promotion";
 
 /// How long evaluators have for handing over: milliseconds are usual, a replay after a start takes longer.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -88,14 +95,41 @@ impl Control {
         work.await.unwrap_or_else(|error| Err(ControlError::Internal(format!("the promotion died: {error}"))))
     }
 
-    /// Rolls back the promotion that an earlier process did not live to end; evaluators may be at work already.
-    pub async fn roll_back_unfinished_promotion(&self) -> Result<(), ControlError> {
+    /// Looks for promotions that no process lives to end, now and then until `stop`, and rolls them back. Evaluators may
+    /// be at work already, or be away.
+    pub async fn roll_back_abandoned_promotions(&self, stop: CancellationToken) {
+        let looking = Box::pin(async {
+            loop {
+                if let Err(error) = self.roll_back_abandoned_promotion().await {
+                    debug!(%error, "cannot look for an unfinished promotion; trying again");
+                }
+                tokio::time::sleep(lease::LEASE).await;
+            }
+        });
+        stop.run_until_cancelled(looking).await;
+    }
+
+    /// Rolls back the promotion under way, if there is one that no process carries out.
+    pub async fn roll_back_abandoned_promotion(&self) -> Result<(), ControlError> {
+        if self.0.store.unfinished_promotion().await?.is_none() {
+            return Ok(());
+        }
+        let Some(lock) = self.promotion_lock().await? else { return Ok(()) };
+        // The one that was seen may have ended meanwhile.
         if let Some((id, rule)) = self.0.store.unfinished_promotion().await? {
             warn!(rule = %rule.name, version = %rule.version, "an unfinished promotion is rolled back");
-            let control = self.clone();
-            tokio::spawn(async move { control.roll_back(id).await });
+            self.roll_back(id).await;
         }
+        lock.release().await;
         Ok(())
+    }
+
+    /// What a promotion is carried out under; None while another one is.
+    async fn promotion_lock(&self) -> Result<Option<Held>, ControlError> {
+        // Of this attempt alone: the process may make another one at the same time.
+        let owner = format!("{:032x}", rand::random::<u128>());
+        let lock = Lease { name: PROMOTION_LOCK.into(), owner, duration: lease::LEASE };
+        Ok(Held::acquire(&self.0.store, lock).await?)
     }
 
     /// Checks all that can be known before anything is touched.
@@ -161,26 +195,33 @@ impl Control {
         if plan.new.alerts.is_empty() {
             return Ok(Promoted { rule: to, moved: Moved::default() });
         }
+        let Some(lock) = self.promotion_lock().await? else {
+            return Err(ControlError::Raced("a promotion is under way: try again when it has ended".into()));
+        };
         let id = match self.0.store.begin_promotion(&plan.new).await? {
             BegunPromotion::Begun(id) => id,
-            refused => return Err(not_begun(refused)),
+            refused => {
+                lock.release().await;
+                return Err(not_begun(refused));
+            }
         };
         let finished = match self.handed_over().await {
             Ok(()) => self.finish(id, plan).await,
             Err(late) => {
                 // They may take long still: the client need not wait for that.
                 let control = self.clone();
-                tokio::spawn(async move { control.roll_back(id).await });
+                tokio::spawn(async move {
+                    control.roll_back(id).await;
+                    lock.release().await;
+                });
                 return Err(late);
             }
         };
-        match finished {
-            Ok(moved) => Ok(Promoted { rule: to, moved }),
-            Err(error) => {
-                self.roll_back(id).await;
-                Err(error)
-            }
+        if finished.is_err() {
+            self.roll_back(id).await;
         }
+        lock.release().await;
+        Ok(Promoted { rule: to, moved: finished? })
     }
 
     /// Until evaluators have handed over all bindings that were asked for.
@@ -222,6 +263,9 @@ impl Control {
                 Err(cap_reached(reached, &new.tenant, &new.to, &needs))
             }
             FinishedPromotion::RuleQuarantined(rule, quarantine) => Err(rule_quarantined(&rule, &quarantine)),
+            FinishedPromotion::RolledBack => Err(ControlError::Raced(
+                "another process took this promotion for abandoned and rolled it back: try again".into(),
+            )),
         }
     }
 
@@ -241,7 +285,7 @@ impl Control {
         .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
         .await;
         if let Err(error) = rolled_back {
-            error!(%error, "a promotion cannot be rolled back: its alerts are not judged until the next start");
+            error!(%error, "a promotion cannot be rolled back: its alerts are not judged until that is tried again");
         }
     }
 }

@@ -25,7 +25,11 @@ pub(super) async fn start(
     let library = backends.library().await?;
     let control = Control::new(store.clone(), bus.clone(), library, system_clock(), settings.caps);
     control.install_builtins(&Tenant::standard()).await.context("installing the built-in rules")?;
-    control.roll_back_unfinished_promotion().await.context("looking for an unfinished promotion")?;
+    let (of_promotions, stop) = (control.clone(), stages.front.stop.clone());
+    stages.front.spawn(async move {
+        of_promotions.roll_back_abandoned_promotions(stop).await;
+        Ok(())
+    });
     let api = Api {
         control,
         prices: backends.prices().await?,

@@ -89,6 +89,8 @@ pub enum FinishedPromotion {
     CapReached(CapReached, Moved),
     /// One of the versions was found to be impure meanwhile; nothing has moved.
     RuleQuarantined(RuleRef, RuleQuarantine),
+    /// It is under way no more; nothing has moved.
+    RolledBack,
 }
 
 /// How much a promotion has moved.

@@ -14,6 +14,7 @@ use crate::store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, Promo
 on_each_member!(
     histories_with_promotions_come_out_as_if_judged_tick_by_tick,
     what_was_told_before_a_crash_is_judged_again_before_anything_moves,
+    a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned,
     a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done,
     quarantine_and_release_go_along_with_a_promotion,
     what_a_promotion_cannot_do_is_told_and_changes_nothing,
@@ -259,8 +260,10 @@ impl History {
         self.rig.store.stage_promotion(id, &states.collect::<Vec<_>>()).await.unwrap();
     }
 
-    async fn roll_back_unfinished(&self) {
-        self.rig.control.roll_back_unfinished_promotion().await.unwrap();
+    /// As a process does that finds the promotion of one that died. It may have to wait for evaluators.
+    fn roll_back_abandoned(&self) {
+        let control = self.rig.control.clone();
+        tokio::spawn(async move { control.roll_back_abandoned_promotion().await.unwrap() });
     }
 
     async fn until_rolled_back(&self) {
@@ -378,6 +381,31 @@ async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(memb
     history.running.take().unwrap().stop().await;
 }
 
+async fn a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned(member: Member) {
+    let mut history = History::new(member).await;
+    history.create("A", 7, 1, false).await;
+    history.publish("A", 9).await;
+    let version = history.upload(Kind::Good).await;
+    // Without evaluators it waits for what they hand over.
+    history.crash().await;
+    let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
+    wait_until(async || history.rig.store.bindings_asked_for().await.unwrap() == 1).await;
+    // Another process starts, and is asked for the same.
+    history.rig.control.roll_back_abandoned_promotion().await.unwrap();
+    let second = promote(history.rig.control.clone(), promote_to(version)).await;
+    assert!(matches!(second, Err(ControlError::Raced(_))), "{second:?}");
+    let (id, _) = history.rig.store.unfinished_promotion().await.unwrap().expect("it is under way");
+    history.start().await;
+    assert_eq!(work.await.unwrap().unwrap().moved, Moved { alerts: 1, bindings: 1 });
+    history.moved_to(version);
+    history.publish("A", 4).await;
+    history.check("after").await;
+    // Who was too slow is told.
+    let late = history.rig.store.finish_promotion(id, 100).await.unwrap();
+    assert!(matches!(late, FinishedPromotion::RolledBack), "{late:?}");
+    history.running.take().unwrap().stop().await;
+}
+
 /// How far a promotion has come when the process dies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
@@ -427,9 +455,9 @@ async fn die_at(member: Member, stage: Stage, early: bool) {
     if early {
         history.start().await;
         history.publish("B", 3).await;
-        history.roll_back_unfinished().await;
+        history.roll_back_abandoned();
     } else {
-        history.roll_back_unfinished().await;
+        history.roll_back_abandoned();
         history.start().await;
     }
     history.until_rolled_back().await;
@@ -530,7 +558,7 @@ async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(member: Member) 
     let released = history.rig.control.release_alert(&Tenant::standard(), ids[0], None).await;
     assert!(matches!(released, Err(ControlError::Busy(_))), "{released:?}");
     history.start().await;
-    history.roll_back_unfinished().await;
+    history.roll_back_abandoned();
     history.until_rolled_back().await;
     history.publish("A", 3).await;
     history.publish("B", 3).await;

@@ -137,7 +137,7 @@ impl Member {
         let mut transaction = self.write().await?;
         let to = match unfinished(&mut transaction).await? {
             Some((running, to)) if running == id => to,
-            _ => return Err(rows::damaged("promotion", format!("{} is not under way", id.0))),
+            _ => return Ok(FinishedPromotion::RolledBack),
         };
         if let Some((rule, quarantine)) = impure(&mut transaction).await? {
             return Ok(FinishedPromotion::RuleQuarantined(rule, quarantine));
