@@ -17,11 +17,11 @@ pub(crate) struct HeldStack {
 }
 
 impl HeldStack {
-    /// Brings one up.
-    pub(crate) fn up() -> Result<Self> {
+    /// Brings one up, with so many brokers.
+    pub(crate) fn up(brokers: u8) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("tocsin-test-{}", std::process::id()));
         let mut hold = Command::new(std::env::current_exe().context("cannot find this program")?);
-        hold.args(["stack", "hold", "--dir"]).arg(&folder).process_group(0);
+        hold.args(["stack", "hold", "--brokers", &brokers.to_string(), "--dir"]).arg(&folder).process_group(0);
         let mut holder = hold.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a stack")?;
         let lines = BufReader::new(holder.stdout.take().expect("it is piped")).lines();
         let mut environment = Vec::new();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
+use clap::builder::RangedI64ValueParser;
 
 use crate::tools;
 
@@ -69,11 +70,16 @@ enum Action {
 #[derive(clap::Args)]
 struct Up {
     /// Brokers of the Kafka cluster [default: 1, or those that the stack has]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BROKERS)))]
+    #[arg(long, value_name = "N", value_parser = brokers())]
     brokers: Option<u8>,
     /// Use local programs although Docker answers
     #[arg(long)]
     local: bool,
+}
+
+/// How many brokers a stack can have.
+pub(crate) fn brokers() -> RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::from(MAX_BROKERS))
 }
 
 /// Does what was typed.

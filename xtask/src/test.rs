@@ -25,7 +25,7 @@ pub(crate) fn run() -> Result<()> {
     }
     rules::run(&rules::Args::default())?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let stack = HeldStack::up()?;
+    let stack = HeldStack::up(1)?;
     let mut tests = Command::new(cargo);
     tests.args(["test", "--workspace", "--no-fail-fast", "--features", "tocsin/failpoints"]);
     let status = tests.envs(stack.environment()).status();

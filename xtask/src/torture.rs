@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::held_stack::HeldStack;
+use crate::stack::brokers;
 
 /// What `cargo xtask torture` takes.
 #[derive(clap::Args)]
@@ -16,12 +17,15 @@ pub(crate) struct Args {
     /// What chooses who is killed, and when; told at the start of each run [default: chosen anew]
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
+    /// Brokers of the Kafka cluster: of three, one at a time is killed and missed by nobody
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = brokers())]
+    brokers: u8,
 }
 
 /// Brings a stack up, builds the program with its failpoints, and runs.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let stack = HeldStack::up()?;
+    let stack = HeldStack::up(args.brokers)?;
     let mut torture = Command::new(cargo);
     torture.args(["test", "--package", "tocsin", "--features", "failpoints", "--test", "torture"]);
     torture.envs(stack.environment()).env("TOCSIN_TORTURE_KILLS", args.kills.to_string());

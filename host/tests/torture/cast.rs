@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -161,9 +161,7 @@ impl Actor {
 
     /// Where it serves REST, as its log tells.
     pub(crate) fn url(&self) -> Option<String> {
-        let log = std::fs::read_to_string(self.log()).ok()?;
-        let told = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
-        log.lines().rev().find_map(told)
+        url_in(&self.log())
     }
 
     /// Whether the signal came before the process had done or said anything: it did not listen yet.
@@ -172,7 +170,7 @@ impl Actor {
         status.signal() == Some(Signal::TERM.as_raw()) && log_end == self.log_begin
     }
 
-    fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 
@@ -188,6 +186,13 @@ impl Actor {
         let lines: Vec<&str> = text.lines().collect();
         format!("its last lines:\n  {}", lines[lines.len().saturating_sub(12)..].join("\n  "))
     }
+}
+
+/// Where the last process serves REST that wrote to a log.
+pub(crate) fn url_in(log: &Path) -> Option<String> {
+    let log = std::fs::read_to_string(log).ok()?;
+    let told = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
+    log.lines().rev().find_map(told)
 }
 
 impl Drop for Actor {

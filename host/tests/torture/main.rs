@@ -1,6 +1,7 @@
 //! Exactly-once firings, tortured: a process for each role over a real Kafka, Redis and PostgreSQL, killed, held still,
-//! stopped and let die at named points while ticks come. Then one evaluator judges the same ticks undisturbed, and every
-//! firing, state and record is compared: nothing may be lost, doubled or different.
+//! stopped and let die at named points while ticks come, and while alerts are created, deleted and promoted. Then one
+//! evaluator judges the same ticks undisturbed, and every firing, state and record is compared: nothing may be lost, doubled
+//! or different.
 //!
 //! `cargo xtask torture --kills N` runs it with a stack of its own, whose parts are killed as well. As one of the tests it
 //! has 20 kills, and leaves the stack alone. What is done is chosen by a seed, which is printed first.
@@ -10,10 +11,12 @@ mod compare;
 mod db;
 mod load;
 mod plan;
+mod reference;
 mod run;
 mod scene;
 mod stack;
 mod topics;
+mod visitors;
 
 use std::process::ExitCode;
 use std::time::Instant;

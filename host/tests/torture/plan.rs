@@ -33,8 +33,15 @@ const KILLS_A_STOP: usize = 8;
 /// After so many kills a part of the stack is killed, where it may be.
 const KILLS_A_PART: usize = 25;
 
-/// The parts: Redis has all in memory, so it is held still in place of being killed.
-const PARTS: [(&str, &str); 3] = [("kill", "postgres"), ("kill", "kafka-1"), ("pause", "redis")];
+/// What is done to which part of the stack, in turn; `kafka` stands for one of the brokers.
+const PARTS: [(&str, &str); 6] = [
+    ("kill", "postgres"),
+    ("kill", "kafka"),
+    ("pause", "redis"),
+    ("kill", "kafka"),
+    ("pause", "kafka"),
+    ("kill", "redis"),
+];
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
@@ -47,14 +54,15 @@ pub(crate) enum Action {
     /// The evaluator that is there at times comes, or goes.
     JoinOrLeave,
     /// A part of the stack goes away and comes back.
-    Part(&'static str, &'static str),
+    Part(&'static str, String),
 }
 
 /// One action, and the wait behind it, milliseconds.
 pub(crate) type Step = (Action, u64);
 
-/// The steps of a run with so many kills, failpoints included; all failpoints if there are as many kills.
-pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, parts: bool) -> Vec<Step> {
+/// The steps of a run with so many kills, failpoints included; all failpoints if there are as many kills. `brokers` is their
+/// number where the parts of the stack may be killed, too.
+pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<usize>) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let actors: usize = ROLES.iter().map(|(_, many)| many).sum();
     let first = ROLES.iter().take_while(|(role, _)| *role != "evaluate").map(|(_, many)| many).sum::<usize>();
@@ -73,9 +81,11 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, parts: bool) -> Ve
     }
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..actors))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
-    if parts {
-        let many = kills / KILLS_A_PART;
-        actions.extend((0..many).map(|i| PARTS[i % PARTS.len()]).map(|(action, part)| Action::Part(action, part)));
+    let mut broker = (1..=brokers.unwrap_or_default()).cycle();
+    for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {
+        let number = if *part == "kafka" { broker.next() } else { None };
+        let part = number.map_or_else(|| (*part).to_owned(), |number| format!("{part}-{number}"));
+        actions.push(Action::Part(action, part));
     }
     actions.shuffle(&mut rng);
     actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect()

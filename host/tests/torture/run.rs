@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -12,9 +12,11 @@ use crate::compare::{self, Findings};
 use crate::db::Db;
 use crate::load::Load;
 use crate::plan::{Action, ROLES, failpoints_of, plan};
+use crate::reference;
 use crate::scene::{Scene, await_ready};
 use crate::stack::Stack;
 use crate::topics::Topic;
+use crate::visitors::{Visitors, Visits};
 
 /// How long a process is held still: longer than a session, a lease and a lock, the longest of which is 10 s.
 const PAUSE: Duration = Duration::from_secs(13);
@@ -26,21 +28,23 @@ const PART_AWAY: Duration = Duration::from_secs(3);
 const STEPS_A_BREATH: usize = 12;
 
 /// How long anything that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a process waits for its failpoint before the others of its role make room for it.
 const DOOM_PATIENCE: Duration = Duration::from_secs(20);
 
-const POLL: Duration = Duration::from_millis(100);
+pub(crate) const POLL: Duration = Duration::from_millis(100);
 
 /// Runs with so many kills; whether nothing was lost, doubled or different.
 pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let stack = Stack::find()?;
-    let steps = plan(kills, seed, cfg!(feature = "failpoints"), stack.is_own());
+    let steps = plan(kills, seed, cfg!(feature = "failpoints"), stack.own_brokers());
     let scene = Scene::make(stack)?;
     scene.set()?;
     let mut tortured = Tortured::begin(&scene, seed)?;
     let load = Load::start(&scene, seed)?;
+    let api = tortured.actors.iter().find(|actor| actor.role == "api").context("there is an API")?;
+    let visitors = Visitors::start(&scene, api.log(), seed)?;
     for (step, (action, wait_ms)) in steps.iter().enumerate() {
         tortured.act(action).with_context(|| format!("{action:?}"))?;
         tortured.wait(Duration::from_millis(*wait_ms))?;
@@ -51,13 +55,16 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     }
     tortured.await_dooms()?;
     tortured.tell()?;
+    let visits = visitors.stop()?;
     let mut findings = tortured.end(load)?;
     let missed: Vec<_> =
         failpoints_of(&steps).into_iter().filter(|name| !tortured.died_at.contains_key(name)).collect();
     ensure!(missed.is_empty(), "nobody died at {missed:?}");
     println!("torture: died at failpoints: {:?}", tortured.died_at);
     drop(tortured);
-    refer(&scene)?;
+    tell_of(&visits);
+    compare::created(&scene, &visits, &mut findings)?;
+    reference::run(&scene)?;
     compare::databases(&scene, &mut findings)?;
     compare::told(&scene, &mut findings)?;
     if findings.are_none() {
@@ -244,8 +251,18 @@ impl<'a> Tortured<'a> {
     }
 }
 
+fn tell_of(visits: &Visits) {
+    let Visits { created, deleted, version, again } = visits;
+    println!(
+        "torture: meanwhile {} alerts were created, {deleted} of them deleted, and a rule promoted {} times; {again} requests \
+         were made again",
+        created.len(),
+        version - 1
+    );
+}
+
 /// Whether the checkpoints are at these ends.
-fn is_at(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
+pub(crate) fn is_at(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
     let rows = db.texts(r#"SELECT "partition" || ' ' || next_offset FROM partitions"#)?;
     let mut at = BTreeMap::new();
     for row in &rows {
@@ -253,27 +270,4 @@ fn is_at(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
         at.insert(partition.parse::<usize>()?, offset.parse::<i64>()?);
     }
     Ok(ends.iter().enumerate().all(|(partition, end)| at.get(&partition).is_some_and(|offset| offset >= end)))
-}
-
-/// One evaluator judges all of the topic, undisturbed, in the copied database.
-fn refer(scene: &Scene) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let mut evaluator = Actor::new(scene, "evaluate", 99)?;
-    evaluator.start_on(scene, &scene.reference)?;
-    let ends = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?;
-    let (mut before, mut progressed) = (None, Instant::now());
-    while !is_at(&scene.reference, &ends)? {
-        evaluator.look_after()?;
-        let now = scene.reference.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")?;
-        if before.replace(now) != Some(now) {
-            progressed = Instant::now();
-        }
-        if progressed.elapsed() > PATIENCE {
-            bail!("the reference run does not come to {ends:?}");
-        }
-        std::thread::sleep(POLL);
-    }
-    evaluator.stop()?;
-    println!("torture: the reference run took {} s", begun.elapsed().as_secs());
-    Ok(())
 }

@@ -51,6 +51,30 @@ const FRAIL: &str = r#"(module (memory (export "memory") 1)
   (@custom "tocsin.manifest"
     "{\"abi\":1,\"name\":\"frail\",\"version\":\"1.0.0\",\"state\":{\"size\":8},\"evidence\":[\"count\"]}"))"#;
 
+/// How many versions there are of the rule that is promoted while all this goes on.
+pub(crate) const WALK_VERSIONS: usize = 40;
+
+/// A version of it: each does the same, and takes over the states of all versions before it as they are. So it must fire as
+/// if it had never been promoted, but for the version's name.
+fn walk(number: usize) -> String {
+    let older: Vec<String> = (1..number).map(|older| format!("\"{older}.0.0\"")).collect();
+    let (migrates, migrate) = match older[..] {
+        [] => (String::new(), ""),
+        _ => (
+            format!(r#","migrates":[{}]"#, older.join(",")),
+            r#"(func (export "migrate") (param i32) (param $old i32) (param i32) (param $state i32) (result i32)
+                 (f64.store (local.get $state) (f64.load (local.get $old)))
+                 (f64.store offset=8 (local.get $state) (f64.load offset=8 (local.get $old)))
+                 (i32.const 0))"#,
+        ),
+    };
+    let manifest = format!(
+        r#"{{"abi":1,"name":"walk","version":"{number}.0.0","state":{{"size":16}},"evidence":["count","sum"]{migrates}}}"#
+    );
+    let tally = TALLY.split("(@custom").next().unwrap_or_default();
+    format!(r#"{tally} {migrate} (@custom "tocsin.manifest" "{}"))"#, manifest.replace('"', "\\\""))
+}
+
 /// Notes checkpoints that go back: one that is written by an evaluator that has lost its partition. The next one of the
 /// present owner would hide it.
 const SETBACKS: &str = r#"
@@ -127,7 +151,8 @@ impl Scene {
         let mut api = Actor::new(self, "api", 9)?;
         api.start(self, None)?;
         let url = await_ready(&api)?;
-        for rule in [TALLY, FRAIL] {
+        let walks = (1..=WALK_VERSIONS).map(walk);
+        for rule in [TALLY.to_owned(), FRAIL.to_owned()].into_iter().chain(walks) {
             let request = Client::new().post(format!("{url}/api/v1/rules")).header("Content-Type", "application/wasm");
             let answer = request.body(wat::parse_str(rule)?).send()?;
             ensure!(answer.status().is_success(), "a rule is refused: {}", answer.text()?);
@@ -149,6 +174,9 @@ impl Scene {
         let (simulated, loaded) = (self.simulated(), self.loaded());
         let all = [simulated.clone(), loaded.clone()].concat();
         let mut alerts = vec![alert("tally", &all, &json!({}), "every"), alert("frail", &loaded, &json!({}), "every")];
+        alerts.push(
+            json!({"user_id": 1, "symbols": all, "rule": "walk", "version": "1.0.0", "lifecycle": {"repeat": "every"}}),
+        );
         for (symbols, price) in [(&simulated, SIMULATED_PRICE), (&loaded, LOADED_PRICE)] {
             let target = |percent: f64| json!({"target": price * (1.0 + percent / 100.0)});
             for (rule, sign) in [("above", 1.0), ("below", -1.0)] {
@@ -180,7 +208,7 @@ impl Scene {
     }
 }
 
-fn alert(rule: &str, symbols: &[String], params: &Value, repeat: &str) -> Value {
+pub(crate) fn alert(rule: &str, symbols: &[String], params: &Value, repeat: &str) -> Value {
     json!({"user_id": 1, "symbols": symbols, "rule": rule, "params": params, "lifecycle": {"repeat": repeat}})
 }
 

@@ -31,9 +31,9 @@ impl Stack {
         })
     }
 
-    /// Whether its parts may be killed.
-    pub(crate) fn is_own(&self) -> bool {
-        self.own.is_some()
+    /// How many brokers there are, if they and the other parts may be killed.
+    pub(crate) fn own_brokers(&self) -> Option<usize> {
+        self.own.as_ref().map(|_| self.brokers.split(',').count())
     }
 
     /// `kill`, `pause` or `start` of a part. A part that is started answers when this returns.

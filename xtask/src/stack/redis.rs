@@ -1,4 +1,4 @@
-//! Redis, in memory only: a developer's prices and candles are not worth a disk.
+//! Redis, with a log of its own that each write is in before it is answered: who kills it must find all of it again.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -35,7 +35,7 @@ pub(super) fn prepare(state: &State, folder: &Path) -> Result<Command> {
     std::fs::create_dir_all(&own).with_context(|| format!("cannot make the folder {}", own.display()))?;
     let mut start = Command::new("redis-server");
     start.args(["--port", &state.redis_port.to_string(), "--bind", "127.0.0.1"]);
-    start.args(["--save", "", "--appendonly", "no", "--dir"]).arg(own);
+    start.args(["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(own);
     Ok(start)
 }
 

@@ -1,0 +1,79 @@
+//! The reference: one evaluator judges all of the topic, undisturbed, in a database that knows of every alert from the
+//! beginning, and of no promotion and no deletion.
+
+use std::time::Instant;
+
+use anyhow::bail;
+
+use crate::cast::Actor;
+use crate::db::Db;
+use crate::run::{PATIENCE, POLL, is_at};
+use crate::scene::Scene;
+use crate::topics::Topic;
+
+/// Makes what visitors created known to the reference, each alert from its own offset on. As in the beginning no symbol
+/// has a home yet, so all wait for one: were it another than in the run, they would count from the wrong offset.
+const LATER: &str = r#"
+    UPDATE alerts SET deleted_at_ms = NULL;
+    UPDATE alerts a SET rule_version = r.version, rule_digest = r.digest FROM rule_versions r
+        WHERE a.rule_name = 'walk' AND r.name = 'walk' AND r.version = '1.0.0' AND a.rule_version <> r.version;
+    UPDATE revisions SET newest = newest + 1;
+    UPDATE bindings SET status = 'active', reason = '', release_due = false, hold = 'none', resumes_from = NULL,
+        revision = (SELECT newest FROM revisions), armed_revision = (SELECT newest FROM revisions) WHERE id >= {first};
+    UPDATE bindings SET "partition" = -1, ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
+        FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
+
+/// Bindings that were deleted, and up to where something of them was recorded: they were judged no further than that for
+/// sure.
+const ENDED: &str = r#"CREATE TABLE torture_ended AS
+    SELECT b.id AS binding_id, max(e."offset") AS until FROM bindings b
+    LEFT JOIN (SELECT binding_id, "offset" FROM firings UNION ALL SELECT binding_id, "offset" FROM faults) e
+        ON e.binding_id = b.id
+    WHERE b.status = 'deleted' GROUP BY b.id"#;
+
+/// Runs the reference, once everything else has ended.
+pub(crate) fn run(scene: &Scene) -> anyhow::Result<()> {
+    let (found, reference) = (&scene.db, &scene.reference);
+    found.execute(ENDED)?;
+    let first = reference.number("SELECT max(id) + 1 FROM bindings")?;
+    for table in ["alerts", "bindings"] {
+        let known = reference.number(&format!("SELECT max(id) FROM {table}"))?;
+        let later = found.texts(&format!("SELECT to_jsonb(t)::text FROM {table} t WHERE id > {known} ORDER BY id"))?;
+        copy(reference, table, "OVERRIDING SYSTEM VALUE", &later)?;
+    }
+    let partitions = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?.len();
+    let later = LATER.replace("{first}", &first.to_string()).replace("{partitions}", &partitions.to_string());
+    reference.execute(&later)?;
+    reference.execute("CREATE TABLE torture_ended (binding_id bigint, until bigint)")?;
+    copy(reference, "torture_ended", "", &found.texts("SELECT to_jsonb(t)::text FROM torture_ended t")?)?;
+    judge(scene)
+}
+
+fn copy(to: &Db, table: &str, how: &str, rows: &[String]) -> anyhow::Result<()> {
+    let insert = |row: &String| {
+        format!("INSERT INTO {table} {how} SELECT * FROM jsonb_populate_record(NULL::{table}, $json${row}$json$);\n")
+    };
+    rows.chunks(500).try_for_each(|rows| to.execute(&rows.iter().map(insert).collect::<String>()))
+}
+
+fn judge(scene: &Scene) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut evaluator = Actor::new(scene, "evaluate", 99)?;
+    evaluator.start_on(scene, &scene.reference)?;
+    let ends = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?;
+    let (mut before, mut progressed) = (None, Instant::now());
+    while !is_at(&scene.reference, &ends)? {
+        evaluator.look_after()?;
+        let now = scene.reference.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")?;
+        if before.replace(now) != Some(now) {
+            progressed = Instant::now();
+        }
+        if progressed.elapsed() > PATIENCE {
+            bail!("the reference run does not come to {ends:?}");
+        }
+        std::thread::sleep(POLL);
+    }
+    evaluator.stop()?;
+    println!("torture: the reference run took {} s", begun.elapsed().as_secs());
+    Ok(())
+}
