@@ -36,7 +36,7 @@ pub use self::alert::{
     AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, Released, StoredAlert, StoredRule,
 };
 pub use self::error::StoreError;
-pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit};
+pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit, Standing};
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
 pub use self::homes::Start;
 pub use self::lease::{Lease, Leased};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
-use tocsin_engine::domain::{BindingStatus, Position, Symbol};
+use tocsin_engine::domain::{Position, Symbol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
 use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
 use crate::library::Library;
-use crate::store::{BindingRow, Changed, Hold, Store};
+use crate::store::{BindingRow, Changed, Hold, Standing, Store};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -233,13 +233,13 @@ impl Feeder {
 
     async fn change(&self, mut row: BindingRow) -> Option<Change> {
         let counts_from = row.counts_from?;
-        match row.status {
-            None => Some(Change::Disarm(row.id)),
-            Some(BindingStatus::Triggered) => None,
-            Some(_) if row.hold == Hold::Asked => Some(Change::HandOver(row.id, counts_from.partition)),
-            Some(_) if row.release_due => Some(Change::Release(row.id, counts_from.partition)),
+        match row.standing {
+            Standing::Deleted => Some(Change::Disarm(row.id)),
+            Standing::Triggered => None,
+            Standing::Live if row.hold == Hold::Asked => Some(Change::HandOver(row.id, counts_from.partition)),
+            Standing::Live if row.release_due => Some(Change::Release(row.id, counts_from.partition)),
             // One that comes back from a promotion may be quarantined: then it goes on waiting.
-            Some(_) if row.revision == row.armed_revision && row.hold == Hold::None && !row.rule_impure => {
+            Standing::Live if row.revision == row.armed_revision && row.hold == Hold::None && !row.rule_impure => {
                 let resume = row.resume.take();
                 match self.library.get(row.rule).await {
                     Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, resume)), counts_from)),
@@ -249,7 +249,7 @@ impl Feeder {
                     }
                 }
             }
-            Some(_) => None,
+            Standing::Live => None,
         }
     }
 }

@@ -1,8 +1,6 @@
 //! What evaluators read of bindings, and what they write.
 
-use tocsin_engine::domain::{
-    AlertId, BindingId, BindingStatus, Digest, Firing, Lifecycle, Position, RuleRef, Symbol, Tenant,
-};
+use tocsin_engine::domain::{AlertId, BindingId, Digest, Firing, Lifecycle, Position, RuleRef, Symbol, Tenant};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 
 use super::{HandedOver, Hold, NewFault};
@@ -26,8 +24,8 @@ pub struct BindingRow {
     pub packed_params: Vec<u8>,
     /// What follows a fire verdict.
     pub lifecycle: Lifecycle,
-    /// None if the alert was deleted.
-    pub status: Option<BindingStatus>,
+    /// Whether it is judged at all.
+    pub standing: Standing,
     /// The change that made it so.
     pub revision: u64,
     /// The change by which evaluators last began with it: its creation, or the end of a promotion.
@@ -40,6 +38,17 @@ pub struct BindingRow {
     pub rule_impure: bool,
     /// It was released by hand, and no checkpoint was taken for that yet.
     pub release_due: bool,
+}
+
+/// Whether a binding is judged, as far as evaluators need to be told: who is in quarantine they know themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is, or waits in quarantine.
+    Live,
+    /// It has fired for the last time.
+    Triggered,
+    /// Its alert was deleted.
+    Deleted,
 }
 
 /// What changed after a revision.

@@ -5,7 +5,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::store::testing::on_each_member;
-use crate::store::{AlertFilter, Capped, Idempotency};
+use crate::store::{AlertFilter, Capped, Idempotency, Standing};
 
 on_each_member!(
     counters_of_live_bindings_survive_every_history,
@@ -130,7 +130,7 @@ async fn a_deleted_alert_is_gone_and_its_firings_stay(member: Member) {
     assert!(!store.delete_alert(&Tenant::standard(), alert.id, 1).await.unwrap());
     assert_eq!(store.alert(&Tenant::standard(), alert.id).await.unwrap(), None);
     let changed = store.changes(before, 10).await.unwrap();
-    assert_eq!((changed.bindings.len(), changed.bindings[0].status.clone()), (1, None));
+    assert_eq!((changed.bindings.len(), changed.bindings[0].standing), (1, Standing::Deleted));
     assert_eq!(fire(&store, &claim, [firing(&alert, alert.bindings[0].id, 4)]).await, 0, "nobody waits for it");
     let firings = store.firings(&Tenant::standard(), Some(alert.id), 0, 10).await.unwrap();
     assert_eq!(firings.into_iter().map(|(_, firing)| firing).collect::<Vec<_>>(), [told]);

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::DatabaseUrl;
 use crate::store::conformance::{MANY, checkpoint, create, fire, firing, new_alert, open, rule};
 use crate::store::testing::{Home, Member};
-use crate::store::{Claim, Commit, Store, StoreError, StoredAlert};
+use crate::store::{Claim, Commit, Standing, Store, StoreError, StoredAlert};
 
 /// As many processes write at once in these tests.
 const WRITERS: u32 = 4;
@@ -43,7 +43,7 @@ async fn a_reader_never_meets_a_revision_smaller_than_one_it_has_seen() {
         let last = writers.is_empty();
         let changed = reader.changes(seen, 7).await.unwrap();
         assert!(changed.bindings.iter().all(|row| row.revision > seen));
-        armed.extend(changed.bindings.into_iter().filter(|row| row.status.is_some()).map(|row| row.id));
+        armed.extend(changed.bindings.into_iter().filter(|row| row.standing != Standing::Deleted).map(|row| row.id));
         let end = changed.revision == seen;
         seen = changed.revision;
         while let Some(ended) = writers.try_join_next() {

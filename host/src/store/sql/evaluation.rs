@@ -10,13 +10,15 @@ use crate::store::{BindingRow, Changed, Claim, StoreError};
 
 /// The bindings of `page`, with what evaluators need of their alerts and rules. The page is cut before anything is joined:
 /// left to themselves, databases join all that is behind it, and sort that.
-const OF_PAGE: &str = "SELECT b.id, b.alert_id, b.symbol, b.\"partition\", b.counts_from, b.resumes_from, b.status,
-                              b.reason, b.revision, b.armed_revision, b.release_due, b.hold, a.tenant, a.rule_digest,
-                              a.packed_params, a.repeat, s.record AS resume_record,
-                              r.quarantine_revision IS NOT NULL AS rule_impure
-                       FROM page b JOIN alerts a ON a.id = b.alert_id
-                       JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
-                       LEFT JOIN resume_states s ON s.binding_id = b.id";
+fn of_page(page: &str, order: &str) -> sqlx::AssertSqlSafe<String> {
+    let columns = rows::BINDING_COLUMNS;
+    sqlx::AssertSqlSafe(format!(
+        "WITH page AS MATERIALIZED (SELECT * FROM bindings WHERE {page})
+         SELECT {columns} FROM page b JOIN alerts a ON a.id = b.alert_id
+         JOIN rule_versions r ON (r.tenant, r.name, r.version) = (a.tenant, a.rule_name, a.rule_version)
+         LEFT JOIN resume_states s ON s.binding_id = b.id ORDER BY {order}"
+    ))
+}
 
 impl Member {
     pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
@@ -33,15 +35,11 @@ impl Member {
     pub(in crate::store) async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
         let mut transaction = self.snapshot().await?;
         let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "WITH page AS MATERIALIZED
-               (SELECT * FROM bindings WHERE revision > $1 ORDER BY revision, id LIMIT $2)
-             {OF_PAGE} ORDER BY b.revision, b.id"
-        )))
-        .bind(after as i64)
-        .bind(i64::from(limit))
-        .fetch_all(&mut *transaction)
-        .await?;
+        let rows = sqlx::query(of_page("revision > $1 ORDER BY revision, id LIMIT $2", "b.revision, b.id"))
+            .bind(after as i64)
+            .bind(i64::from(limit))
+            .fetch_all(&mut *transaction)
+            .await?;
         let mut bindings = rows.iter().map(rows::binding_row).collect::<Result<Vec<_>, _>>()?;
         let mut revision = newest as u64;
         if bindings.len() == limit as usize {
@@ -68,12 +66,11 @@ impl Member {
         after: BindingId,
         limit: u32,
     ) -> Result<Vec<BindingRow>, StoreError> {
-        sqlx::query(sqlx::AssertSqlSafe(format!(
-            "WITH page AS MATERIALIZED
-               (SELECT * FROM bindings WHERE \"partition\" = $1 AND status IN ('active', 'quarantined')
-                  AND armed_revision <= $2 AND id > $3 ORDER BY id LIMIT $4)
-             {OF_PAGE} ORDER BY b.id"
-        )))
+        sqlx::query(of_page(
+            "\"partition\" = $1 AND status IN ('active', 'quarantined') AND armed_revision <= $2 AND id > $3
+             ORDER BY id LIMIT $4",
+            "b.id",
+        ))
         .bind(i64::from(partition))
         .bind(up_to_revision as i64)
         .bind(after.0)

@@ -11,7 +11,7 @@ use tocsin_engine::domain::{
 use tocsin_engine::{Fault, GroupSnapshot, SavedBinding};
 
 use super::{Db, DbRow};
-use crate::store::{BindingRow, FaultRecord, Hold, StoreError};
+use crate::store::{BindingRow, FaultRecord, Hold, Standing, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
     StoreError::Damaged { what, detail: detail.to_string() }
@@ -88,26 +88,44 @@ pub(super) fn start(row: &DbRow) -> Result<Option<Position>, StoreError> {
     if waits { Ok(None) } else { position(row, "counts_from").map(Some) }
 }
 
+/// What [`binding_row`] reads of a binding `b`, its alert `a`, its rule `r` and what it resumes with, `s`. A million rows are
+/// read at a start, and each column of each costs: so all that is one of a few values is in one number.
+pub(super) const BINDING_COLUMNS: &str = "b.id, b.alert_id, b.symbol, b.\"partition\",
+    COALESCE(b.resumes_from, b.counts_from) AS goes_on_from, b.revision, b.armed_revision, a.tenant, a.rule_digest,
+    a.packed_params, s.record AS resume_record, CAST(
+        CASE a.repeat WHEN 'every' THEN 1 ELSE 0 END + CASE WHEN b.release_due THEN 2 ELSE 0 END
+        + CASE b.hold WHEN 'asked' THEN 4 WHEN 'held' THEN 8 ELSE 0 END
+        + CASE b.status WHEN 'triggered' THEN 16 WHEN 'deleted' THEN 32 ELSE 0 END
+        + CASE WHEN r.quarantine_revision IS NULL THEN 0 ELSE 64 END AS BIGINT) AS marks";
+
 pub(super) fn binding_row(row: &DbRow) -> Result<BindingRow, StoreError> {
-    let resumes_from: Option<i64> = row.try_get("resumes_from")?;
-    let resumed =
-        |from: Position| Position { offset: resumes_from.map_or(from.offset, |offset| offset as u64), ..from };
+    let marks: i64 = row.try_get("marks")?;
+    let marked = |mark: i64| marks & mark != 0;
+    let waits = row.try_get::<i64, _>("partition")? < 0;
     Ok(BindingRow {
         id: BindingId(row.try_get("id")?),
         alert: AlertId(row.try_get("alert_id")?),
         tenant: Tenant::from_stored(row.try_get("tenant")?),
         symbol: symbol(row.try_get("symbol")?)?,
-        counts_from: start(row)?.map(resumed),
+        counts_from: if waits { None } else { Some(position(row, "goes_on_from")?) },
         rule: digest(row.try_get("rule_digest")?)?,
         packed_params: row.try_get("packed_params")?,
-        lifecycle: lifecycle(row.try_get("repeat")?)?,
-        status: status(row.try_get("status")?, row.try_get("reason")?)?,
+        lifecycle: Lifecycle { repeat: if marked(1) { Repeat::Every } else { Repeat::Once } },
+        standing: match marks & (16 | 32) {
+            0 => Standing::Live,
+            16 => Standing::Triggered,
+            _ => Standing::Deleted,
+        },
         revision: row.try_get::<i64, _>("revision")? as u64,
         armed_revision: row.try_get::<i64, _>("armed_revision")? as u64,
         resume: saved_binding(row)?,
-        hold: hold(row.try_get("hold")?)?,
-        rule_impure: row.try_get("rule_impure")?,
-        release_due: row.try_get("release_due")?,
+        hold: match marks & (4 | 8) {
+            0 => Hold::None,
+            4 => Hold::Asked,
+            _ => Hold::Held,
+        },
+        rule_impure: marked(64),
+        release_due: marked(2),
     })
 }
 
@@ -116,15 +134,6 @@ pub(super) fn saved_binding(row: &DbRow) -> Result<Option<SavedBinding>, StoreEr
     let record: Option<&[u8]> = row.try_get("resume_record")?;
     let records = GroupSnapshot::unpack(record.unwrap_or_default()).map_err(|error| damaged("resume state", error))?;
     Ok(records.into_iter().next())
-}
-
-fn hold(text: &str) -> Result<Hold, StoreError> {
-    match text {
-        "none" => Ok(Hold::None),
-        "asked" => Ok(Hold::Asked),
-        "held" => Ok(Hold::Held),
-        other => Err(damaged("hold of a binding", other)),
-    }
 }
 
 pub(super) fn evidence_json(evidence: &Evidence) -> String {
