@@ -84,6 +84,8 @@ pub struct HealthReport {
     pub backends: Vec<(&'static str, String)>,
     /// For whom it stands by, and with what; None if it works itself.
     pub standby: Option<String>,
+    /// The partitions whose ticks it judges; None without the evaluate role.
+    pub partitions: Option<Vec<u32>>,
     /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
     pub feed: &'static str,
     /// Whether the feed is connected. A feed that is not makes a process no less ready: it reconnects.
@@ -267,7 +269,18 @@ impl Health {
         let (kind, feed_connected) = feed.as_ref().map_or(("none", false), |feed| (feed.kind.label(), feed.connected));
         let feed_rejected = feed.iter().flat_map(FeedSnapshot::rejections).collect();
         problems.extend(feed.and_then(|feed| feed_problem(feed, (self.0.clock)())));
-        HealthReport { ready, roles, backends, standby, feed: kind, feed_connected, feed_rejected, problems }
+        let partitions = self.0.evaluation.get().map(|stats| stats.partitions().into_keys().collect());
+        HealthReport {
+            ready,
+            roles,
+            backends,
+            standby,
+            partitions,
+            feed: kind,
+            feed_connected,
+            feed_rejected,
+            problems,
+        }
     }
 }
 

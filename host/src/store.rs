@@ -364,6 +364,15 @@ impl Store {
         }
     }
 
+    /// The tables, and the columns of each.
+    #[cfg(test)]
+    async fn columns(&self) -> std::collections::BTreeSet<(String, String)> {
+        match self {
+            Self::Sqlite(store) => store.columns().await,
+            Self::Postgres(store) => store.columns().await,
+        }
+    }
+
     /// Finishes what is being written and closes the store.
     pub async fn close(&self) {
         match self {

@@ -115,7 +115,7 @@ impl Toolchain {
 
     /// Builds one crate and returns where its module is.
     fn build(&self, manifest: &Path, target_dir: &Path) -> Result<PathBuf> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = tools::cargo();
         for setting in PROFILE {
             cargo.args(["--config", setting]);
         }

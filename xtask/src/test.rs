@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::held_stack::HeldStack;
 use crate::tools::{ASSEMBLYSCRIPT, ZIG};
-use crate::{apt, rules};
+use crate::{apt, rules, tools};
 
 /// Debian's packages that build rules where rustup has no wasm32 target.
 const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
@@ -24,9 +24,8 @@ pub(crate) fn run() -> Result<()> {
         compiler.install().unwrap_or_else(|error| crate::report(&error));
     }
     rules::run(&rules::Args::default())?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let stack = HeldStack::up(1)?;
-    let mut tests = Command::new(cargo);
+    let mut tests = tools::cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--features", "tocsin/failpoints"]);
     let status = tests.envs(stack.environment()).status();
     stack.down()?;

@@ -123,6 +123,19 @@ fn pypi(folder: &Path, package: &str) -> Result<PathBuf> {
     Ok(venv.join("bin"))
 }
 
+/// Cargo, as a shell starts it. What it has set for this program is taken away again: build scripts that look at such
+/// variables would run once more, and most of the workspace would be compiled anew each time.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let is_of_this_program = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_this_program) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 fn run(command: &mut Command, package: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("{package} cannot be installed: no {command:?}"))?;
     ensure!(status.success(), "{package} was not installed: see above");

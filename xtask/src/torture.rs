@@ -1,12 +1,11 @@
 //! `cargo xtask torture`: proves that no crash loses or doubles a firing, with a stack of its own, whose parts are killed as
 //! well. What is done and compared is in `host/tests/torture`.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 
 use crate::held_stack::HeldStack;
 use crate::stack::brokers;
+use crate::tools;
 
 /// What `cargo xtask torture` takes.
 #[derive(clap::Args)]
@@ -24,9 +23,8 @@ pub(crate) struct Args {
 
 /// Brings a stack up, builds the program with its failpoints, and runs.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let stack = HeldStack::up(args.brokers)?;
-    let mut torture = Command::new(cargo);
+    let mut torture = tools::cargo();
     torture.args(["test", "--package", "tocsin", "--features", "failpoints", "--test", "torture"]);
     torture.envs(stack.environment()).env("TOCSIN_TORTURE_KILLS", args.kills.to_string());
     torture.env("TOCSIN_TORTURE_XTASK", std::env::current_exe().context("cannot find this program")?);

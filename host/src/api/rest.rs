@@ -69,13 +69,20 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     Ok(())
 }
 
-/// Serves `/health` and `/ready` until `stop` is cancelled: what a process answers that has no API, or none yet.
-pub async fn serve_status(listener: TcpListener, health: Health, stop: CancellationToken) {
+/// Serves `/health` and `/ready` until `stop` is cancelled: what a process answers that has no API, or has one that it does
+/// not serve at this moment.
+pub async fn serve_status(listener: TcpListener, health: Health, has_api: bool, stop: CancellationToken) {
     let (router, _) = OpenApiRouter::new().merge(status::routes()).split_for_parts();
-    let absent =
-        "this process answers GET /health and GET /ready only; its roles, which /health tells, have no API now";
+    let (kind, absent) = if has_api {
+        (Kind::Unavailable, "this process is starting or stopping: GET /ready tells; try again")
+    } else {
+        (
+            Kind::NotFound,
+            "this process answers GET /health and GET /ready only: its roles, which /health tells, have no API",
+        )
+    };
     let router = router
-        .fallback(async move || Problem::new(Kind::NotFound, absent))
+        .fallback(async move || Problem::new(kind, absent))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(axum::middleware::from_fn(host_check::check))
         .with_state(health);

@@ -34,12 +34,12 @@ impl Door {
         let (api_begins, closes) = (begun.clone(), closed.clone());
         let status = tokio::spawn(async move {
             if !has_api {
-                rest::serve_status(first, health, closes).await;
+                rest::serve_status(first, health, has_api, closes).await;
                 return Ok(());
             }
-            rest::serve_status(first, health.clone(), api_begins).await;
+            rest::serve_status(first, health.clone(), has_api, api_begins).await;
             closes.run_until_cancelled(stop.cancelled()).await;
-            rest::serve_status(second, health, closes).await;
+            rest::serve_status(second, health, has_api, closes).await;
             Ok(())
         });
         Ok(Self { rest, grpc, begun, closed, status })

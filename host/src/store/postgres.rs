@@ -77,8 +77,14 @@ const SKIP_LOCKED: &str = " FOR UPDATE OF o SKIP LOCKED";
 /// What time it is, Unix milliseconds: now, not when the transaction began.
 const CLOCK_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-static MIGRATIONS: LazyLock<Migrator> =
-    LazyLock::new(|| migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes"));
+/// Tables and their columns, which tests compare.
+#[cfg(test)]
+const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM information_schema.columns
+    WHERE table_schema = current_schema()";
+
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
+    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys"),
+);
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;

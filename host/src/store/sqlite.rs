@@ -55,8 +55,13 @@ const SKIP_LOCKED: &str = "";
 /// What time it is, Unix milliseconds.
 const CLOCK_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
+/// Tables and their columns, which tests compare.
+#[cfg(test)]
+const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+    WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
+
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes"),
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys"),
 );
 
 /// The database file in the data folder.

@@ -1,6 +1,8 @@
 //! Processes by role, over a real Kafka and PostgreSQL: their state, who takes ticks from a feed, and how they stop.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -63,6 +65,64 @@ fn processes_with_a_role_each_are_one_system() {
     assert_eq!(api.post("/alerts", &alert).0, 201);
     wait_for("the alert to fire", || !api.firings().is_empty());
     for server in [ingest, evaluate, deliver, api] {
+        assert_eq!(server.stop(), Some(0));
+    }
+}
+
+/// How long a killed evaluator keeps its partitions: its session in the consumer group. Longer with what it takes to see.
+const SESSION: Duration = Duration::from_secs(10);
+const SESSION_SEEN: Duration = Duration::from_secs(15);
+
+/// Divides the partitions among these; how many each has.
+fn shares(evaluators: &[Server]) -> Vec<usize> {
+    let all: BTreeSet<u64> = (0..8).collect();
+    let mut shares = Vec::new();
+    wait_for("each partition to have one evaluator", || {
+        let partitions = |server: &Server| -> Vec<u64> {
+            server.get("/health")["partitions"].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
+        };
+        let held: Vec<_> = evaluators.iter().map(partitions).collect();
+        shares = held.iter().map(Vec::len).collect();
+        held.concat().len() == all.len() && held.into_iter().flatten().collect::<BTreeSet<_>>() == all
+    });
+    shares
+}
+
+#[test]
+fn evaluators_divide_the_partitions_and_those_of_a_killed_one_move_within_its_session() {
+    let (stack, folders) = (Stack::make(), [(); 6].map(|()| tempfile::tempdir().unwrap()));
+    let evaluator = |folder: &Path| stack.start(folder, "evaluate", &SIMULATED);
+    let api = stack.start(folders[0].path(), "api", &SIMULATED);
+    let symbols: Vec<String> = (0..24).map(|i| format!("S{i}")).collect();
+    let alert = json!({
+        "user_id": 1, "symbols": symbols, "rule": "above", "params": {"target": 0.000_001}, "lifecycle": {"repeat": "every"},
+    });
+    assert_eq!(api.post("/api/v1/alerts", &alert).0, 201);
+    let mut evaluators = vec![evaluator(folders[1].path())];
+    assert_eq!(shares(&evaluators), [8]);
+    let feed = ["--tickers", &symbols.join(","), "--simulated-rate", "100"];
+    let ingest = stack.start(folders[5].path(), "ingest", &[&SIMULATED[..], &feed].concat());
+    evaluators.push(evaluator(folders[2].path()));
+    assert_eq!(shares(&evaluators), [4, 4]);
+    evaluators.extend([evaluator(folders[3].path()), evaluator(folders[4].path())]);
+    assert_eq!(shares(&evaluators), [2; 4]);
+
+    let killed = Instant::now();
+    evaluators.remove(0).kill();
+    let mut left = shares(&evaluators);
+    println!("its partitions were taken over after {:?}; the session is {SESSION:?}", killed.elapsed());
+    assert!(killed.elapsed() < SESSION_SEEN, "{:?}", killed.elapsed());
+    left.sort_unstable();
+    assert_eq!(left, [2, 3, 3]);
+    assert_eq!(ingest.stop(), Some(0));
+    let (ticks, mut firings) = (stack.ticks(), Vec::new());
+    wait_for("every tick to have fired", || {
+        api.read_firings(&mut firings);
+        firings.len() >= ticks
+    });
+    let positions: BTreeSet<_> = firings.iter().map(|it| (it["partition"].as_u64(), it["offset"].as_u64())).collect();
+    assert!(ticks > 0 && firings.len() == ticks && positions.len() == ticks, "{ticks} ticks, {positions:?}");
+    for server in evaluators.into_iter().chain([api]) {
         assert_eq!(server.stop(), Some(0));
     }
 }

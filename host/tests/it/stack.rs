@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::server::Server;
+use crate::server::{PATIENCE, Server};
 
 /// Topics and a database of their own, on the servers that `cargo xtask test` starts.
 pub(crate) struct Stack {
@@ -43,6 +45,15 @@ impl Stack {
         assert_eq!(lines.next().unwrap(), "+OK");
         let answer = lines.next().unwrap();
         if answer.starts_with('$') && answer != "$-1" { lines.next().unwrap() } else { answer }
+    }
+
+    /// How many ticks are on the topic.
+    pub(crate) fn ticks(&self) -> usize {
+        let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap();
+        let topic = format!("{}_ticks", self.name);
+        let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).unwrap();
+        let partitions = metadata.topics()[0].partitions().iter();
+        partitions.map(|it| consumer.fetch_watermarks(&topic, it.id(), PATIENCE).unwrap().1 as usize).sum()
     }
 
     /// Starts a process with a role.

@@ -33,6 +33,9 @@ struct HealthBody {
     /// For which other process it waits, where only one may do the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     standby: Option<String>,
+    /// The partitions whose ticks it judges, with the role `evaluate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<Vec<u32>>,
     /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
     feed: &'static str,
     /// Whether the feed is connected.
@@ -67,6 +70,7 @@ async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) 
         roles: report.roles,
         backends: report.backends.into_iter().collect(),
         standby: report.standby,
+        partitions: report.partitions,
         feed: report.feed,
         feed_connected: report.feed_connected,
         feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),

@@ -5,6 +5,7 @@ mod candles;
 mod faults;
 mod gostocks;
 mod live;
+mod status;
 mod v1;
 
 use axum::Router;

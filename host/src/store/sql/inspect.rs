@@ -1,11 +1,18 @@
 //! What tests ask of the tables themselves.
 
+use std::collections::BTreeSet;
+
 use super::Member;
 
 /// Tenant, rule digest, and how many of its bindings live.
 type Counters = Vec<(String, Vec<u8>, i64)>;
 
 impl Member {
+    /// The tables, and the columns of each.
+    pub(in crate::store) async fn columns(&self) -> BTreeSet<(String, String)> {
+        sqlx::query_as(super::COLUMNS).fetch_all(self.readers()).await.unwrap().into_iter().collect()
+    }
+
     /// The counters of live bindings as triggers keep them, as a count of all bindings has them, and that of the only
     /// tenant.
     pub(in crate::store) async fn live_counters(&self) -> (Counters, Counters, i64) {
