@@ -24,8 +24,9 @@ use crate::bus::{Assignment, BusError, Handover};
 /// How long a member that the brokers do not hear of keeps its partitions, milliseconds. Brokers allow 6,000 at least.
 const SESSION_TIMEOUT_MS: &str = "10000";
 
-/// How often a member is heard of: a third of the session, as Kafka's documentation advises.
-const HEARTBEAT_INTERVAL_MS: &str = "3000";
+/// How often a member is heard of, and hears: partitions of one that died move so long after its session's end. Kafka's
+/// documentation advises a third of the session at most.
+const HEARTBEAT_INTERVAL_MS: &str = "1000";
 
 /// How long revoked partitions are kept at most, so that what belongs to them is written. Who takes longer is fenced off
 /// by the store.
