@@ -20,15 +20,14 @@ use crate::visitors::{Creation, Visits};
 const TOLD: usize = 5;
 
 /// What was recorded of each firing: its id, and the rest. The rule that is promoted does the same in all its versions. Of a
-/// binding that was deleted all is compared up to where it was judged.
+/// binding that was deleted all is compared up to where it was judged; but not its faults, of which only the newest are kept.
 const FIRINGS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', alert_id, binding_id, symbol, price, volume,
     time_ms, conditions, "partition", "offset", rule_name,
     CASE WHEN rule_name <> 'walk' THEN rule_version || encode(rule_digest, 'hex') END, evidence)
     FROM firings LEFT JOIN torture_ended USING (binding_id) WHERE torture_ended IS NULL OR "offset" <= until"#;
 
 const FAULTS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', binding_id, "partition", "offset", kind, fuel,
-    encode(state, 'hex'), quarantined)
-    FROM faults LEFT JOIN torture_ended USING (binding_id) WHERE torture_ended IS NULL OR "offset" <= until"#;
+    encode(state, 'hex'), quarantined) FROM faults WHERE binding_id NOT IN (SELECT binding_id FROM torture_ended)"#;
 
 const BINDINGS: &str = r#"SELECT id || ' ' || concat_ws('|', alert_id, symbol, "partition", counts_from, status, reason) FROM bindings
        WHERE id NOT IN (SELECT binding_id FROM torture_ended)"#;
