@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use tocsin::store::{DatabaseUrl, Store};
+use tocsin::store::Store;
 use tocsin_engine::domain::{Conditions, Repeat, Tenant, Tick};
 
-use crate::rig::{Rig, embedded, quiet_tick, symbol, topic};
+use crate::rig::{CHECKPOINT_INTERVAL, Database, Rig, embedded, quiet_tick, symbol, topic};
 
 /// Ticks a second: one batch every [`STEP`].
 const RATE: usize = 10_000;
@@ -30,21 +29,16 @@ pub(crate) async fn run(brokers: &str, database: &str) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let store = Store::open_sqlite(folder.path()).await?;
     measure("embedded", Rig::new(embedded(&folder)?, store).await?).await?;
-    let name = format!("tocsin_bench_{}", std::process::id());
-    let mut server = PgConnection::connect(database).await?;
-    server.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
-    let mut own = reqwest::Url::parse(database)?;
-    own.set_path(&name);
-    let url = DatabaseUrl::parse(own.as_str()).map_err(anyhow::Error::msg)?;
-    let store = Store::open_postgres(&url).await?;
+    let database = Database::make(database).await?;
+    let store = Store::open_postgres(&database.url).await?;
     let measured = measure("Kafka and PostgreSQL", Rig::new(topic(brokers).await?.0, store).await?).await;
-    server.execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).await?;
+    database.drop().await?;
     measured
 }
 
 async fn measure(name: &str, rig: Rig) -> anyhow::Result<()> {
-    rig.arm(10, TARGET, Repeat::Every).await?;
-    let running = rig.start().await?;
+    rig.arm_above(10, TARGET, Repeat::Every).await?;
+    let running = rig.start(CHECKPOINT_INTERVAL).await?;
     let mut newest = rig.store.newest_firing().await?;
     let mut after = *newest.borrow_and_update();
     let publisher = tokio::spawn(publish(rig.bus.clone()));

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tocsin::bus::{Bus, EmbeddedBus, EmbeddedDb, KafkaBus, KafkaConfig, LogConfig, Retention, system_clock};
 use tocsin::compiler::Compiler;
 use tocsin::control::Control;
 use tocsin::evaluator::{self, EvaluatorConfig, RunningEvaluator};
 use tocsin::library::Library;
-use tocsin::store::{BindingCaps, NewAlert, Start, Store, StoredAlert};
+use tocsin::store::{BindingCaps, DatabaseUrl, NewAlert, Start, Store, StoredAlert};
 use tocsin_engine::domain::{Conditions, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick, UserId};
 use tocsin_engine::{Engine, Judging, Waking};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,9 @@ const SYMBOLS: usize = 10;
 
 /// As many as in the figures of GoStocks.
 const PARTITIONS: u32 = 8;
+
+/// Time between checkpoints where that is not what is measured: what it is unless configured.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bindings of one alert.
 const BINDINGS: usize = SYMBOLS;
@@ -59,6 +63,30 @@ pub(crate) fn embedded(folder: &TempDir) -> anyhow::Result<Bus> {
     Ok(Bus::Embedded(EmbeddedBus::open(&db, config, system_clock())?))
 }
 
+/// A database of its own on a server.
+pub(crate) struct Database {
+    server: PgConnection,
+    name: String,
+    pub(crate) url: DatabaseUrl,
+}
+
+impl Database {
+    pub(crate) async fn make(server: &str) -> anyhow::Result<Self> {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tocsin_bench_{}_{}", std::process::id(), DATABASES.fetch_add(1, Relaxed));
+        let mut own = reqwest::Url::parse(server)?;
+        own.set_path(&name);
+        let mut server = PgConnection::connect(server).await?;
+        server.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
+        Ok(Self { server, name, url: DatabaseUrl::parse(own.as_str()).map_err(anyhow::Error::msg)? })
+    }
+
+    pub(crate) async fn drop(mut self) -> anyhow::Result<()> {
+        self.server.execute(AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.name))).await?;
+        Ok(())
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
@@ -79,17 +107,27 @@ impl Rig {
         Ok(Self { bus, store, library, control })
     }
 
-    /// Arms so many bindings of `above` at a price, from the first tick of the bus on.
-    pub(crate) async fn arm(&self, bindings: usize, target: f64, repeat: Repeat) -> anyhow::Result<()> {
-        let rule = self.control.rule(&Tenant::standard(), RuleName::above().as_str(), None).await?.reference;
+    /// Makes a module a rule.
+    pub(crate) async fn upload(&self, module: Vec<u8>) -> anyhow::Result<()> {
+        self.control.upload_rule(&Tenant::standard(), module).await?;
+        Ok(())
+    }
+
+    /// Arms so many bindings of a rule, from the first tick of the bus on; `params` are those of the n-th alert.
+    pub(crate) async fn arm(
+        &self,
+        rule: &str,
+        bindings: usize,
+        params: impl Fn(usize) -> Value,
+        repeat: Repeat,
+    ) -> anyhow::Result<()> {
+        let rule = self.control.rule(&Tenant::standard(), rule, None).await?.reference;
         let compiled = self.library.get(rule.digest).await?;
         let mut left = bindings;
         while left > 0 {
             let some = left.min(BINDINGS);
             left -= some;
-            // Targets differ, as those of people do.
-            let target = target + left as f64 / 1e6;
-            let params = compiled.manifest().params.pack(&json!({ "target": target }));
+            let params = compiled.manifest().params.pack(&params(left));
             let symbols = (0..some).map(symbol).map(|symbol| {
                 let position = Position { partition: self.bus.partition_of(&symbol), offset: 0 };
                 (symbol, Start::At(position))
@@ -98,7 +136,7 @@ impl Rig {
                 tenant: Tenant::standard(),
                 user: UserId(1),
                 rule: rule.clone(),
-                params: params.ok().context("the params of a threshold")?,
+                params: params.ok().context("the params fit")?,
                 lifecycle: Lifecycle { repeat },
                 symbols: symbols.collect(),
                 created_at_ms: 0,
@@ -110,11 +148,17 @@ impl Rig {
         Ok(())
     }
 
-    pub(crate) async fn start(&self) -> anyhow::Result<Running> {
+    /// Arms so many bindings of `above`. Targets differ, as those of people do.
+    pub(crate) async fn arm_above(&self, bindings: usize, target: f64, repeat: Repeat) -> anyhow::Result<()> {
+        let params = |n: usize| json!({ "target": target + n as f64 / 1e6 });
+        self.arm(RuleName::above().as_str(), bindings, params, repeat).await
+    }
+
+    pub(crate) async fn start(&self, checkpoint_interval: Duration) -> anyhow::Result<Running> {
         let config = EvaluatorConfig {
             group: format!("bench-{}", system_clock()()),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
             judging: Judging { waking: Waking::Indexed, ..Judging::default() },

@@ -13,7 +13,7 @@ use tocsin::store::Store;
 use tocsin_engine::domain::Repeat;
 use tocsin_proto::stock::StockTick;
 
-use crate::rig::{Rig, embedded, quiet_tick, topic};
+use crate::rig::{CHECKPOINT_INTERVAL, Rig, Running, embedded, quiet_tick, topic};
 
 const ROUNDS: usize = 3;
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(brokers: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn publish(bus: &Bus, ticks: usize) -> anyhow::Result<f64> {
+pub(crate) async fn publish(bus: &Bus, ticks: usize) -> anyhow::Result<f64> {
     let begun = Instant::now();
     for first in (0..ticks).step_by(BATCH) {
         bus.publish((first..ticks.min(first + BATCH)).map(quiet_tick).collect()).await?;
@@ -101,8 +101,12 @@ fn bare(config: &KafkaConfig, ticks: usize) -> anyhow::Result<f64> {
 async fn evaluate(bus: Bus, alerts: usize, ticks: usize) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir()?;
     let rig = Rig::new(bus, Store::open_sqlite(folder.path()).await?).await?;
-    rig.arm(alerts, NEVER, Repeat::Once).await?;
-    let running = rig.start().await?;
+    rig.arm_above(alerts, NEVER, Repeat::Once).await?;
+    judge_all(rig.start(CHECKPOINT_INTERVAL).await?, ticks).await
+}
+
+/// Stops once so many ticks are judged; how many a second.
+pub(crate) async fn judge_all(running: Running, ticks: usize) -> anyhow::Result<f64> {
     let stats = running.evaluator.stats();
     let mut first = None;
     let (before, begun) = loop {
