@@ -109,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Engine::Docker => docker::kill(state, part),
         }),
         Action::Pause { part } => change(&folder, *part, |state, part| match state.engine {
-            Engine::Local => local::process(state, part).map(process::Process::pause),
+            Engine::Local => local::process(state, part)?.pause(),
             Engine::Docker => docker::pause(state, part),
         }),
     }

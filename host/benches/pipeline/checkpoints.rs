@@ -12,6 +12,9 @@ use crate::throughput::{judge_all, publish};
 
 const TICKS: usize = 1_000_000;
 
+/// The best of so many counts: the machine is not alone.
+const ROUNDS: usize = 4;
+
 /// On ten symbols.
 const BINDINGS: usize = 10_000;
 
@@ -36,20 +39,22 @@ pub(crate) async fn run(server: &str) -> anyhow::Result<()> {
         "\n{BINDINGS} states of 16 bytes, a thousand of them changed by each tick; ticks/s by time between checkpoints"
     );
     println!("{:<14} {}", "", INTERVALS.map(|interval| format!("{interval:>14?}")).join(""));
-    let mut sqlite = Vec::new();
-    for interval in INTERVALS {
-        let folder = tempfile::tempdir()?;
-        sqlite.push(measure(&bus, Store::open_sqlite(folder.path()).await?, interval).await?);
+    let mut best = [[0.0_f64; INTERVALS.len()]; 2];
+    for _ in 0..ROUNDS {
+        for (i, interval) in INTERVALS.into_iter().enumerate() {
+            let folder = tempfile::tempdir()?;
+            let sqlite = measure(&bus, Store::open_sqlite(folder.path()).await?, interval).await?;
+            let database = Database::make(server).await?;
+            let postgres = measure(&bus, Store::open_postgres(&database.url).await?, interval).await;
+            database.drop().await?;
+            best[0][i] = best[0][i].max(sqlite);
+            best[1][i] = best[1][i].max(postgres?);
+        }
     }
-    tell("SQLite", &sqlite);
-    let mut postgres = Vec::new();
-    for interval in INTERVALS {
-        let database = Database::make(server).await?;
-        let measured = measure(&bus, Store::open_postgres(&database.url).await?, interval).await;
-        database.drop().await?;
-        postgres.push(measured?);
+    for (store, rates) in ["SQLite", "PostgreSQL"].into_iter().zip(best) {
+        let shares = rates.map(|rate| format!("{rate:>9.0} {:>3.0}%", rate / rates[0] * 100.0));
+        println!("{store:<14} {}", shares.join(""));
     }
-    tell("PostgreSQL", &postgres);
     Ok(())
 }
 
@@ -58,9 +63,4 @@ async fn measure(bus: &Bus, store: Store, interval: Duration) -> anyhow::Result<
     rig.upload(wat::parse_str(COUNTER)?).await?;
     rig.arm("counter", BINDINGS, |_| json!({}), Repeat::Every).await?;
     judge_all(rig.start(interval).await?, TICKS).await
-}
-
-fn tell(store: &str, rates: &[f64]) {
-    let shares = rates.iter().map(|rate| format!("{rate:>9.0} {:>3.0}%", rate / rates[0] * 100.0));
-    println!("{store:<14} {}", shares.collect::<Vec<_>>().join(""));
 }

@@ -25,20 +25,20 @@ const FAILPOINTS: [(&str, &str, u32); 9] = [
 const KILLS_A_FAILPOINT: usize = 5;
 
 /// Beside so many kills a process is held still for longer than its session, lock or lease.
-const KILLS_A_PAUSE: usize = 10;
+const KILLS_A_PAUSE: usize = 5;
 
 /// Beside so many kills a process is stopped in order and started again, and an evaluator joins or leaves.
 const KILLS_A_STOP: usize = 8;
 
-/// After so many kills a part of the stack is killed, where it may be.
-const KILLS_A_PART: usize = 25;
+/// After so many kills a part of the stack is killed or held still, where it may be.
+const KILLS_A_PART: usize = 6;
 
 /// What is done to which part of the stack, in turn; `kafka` stands for one of the brokers.
 const PARTS: [(&str, &str); 6] = [
     ("kill", "postgres"),
     ("kill", "kafka"),
     ("pause", "redis"),
-    ("kill", "kafka"),
+    ("pause", "postgres"),
     ("pause", "kafka"),
     ("kill", "redis"),
 ];

@@ -80,9 +80,14 @@ impl Process {
         }
     }
 
-    /// Holds it still, with its children.
-    pub(super) fn pause(self) {
-        self.family().into_iter().for_each(|process| process.signal(Signal::STOP));
+    /// Holds it still, with its children, and waits until they are: the signal comes to a process when it next runs.
+    pub(super) fn pause(self) -> Result<()> {
+        let family = self.family();
+        family.iter().for_each(|process| process.signal(Signal::STOP));
+        if !wait(KILL_BOUND, || family.iter().all(|process| process.condition() != Condition::Running)) {
+            bail!("the process {} was told to stop and still runs after {} s", self.pid, KILL_BOUND.as_secs());
+        }
+        Ok(())
     }
 
     /// Lets it go on, with its children.
@@ -205,8 +210,8 @@ mod tests {
         let process = sleeper(folder.path());
         assert!(wait(KILL_BOUND, || process.family().len() == 2), "the shell starts a child");
         let family = process.family();
-        process.pause();
-        assert!(wait(KILL_BOUND, || family.iter().all(|process| process.condition() == Condition::Paused)));
+        process.pause().unwrap();
+        assert!(family.iter().all(|process| process.condition() == Condition::Paused));
         process.resume();
         assert!(wait(KILL_BOUND, || family.iter().all(|process| process.condition() == Condition::Running)));
         process.kill().unwrap();
@@ -219,7 +224,7 @@ mod tests {
     fn one_that_is_paused_ends_when_asked() {
         let folder = tempfile::tempdir().unwrap();
         let process = Process::spawn(Command::new("sleep").arg("600"), &folder.path().join("log")).unwrap();
-        process.pause();
+        process.pause().unwrap();
         process.ask_to_end(Signal::TERM);
         process.wait_for_end(KILL_BOUND).unwrap();
         assert_eq!(process.condition(), Condition::Stopped);
