@@ -21,6 +21,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::disk::DiskFull;
+
 #[cfg(test)]
 pub(crate) use kafka::testing::{append, forget_all, fresh_topic};
 
@@ -140,15 +142,18 @@ pub enum BusError {
     /// The embedded database failed.
     #[error(transparent)]
     Embedded(#[from] EmbeddedDbError),
+    /// The embedded log's disk has too little room.
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
     /// Kafka failed; says at what.
     #[error("{0}")]
     Kafka(String),
 }
 
 impl BusError {
-    /// Whether the same call may succeed later: brokers that are away come back.
+    /// Whether the same call may succeed later: brokers that are away come back, and disks get room.
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Kafka(_))
+        matches!(self, Self::Kafka(_) | Self::DiskFull(_))
     }
 }
 

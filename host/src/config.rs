@@ -141,6 +141,10 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_RETENTION_HOURS", default_value_t = 168, value_name = "HOURS", value_parser = from_one::<u64>)]
     pub retention_hours: u64,
 
+    /// MiB that are kept free on the data folder's disk: with less the embedded log takes no ticks; 0 for none
+    #[arg(long, env = "TOCSIN_MIN_FREE_MIB", default_value_t = 256, value_name = "MIB")]
+    pub min_free_mib: u64,
+
     /// Threads that evaluate rules [default: one for each core, at most one for each partition]
     #[arg(long, env = "TOCSIN_WORKERS", value_name = "N", value_parser = from_one::<usize>)]
     pub workers: Option<usize>,
@@ -311,7 +315,11 @@ impl ServeArgs {
             grpc_port: self.grpc_port,
             tickers,
             feed,
-            log: LogConfig { partitions: self.partitions, retention },
+            log: LogConfig {
+                partitions: self.partitions,
+                retention,
+                min_free_bytes: self.min_free_mib.saturating_mul(1 << 20),
+            },
             caps: BindingCaps {
                 per_tenant: self.max_bindings_per_tenant.into(),
                 per_rule: self.max_bindings_per_rule.into(),

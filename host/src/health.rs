@@ -1,6 +1,7 @@
 //! What this process says of itself when asked whether it is well: from its start, before anything is open, to its end.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use tocsin_engine::domain::RuleRef;
 
 use crate::bus::Clock;
+use crate::disk;
 use crate::evaluator::{EvaluatorStats, Strays};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
@@ -35,6 +37,8 @@ struct Inner {
     clock: Clock,
     store: OnceLock<Store>,
     prices: OnceLock<Prices>,
+    /// The data folder, and what is kept free on its disk, bytes.
+    disk: OnceLock<(PathBuf, u64)>,
     feed: OnceLock<Arc<FeedStatus>>,
     evaluation: OnceLock<Arc<EvaluatorStats>>,
     evaluating: AtomicBool,
@@ -125,6 +129,7 @@ impl Health {
             clock,
             store: OnceLock::new(),
             prices: OnceLock::new(),
+            disk: OnceLock::new(),
             feed: OnceLock::new(),
             evaluation: OnceLock::new(),
             evaluating: AtomicBool::new(true),
@@ -140,6 +145,11 @@ impl Health {
     /// Looks after prices from now on.
     pub fn watch_prices(&self, prices: Prices) {
         let _ = self.0.prices.set(prices);
+    }
+
+    /// Looks after the room under the data folder from now on.
+    pub fn watch_disk(&self, data_dir: &Path, min_free_bytes: u64) {
+        let _ = self.0.disk.set((data_dir.to_owned(), min_free_bytes));
     }
 
     /// Looks after the feed from now on.
@@ -249,6 +259,8 @@ impl Health {
             Phase::Draining => vec!["the process is stopping".into()],
         };
         problems.extend(self.store_problem().await);
+        let full = self.0.disk.get().and_then(|(folder, min_free)| disk::check(folder, *min_free).err());
+        problems.extend(full.map(|full| full.to_string()));
         // They make the process no less ready: every other rule is judged.
         let impure = self.impure_rules().await;
         if !self.0.evaluating.load(Relaxed) {

@@ -11,6 +11,7 @@ pub mod compiler;
 pub mod config;
 pub mod control;
 pub mod delivery;
+pub mod disk;
 pub mod evaluator;
 mod failpoint;
 pub mod feed;

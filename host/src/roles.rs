@@ -25,7 +25,7 @@ use self::backends::Backends;
 use self::door::Door;
 use self::stages::Stages;
 use crate::bus::system_clock;
-use crate::config::{Role, Settings};
+use crate::config::{Role, Settings, StoreChoice};
 use crate::health::Health;
 
 pub use self::backends::migrate;
@@ -35,6 +35,9 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let health = Health::new(announce::about(&settings), system_clock());
     let door = Door::open(&settings, health.clone(), &stop).await?;
     let backends = Backends::new(&settings, &health);
+    if settings.kafka.is_none() || matches!(settings.store, StoreChoice::Sqlite) {
+        health.watch_disk(&settings.data_dir, settings.log.min_free_bytes);
+    }
     let mut stages = Stages::new(stop.clone());
 
     let starting = Box::pin(start(&settings, &backends, &health, &door, &mut stages));

@@ -59,7 +59,7 @@ pub(crate) async fn topic(brokers: &str) -> anyhow::Result<(Bus, KafkaConfig)> {
 pub(crate) fn embedded(folder: &TempDir) -> anyhow::Result<Bus> {
     let db = EmbeddedDb::open(folder.path())?;
     let retention = Retention { retention_bytes: None, retention_ms: None };
-    let config = LogConfig { partitions: PARTITIONS, retention };
+    let config = LogConfig { partitions: PARTITIONS, retention, ..LogConfig::default() };
     Ok(Bus::Embedded(EmbeddedBus::open(&db, config, system_clock())?))
 }
 

@@ -45,6 +45,8 @@ pub struct LogConfig {
     pub partitions: u32,
     /// What is kept.
     pub retention: Retention,
+    /// Ticks are refused while the file system has fewer bytes free.
+    pub min_free_bytes: u64,
 }
 
 /// What the log keeps. Records go by segments, a sixteenth of these sizes and ages at most, so a little more is kept than
@@ -58,11 +60,11 @@ pub struct Retention {
 }
 
 impl Default for LogConfig {
-    /// 8 partitions, 1 GiB, 7 days.
+    /// 8 partitions, 1 GiB, 7 days; nothing is kept free.
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         let retention = Retention { retention_bytes: Some(1 << 30), retention_ms: Some(7 * DAY_MS) };
-        Self { partitions: 8, retention }
+        Self { partitions: 8, retention, min_free_bytes: 0 }
     }
 }
 
@@ -89,7 +91,7 @@ impl EmbeddedBus {
         let log = Arc::new(Log::open(db, config.partitions)?);
         repair_ends(&log)?;
         let (commands, queue) = mpsc::channel();
-        let writer = Writer::new(log.clone(), queue, config.retention, clock);
+        let writer = Writer::new(log.clone(), queue, config, clock);
         let writer = std::thread::Builder::new()
             .name("bus-writer".into())
             .spawn(move || writer.run())

@@ -75,6 +75,7 @@ impl EmbeddedDbError {
 pub struct EmbeddedDb(Arc<Opened>);
 
 struct Opened {
+    data_dir: PathBuf,
     database: Database,
     // Released after the database, since fields drop in order.
     _lock: File,
@@ -92,7 +93,12 @@ impl EmbeddedDb {
         if !path.join(VERSION_FILE).exists() {
             return Err(EmbeddedDbError::NotALog(path));
         }
-        Ok(Self(Arc::new(Opened { database: open_database(&path)?, _lock: lock })))
+        let database = open_database(&path)?;
+        Ok(Self(Arc::new(Opened { data_dir: data_dir.to_owned(), database, _lock: lock })))
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.0.data_dir
     }
 
     pub(crate) fn database(&self) -> &Database {

@@ -68,8 +68,8 @@ async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError>
                 failpoint::pass("after-publish");
                 break;
             }
-            Err(BusError::Stopped) => return Err(BusError::Stopped),
-            Err(error) => tell(format!("ticks wait for the bus: {error}")),
+            Err(error) if error.passes() => tell(format!("ticks wait for the bus: {error}")),
+            Err(error) => return Err(error),
         }
         sleep(backoff.next(rand::random())).await;
     }

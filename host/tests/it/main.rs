@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed test shows where
 
+mod disk;
 mod docs;
 mod example_rules;
 mod faults;

@@ -119,6 +119,18 @@ async fn messages_that_are_no_ticks_are_skipped_and_counted() {
 }
 
 #[tokio::test]
+async fn ticks_wait_while_the_disk_has_too_little_room_and_offsets_are_committed_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = open_with(dir.path(), LogConfig { min_free_bytes: u64::MAX, ..LogConfig::default() }, system_clock());
+    let refused = bus.publish(vec![tick("AAPL", 1.0)]).await.unwrap_err();
+    assert!(matches!(refused, BusError::DiskFull(_)) && refused.passes(), "{refused}");
+    assert!(bus.ends().await.unwrap().iter().all(|end| *end == 0));
+    let group = [Position { partition: 0, offset: 0 }];
+    bus.join("g").unwrap().commit(&group).await.unwrap();
+    assert_eq!(bus.committed("g").await.unwrap(), group);
+}
+
+#[tokio::test]
 async fn a_raised_end_leaves_a_gap_that_readers_pass() {
     let dir = tempfile::tempdir().unwrap();
     let bus = open(dir.path());

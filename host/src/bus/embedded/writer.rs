@@ -14,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::log::Log;
 use super::segment::{KEY_BYTES, Segment, Totals, record_key};
-use super::{NO_PANIC, Retention};
+use super::{LogConfig, NO_PANIC, Retention};
 use crate::bus::{BusError, Clock, EmbeddedDbError, partitioner, stock_tick};
+use crate::disk;
 
 /// Records after which a group is committed, though more commands wait: bounds the batch's memory and its delay.
 pub(super) const MAX_BATCH_RECORDS: usize = 8192;
@@ -67,6 +68,7 @@ pub(super) struct Writer {
     log: Arc<Log>,
     queue: Receiver<Command>,
     retention: Retention,
+    min_free_bytes: u64,
     clock: Clock,
     retention_due: Instant,
 }
@@ -82,8 +84,9 @@ struct Group {
 }
 
 impl Writer {
-    pub(super) fn new(log: Arc<Log>, queue: Receiver<Command>, retention: Retention, clock: Clock) -> Self {
-        Self { log, queue, retention, clock, retention_due: Instant::now() }
+    pub(super) fn new(log: Arc<Log>, queue: Receiver<Command>, config: LogConfig, clock: Clock) -> Self {
+        let LogConfig { retention, min_free_bytes, .. } = config;
+        Self { log, queue, retention, min_free_bytes, clock, retention_due: Instant::now() }
     }
 
     /// Works until the last sender of commands is gone and the queue is empty.
@@ -106,14 +109,18 @@ impl Writer {
 
     /// Handles `first` and what else waits, in order, with as few commits as possible.
     fn take_group(&self, first: Command) {
+        let room = disk::check(self.log.db.data_dir(), self.min_free_bytes);
         let mut group = self.begin();
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                Command::Append { ticks, done } => {
-                    group.append(&ticks, (self.clock)());
-                    group.waiting.push(done);
-                }
+                Command::Append { ticks, done } => match &room {
+                    Ok(()) => {
+                        group.append(&ticks, (self.clock)());
+                        group.waiting.push(done);
+                    }
+                    Err(full) => done.answer(Err(full.clone().into())),
+                },
                 Command::Commit { entries, done } => {
                     for (key, offset) in entries {
                         group.batch.insert(&self.log.groups, key, offset.to_be_bytes());

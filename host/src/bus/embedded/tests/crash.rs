@@ -12,8 +12,11 @@ const DIR_VARIABLE: &str = "TOCSIN_TEST_CRASH_DIR";
 const ROUNDS: usize = 5;
 
 /// Small, so that segments roll and are dropped while processes are killed.
-const CONFIG: LogConfig =
-    LogConfig { partitions: 8, retention: Retention { retention_bytes: Some(4 << 20), retention_ms: None } };
+const CONFIG: LogConfig = LogConfig {
+    partitions: 8,
+    retention: Retention { retention_bytes: Some(4 << 20), retention_ms: None },
+    min_free_bytes: 0,
+};
 
 /// Not a test of its own: what the killed process runs. Publishes without end from two tasks, and says on its output, a
 /// line each, up to which price each symbol is acknowledged.
