@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::ensure;
 
 use crate::cast::Actor;
 use crate::db::Db;
-use crate::run::{PATIENCE, POLL, is_at};
+use crate::run::{POLL, Progress, is_at, judged};
 use crate::scene::Scene;
 use crate::topics::Topic;
 
@@ -61,16 +61,10 @@ fn judge(scene: &Scene) -> anyhow::Result<()> {
     let mut evaluator = Actor::new(scene, "evaluate", 99)?;
     evaluator.start_on(scene, &scene.reference)?;
     let ends = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?;
-    let (mut before, mut progressed) = (None, Instant::now());
+    let mut progress = Progress::default();
     while !is_at(&scene.reference, &ends)? {
         evaluator.look_after()?;
-        let now = scene.reference.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")?;
-        if before.replace(now) != Some(now) {
-            progressed = Instant::now();
-        }
-        if progressed.elapsed() > PATIENCE {
-            bail!("the reference run does not come to {ends:?}");
-        }
+        ensure!(progress.is_made(judged(&scene.reference)?), "the reference run does not come to {ends:?}");
         std::thread::sleep(POLL);
     }
     evaluator.stop()?;

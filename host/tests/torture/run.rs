@@ -27,7 +27,7 @@ const PART_AWAY: Duration = Duration::from_secs(3);
 /// After so many steps evaluation must have come as far as the topic was: kills must meet work, not ruins.
 const STEPS_A_BREATH: usize = 16;
 
-/// How long anything that must happen may take.
+/// How long anything that must happen may take, and a number that must move may stand still.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a process waits for its failpoint before the others of its role make room for it.
@@ -176,9 +176,10 @@ impl<'a> Tortured<'a> {
     /// Waits until evaluation has come to where the topic ends now.
     fn breathe(&mut self) -> anyhow::Result<()> {
         let ends = self.ticks.ends()?;
-        let begun = Instant::now();
+        let mut progress = Progress::default();
         while !is_at(&self.scene.db, &ends)? {
-            ensure!(begun.elapsed() < PATIENCE, "evaluation does not come to {ends:?}; see {}", self.logs());
+            let moves = progress.is_made(judged(&self.scene.db)?);
+            ensure!(moves, "evaluation does not come to {ends:?}; see {}", self.logs());
             self.wait(POLL)?;
         }
         Ok(())
@@ -225,9 +226,13 @@ impl<'a> Tortured<'a> {
         }
         load.stop()?;
         self.breathe()?;
-        let begun = Instant::now();
-        while self.scene.db.number("SELECT count(*) FROM outbox")? > 0 {
-            ensure!(begun.elapsed() < PATIENCE, "not all firings are told; see {}", self.logs());
+        let mut progress = Progress::default();
+        loop {
+            let untold = self.scene.db.number("SELECT count(*) FROM outbox")?;
+            if untold == 0 {
+                break;
+            }
+            ensure!(progress.is_made(untold), "{untold} firings are not told; see {}", self.logs());
             self.wait(POLL)?;
         }
         let api = self.actors.iter().find(|actor| actor.role == "api").context("there is an API")?;
@@ -262,6 +267,29 @@ fn tell_of(visits: &Visits) {
 }
 
 /// Whether the checkpoints are at these ends.
+/// How many ticks are judged in checkpoints.
+pub(crate) fn judged(db: &Db) -> anyhow::Result<i64> {
+    db.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")
+}
+
+/// Whether a number moves: a busy machine is slow, and only what stands still is stuck.
+#[derive(Default)]
+pub(crate) struct Progress(Option<(i64, Instant)>);
+
+impl Progress {
+    /// False once the number is what it was [`PATIENCE`] ago.
+    pub(crate) fn is_made(&mut self, number: i64) -> bool {
+        match self.0 {
+            Some((before, since)) if before == number => since.elapsed() < PATIENCE,
+            _ => {
+                self.0 = Some((number, Instant::now()));
+                true
+            }
+        }
+    }
+}
+
+/// Whether checkpoints have come to these ends.
 pub(crate) fn is_at(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
     let rows = db.texts(r#"SELECT "partition" || ' ' || next_offset FROM partitions"#)?;
     let mut at = BTreeMap::new();
