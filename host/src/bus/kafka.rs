@@ -82,13 +82,11 @@ impl KafkaBus {
             return Err(BusError::BadPartitionCount(config.partitions));
         }
         let partitions = config.ensure_topic().await?;
-        let mut settings = config.client();
+        let mut settings = config.client_with(&[("linger.ms", "2"), ("compression.type", "lz4")]);
         settings
             .set("enable.idempotence", "true")
             // A record waits for its broker as long as it takes: nothing is dropped, and nothing is sent twice.
-            .set("message.timeout.ms", "0")
-            .set("linger.ms", "2")
-            .set("compression.type", "lz4");
+            .set("message.timeout.ms", "0");
         let producer = settings.create_with_context(Logging).map_err(failed("create a producer"))?;
         let asker = reader::settings(&config).create_with_context(Logging).map_err(failed("create a consumer"))?;
         Ok(Self(Arc::new(Shared { config, partitions, producer, asker, counters: Arc::default() })))

@@ -21,12 +21,11 @@ impl Publisher {
     /// Connects, and creates the topic if it is missing.
     pub(super) async fn open(config: &KafkaConfig) -> Result<Self, DeliveryError> {
         let partitions = config.ensure_topic().await?;
-        let mut settings = config.client();
+        let mut settings = config.client_with(&[("compression.type", "lz4")]);
         settings
             .set("enable.idempotence", "true")
             // Order is kept by waiting: a record that was given up would come behind those that followed it.
-            .set("message.timeout.ms", "0")
-            .set("compression.type", "lz4");
+            .set("message.timeout.ms", "0");
         let producer = settings.create()?;
         info!(topic = config.topic, partitions, "firings are told on Kafka");
         Ok(Self { producer, topic: config.topic.clone() })

@@ -2,21 +2,25 @@
 //! the options. Values of options may be secret, and are shown to nobody.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::BaseProducer;
 use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, ClientContext};
 use tracing::info;
 
 use super::{BusError, REQUEST_TIMEOUT, failed, on_waiting_thread};
 
 /// What librdkafka says of an option that it was built without.
 const NOT_BUILT_IN: [&str; 2] = ["not available at build time", "recompile librdkafka"];
+
+/// As many events of a client without an answer are looked at.
+const MAX_EVENTS: usize = 32;
 
 /// Parts of the names of options whose values are secret.
 const SECRET_NAMES: [&str; 5] = ["password", "secret", "pem", "key", "oauthbearer.config"];
@@ -39,8 +43,16 @@ pub struct KafkaConfig {
 impl KafkaConfig {
     /// Settings to begin a client with.
     pub fn client(&self) -> ClientConfig {
+        self.client_with(&[])
+    }
+
+    /// The same with defaults that options may change.
+    pub fn client_with(&self, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut settings = ClientConfig::new();
         settings.set("bootstrap.servers", &self.brokers).set("client.id", "tocsin");
+        for (name, value) in defaults {
+            settings.set(*name, *value);
+        }
         for (name, value) in &self.options {
             settings.set(name, value);
         }
@@ -82,8 +94,12 @@ impl KafkaConfig {
     async fn topic_partitions(&self) -> Result<Option<u32>, BusError> {
         let (settings, topic) = (self.client(), self.topic.clone());
         let found = on_waiting_thread(move || {
-            let consumer: BaseConsumer = settings.create().map_err(failed("create a client"))?;
-            let all = consumer.fetch_metadata(None, REQUEST_TIMEOUT).map_err(failed("tell their topics"))?;
+            let consumer: BaseConsumer<LastWord> =
+                settings.create_with_context(LastWord::default()).map_err(failed("create a client"))?;
+            let all = consumer.fetch_metadata(None, REQUEST_TIMEOUT);
+            let all = all.map_err(|error| {
+                BusError::Kafka(format!("{}{}", failed("tell their topics")(error), last_word(&consumer)))
+            })?;
             Ok(all.topics().iter().find(|found| found.name() == topic).map(|found| found.partitions().len() as u32))
         });
         Ok(found.await?.filter(|partitions| *partitions > 0))
@@ -108,6 +124,32 @@ impl KafkaConfig {
         }
         Err(BusError::Kafka(told))
     }
+}
+
+/// What librdkafka said last of why it has no connection: a refused password, a certificate that nobody vouches for.
+#[derive(Default)]
+struct LastWord(Mutex<Option<String>>);
+
+impl ClientContext for LastWord {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all are down is no reason.
+        if error == KafkaError::Global(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    }
+}
+
+impl ConsumerContext for LastWord {}
+
+/// The last word of a client that had no answer, for the end of a sentence.
+fn last_word(consumer: &BaseConsumer<LastWord>) -> String {
+    // Each poll takes one event, if there is one.
+    for _ in 0..MAX_EVENTS {
+        let _ = consumer.poll(Duration::ZERO);
+    }
+    let word = consumer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    word.map_or_else(String::new, |word| format!(": {word}"))
 }
 
 /// Names of options without their values.
@@ -147,6 +189,18 @@ mod tests {
         check_refused(&[("security.protocol", "s3cret")], "security.protocol");
         let shown = format!("{0:?} {0}", config(&[("sasl.password", "s3cret")]));
         assert!(shown.contains("sasl.password") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn options_come_over_defaults() {
+        let settings = config(&[("linger.ms", "9")]).client_with(&[("linger.ms", "2"), ("acks", "1")]);
+        assert_eq!((settings.get("linger.ms"), settings.get("acks")), (Some("9"), Some("1")));
+    }
+
+    #[tokio::test]
+    async fn why_there_is_no_connection_is_told() {
+        let error = config(&[]).ensure_topic().await.unwrap_err();
+        assert!(error.passes() && error.to_string().contains("Connection refused"), "{error}");
     }
 
     #[test]
