@@ -124,15 +124,19 @@ impl ParamsSpec {
         let Value::Object(given) = value else {
             return Err(vec![ParamError { path: String::new(), message: format!("{value} is not a JSON object") }]);
         };
-        let mut full = given.clone();
+        let properties = self.schema["properties"].as_object();
+        let (mut full, unknown): (Map<_, _>, Map<_, _>) =
+            given.clone().into_iter().partition(|(name, _)| properties.is_some_and(|known| known.contains_key(name)));
         for field in &self.layout {
             if let (false, Some(default)) = (full.contains_key(&field.name), &field.default) {
                 full.insert(field.name.clone(), default.clone());
             }
         }
         let full = Value::Object(full);
+        let unknown =
+            unknown.keys().map(|name| ParamError { path: clip(name), message: "this rule has no such param".into() });
         let mut errors: Vec<ParamError> =
-            self.validator.iter_errors(&full).flat_map(|e| from_schema_error(&e)).collect();
+            unknown.chain(self.validator.iter_errors(&full).map(|e| from_schema_error(&e))).collect();
         let mut packed = vec![0; self.packed_bytes];
         if errors.is_empty() {
             for field in &self.layout {
@@ -215,6 +219,11 @@ fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl FnMut(Strin
             wrong(format!("manifest.params.schema.properties.{name}: not an object"));
             continue;
         };
+        if is_empty_range(property) {
+            wrong(format!(
+                "manifest.params.schema.properties.{name}: no value is within its bounds, so no alert could ever be created"
+            ));
+        }
         for keyword in property.keys().filter(|keyword| !KEYWORDS.contains(&keyword.as_str())) {
             wrong(format!(
                 "manifest.params.schema.properties.{name}.{keyword}: not among the keywords of a param: {}",
@@ -235,6 +244,16 @@ fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl FnMut(Strin
     properties
 }
 
+/// Whether a property's lower bound lies above its upper one.
+fn is_empty_range(property: &Map<String, Value>) -> bool {
+    let bound = |keyword: &str| property.get(keyword).and_then(Value::as_f64);
+    let (low, high) = (bound("minimum"), bound("maximum"));
+    let (above, below) = (bound("exclusiveMinimum"), bound("exclusiveMaximum"));
+    let crosses = |low: Option<f64>, high: Option<f64>| low.zip(high).is_some_and(|(low, high)| low > high);
+    let meets = |low: Option<f64>, high: Option<f64>| low.zip(high).is_some_and(|(low, high)| low >= high);
+    crosses(low, high) || meets(low, below) || meets(above, high) || meets(above, below)
+}
+
 fn check_layout(
     raw: &[RawField],
     packed_bytes: usize,
@@ -252,13 +271,19 @@ fn check_layout(
         if layout.iter().any(|other| other.name == field.name) {
             wrong(format!("{path}.name: {:?} is laid out twice", field.name));
         }
-        let kind = match Kind::parse(&field.kind, property) {
-            Ok(kind) => kind,
-            Err(message) => {
-                wrong(format!("{path}.type: {message}"));
-                continue;
-            }
+        let Some((kind, schema_type)) = Kind::named(&field.kind, property) else {
+            let known = "one of f64, f32, i64, i32, u32, bool, enum";
+            wrong(format!("{path}.type: {:?} is not {known}", field.kind));
+            continue;
         };
+        if property["type"] != schema_type {
+            wrong(format!("{path}.type: a param packed as {} has the schema type {schema_type:?}", field.kind));
+        }
+        if let Kind::Enum(values) = &kind
+            && (values.is_empty() || !values.iter().all(Value::is_string))
+        {
+            wrong(format!("{path}.type: an enum needs a list of strings as the schema's `enum`"));
+        }
         let (bytes, end) = (kind.bytes(), field.offset.saturating_add(kind.bytes()));
         if !field.offset.is_multiple_of(bytes) || end > packed_bytes {
             wrong(format!(
@@ -285,27 +310,18 @@ fn check_layout(
 }
 
 impl Kind {
-    fn parse(text: &str, property: &Value) -> Result<Self, String> {
-        let (kind, schema_type) = match text {
+    /// The kind of this name, and the type that its schema must have.
+    fn named(text: &str, property: &Value) -> Option<(Self, &'static str)> {
+        Some(match text {
             "f64" => (Self::F64, "number"),
             "f32" => (Self::F32, "number"),
             "i64" => (Self::I64, "integer"),
             "i32" => (Self::I32, "integer"),
             "u32" => (Self::U32, "integer"),
             "bool" => (Self::Bool, "boolean"),
-            "enum" => {
-                let values = property["enum"].as_array().cloned().unwrap_or_default();
-                if values.is_empty() || !values.iter().all(Value::is_string) {
-                    return Err("an enum needs a list of strings as the schema's `enum`".into());
-                }
-                (Self::Enum(values), "string")
-            }
-            _ => return Err(format!("{text:?} is not one of f64, f32, i64, i32, u32, bool, enum")),
-        };
-        if property["type"] != schema_type {
-            return Err(format!("a param packed as {text} has the schema type {schema_type:?}"));
-        }
-        Ok(kind)
+            "enum" => (Self::Enum(property["enum"].as_array().cloned().unwrap_or_default()), "string"),
+            _ => return None,
+        })
     }
 
     fn bytes(&self) -> usize {
@@ -360,16 +376,12 @@ fn integer<T: TryFrom<i64>>(value: &Value, kind: &str) -> Result<T, String> {
     Ok(fitting)
 }
 
-/// The validator's errors in the words of this API: one for each member concerned.
-fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> Vec<ParamError> {
+/// One of the validator's errors in the words of this API.
+fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> ParamError {
     let path = error.instance_path().as_str().trim_start_matches('/').to_owned();
-    let one = |path: String, message: String| vec![ParamError { path, message }];
+    let one = |path: String, message: String| ParamError { path, message };
     let value = clip(&error.instance().to_string());
     match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
-            .iter()
-            .map(|name| ParamError { path: clip(name), message: "this rule has no such param".into() })
-            .collect(),
         ValidationErrorKind::Required { property } => {
             one(property.as_str().unwrap_or_default().to_owned(), "is required".into())
         }

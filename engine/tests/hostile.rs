@@ -530,6 +530,11 @@ fn a_bad_params_schema_or_layout_is_refused_by_path() {
             "an enum needs a list of strings",
         ),
         (good, r#"{"name":"p","type":"f64"}"#, "missing field `offset`"),
+        // A wrong type hides no wrong place.
+        (r#"{"type":"string"}"#, r#"{"name":"p","type":"f64","offset":4}"#, "layout[0].offset: 4 does not place"),
+        (r#"{"type":"string","default":"x"}"#, at, "properties.p.default: \"x\" is not a finite number"),
+        (r#"{"type":"number","minimum":9,"maximum":1}"#, at, "properties.p: no value is within its bounds"),
+        (r#"{"type":"number","minimum":9,"exclusiveMaximum":9}"#, at, "properties.p: no value is within its bounds"),
         (good, r#"{"name":"p","type":"f64","offset":-1}"#, "manifest.params.layout[0].offset: invalid value"),
     ];
     for (property, field, words) in cases {

@@ -169,6 +169,17 @@ fn page_size(limit: Option<i64>, field: &str) -> Result<u32, FieldViolation> {
     }
 }
 
+/// A page's size and where it begins, or all that is wrong with either.
+fn page<T>(size: Result<u32, FieldViolation>, after: Result<T, ControlError>) -> Result<(u32, T), ControlError> {
+    match (size, after) {
+        (Ok(size), after) => Ok((size, after?)),
+        (Err(wrong), Err(ControlError::Invalid(more))) => {
+            Err(ControlError::Invalid([wrong].into_iter().chain(more).collect()))
+        }
+        (Err(wrong), _) => Err(ControlError::Invalid(vec![wrong])),
+    }
+}
+
 impl Control {
     /// The use cases over these backends.
     pub fn new(store: Store, bus: Bus, library: Library, clock: Clock, caps: BindingCaps) -> Self {

@@ -48,7 +48,7 @@ use self::restore::Restored;
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
-use crate::store::{Claim, Commit, Store, StoreError};
+use crate::store::{Claim, Commit, Sought, Store, StoreError};
 
 pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays};
 
@@ -180,6 +180,8 @@ enum Change {
 struct Changes {
     /// Homes of symbols that are new, or were not known.
     homes: Vec<(Symbol, Option<u32>)>,
+    /// Symbols without a home whose first tick may have been read already.
+    sought: Vec<Sought>,
     list: Vec<Change>,
     revision: u64,
 }

@@ -280,6 +280,7 @@ impl Health {
         let feed = self.feed();
         let (kind, feed_connected) = feed.as_ref().map_or(("none", false), |feed| (feed.kind.label(), feed.connected));
         let feed_rejected = feed.iter().flat_map(FeedSnapshot::rejections).collect();
+        problems.extend(feed.as_ref().and_then(|feed| feed.refusal.clone()));
         problems.extend(feed.and_then(|feed| feed_problem(feed, (self.0.clock)())));
         let partitions = self.0.evaluation.get().map(|stats| stats.partitions().into_keys().collect());
         HealthReport {
@@ -340,6 +341,10 @@ mod tests {
         feed.count_rejected(RejectReason::NotJson);
         assert_eq!(problems().await, "", "the next frame clears it");
         assert_eq!(health.report().await.feed_rejected, [(RejectReason::NotJson, 1)]);
+        feed.set_refusal(Some("too many symbols".into()));
+        assert_eq!(problems().await, "too many symbols");
+        feed.set_refusal(None);
+        assert_eq!(problems().await, "");
         now_ms.store(0, Relaxed);
         assert_eq!(problems().await, "", "a clock that was set back is no silence");
     }

@@ -131,6 +131,7 @@ async fn run_timed(
                 let names: Vec<_> = refused.iter().map(Symbol::as_str).collect();
                 let text = format!("Binance has no stream for {}, or they are too many: left out", names.join(", "));
                 tracing::warn!("{text}");
+                status.set_refusal(Some(text.clone()));
                 status.set_error(text, now_ms());
             }
             if streams.len() == 0 {

@@ -38,7 +38,7 @@ pub use self::alert::{
 pub use self::error::StoreError;
 pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit, Standing};
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
-pub use self::homes::Start;
+pub use self::homes::{Sought, Start};
 pub use self::lease::{Lease, Leased};
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
@@ -128,6 +128,11 @@ impl Store {
     /// Every symbol that somebody watches, with its home if it has one, and some that nobody watches any more.
     pub async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
         on_member!(self, homes())
+    }
+
+    /// Symbols without a home that bindings wait for which changed after a revision.
+    pub async fn sought(&self, after_revision: u64) -> Result<Vec<Sought>, StoreError> {
+        on_member!(self, sought(after_revision))
     }
 
     /// The symbols that live bindings watch.

@@ -101,6 +101,14 @@ pub struct RuleRef {
     pub digest: Digest,
 }
 
+impl RuleRef {
+    /// The greatest is the version that is meant where none is named: the newest release or, if there is no release, the
+    /// newest pre-release. As with Cargo and npm, who wants a pre-release beside releases names it.
+    pub fn precedence(&self) -> impl Ord + '_ {
+        (self.version.pre.is_empty(), &self.version)
+    }
+}
+
 /// An immutable version of a rule, as it was uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleVersion {

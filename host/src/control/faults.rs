@@ -4,7 +4,7 @@ use tocsin_engine::domain::{Alert, AlertId, FaultId, Symbol, Tenant};
 
 use super::alerts::no_alert;
 use super::rules::rule_quarantined;
-use super::{Control, ControlError, Page, page_size};
+use super::{Control, ControlError, Page, page, page_size};
 use crate::store::{FaultRecord, Released, StoredBundle};
 
 impl Control {
@@ -41,14 +41,14 @@ impl Control {
         after: Option<&str>,
         limit: Option<i64>,
     ) -> Result<Page<FaultRecord>, ControlError> {
-        let limit = page_size(limit, "limit").map_err(|violation| ControlError::Invalid(vec![violation]))?;
         // A number and not a fault's id: the fault may be gone before the next page is asked for.
         let after = match after {
-            None | Some("") => 0,
+            None | Some("") => Ok(0),
             Some(cursor) => cursor
                 .parse::<u32>()
-                .map_err(|_| ControlError::invalid("after", "is not the cursor of a page of faults"))?,
+                .map_err(|_| ControlError::invalid("after", "is not the cursor of a page of faults")),
         };
+        let (limit, after) = page(page_size(limit, "limit"), after)?;
         let alert = self.alert(tenant, alert).await?.id;
         let faults = self.0.store.faults(tenant, alert, after.into(), limit + 1).await?;
         let page = Page::of(faults, limit, |(seq, _)| seq.to_string());

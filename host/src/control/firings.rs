@@ -8,7 +8,7 @@ use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
 use tokio::sync::watch;
 
 use super::alerts::no_alert;
-use super::{Control, ControlError, MAX_PAGE, Page, page_size};
+use super::{Control, ControlError, MAX_PAGE, Page, page, page_size};
 
 /// The cursor before the first firing.
 pub const START: &str = "start";
@@ -22,10 +22,9 @@ impl Control {
         after: Option<&str>,
         limit: Option<i64>,
     ) -> Result<Page<Firing>, ControlError> {
-        let limit = page_size(limit, "limit").map_err(|violation| ControlError::Invalid(vec![violation]))?;
+        let (limit, after) = page(page_size(limit, "limit"), self.cursor(tenant, after).await)?;
         let alert = self.existing_alert(tenant, alert).await?;
-        let after = self.cursor(tenant, after).await?.unwrap_or(0);
-        let firings = self.0.store.firings(tenant, alert, after, limit + 1).await?;
+        let firings = self.0.store.firings(tenant, alert, after.unwrap_or(0), limit + 1).await?;
         let firings = firings.into_iter().map(|(_, firing)| firing).collect();
         Ok(Page::of(firings, limit, |firing: &Firing| firing.id.to_string()))
     }

@@ -5,7 +5,7 @@ use tocsin_engine::trial::trial_migration;
 use tocsin_engine::{Rule, builtin};
 
 use super::thread::on_thread;
-use super::{Control, ControlError, FieldViolation, Page, page_size};
+use super::{Control, ControlError, FieldViolation, Page, page, page_size};
 use crate::store::StoredRule;
 
 /// What an upload led to.
@@ -88,13 +88,13 @@ impl Control {
         after: Option<&str>,
         limit: Option<i64>,
     ) -> Result<Page<RuleVersion>, ControlError> {
-        let limit = page_size(limit, "limit").map_err(|violation| ControlError::Invalid(vec![violation]))?;
         let after = match after {
-            None | Some("") => String::new(),
+            None | Some("") => Ok(String::new()),
             Some(cursor) => RuleName::parse(cursor)
-                .map_err(|_| ControlError::invalid("after", "is not the cursor of a page of rules"))?
-                .to_string(),
+                .map(|name| name.to_string())
+                .map_err(|_| ControlError::invalid("after", "is not the cursor of a page of rules")),
         };
+        let (limit, after) = page(page_size(limit, "limit"), after)?;
         let rules = self.0.store.rules(tenant, &after, limit + 1).await?;
         Ok(Page::of(rules, limit, |rule| rule.reference.name.to_string()))
     }
@@ -106,7 +106,10 @@ impl Control {
         version: Option<&Version>,
     ) -> Result<RuleVersion, ControlError> {
         let mut versions = self.0.store.rule_versions(tenant, name).await?;
-        let Some(version) = version else { return versions.pop().ok_or_else(|| no_rule(name)) };
+        let Some(version) = version else {
+            let newest = versions.into_iter().max_by(|a, b| a.reference.precedence().cmp(&b.reference.precedence()));
+            return newest.ok_or_else(|| no_rule(name));
+        };
         let found = versions.iter().position(|rule| rule.reference.version == *version);
         match found {
             Some(at) => Ok(versions.swap_remove(at)),
@@ -144,5 +147,5 @@ fn check_name_is_free(name: &RuleName, module: &[u8]) -> Result<(), ControlError
 }
 
 fn no_rule(name: &RuleName) -> ControlError {
-    ControlError::NotFound(format!("there is no rule {name}: the list of rules names those there are"))
+    ControlError::NotFound(format!("there is no rule {name}: upload it, or choose one of the list of rules"))
 }

@@ -23,7 +23,7 @@ use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
 use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
 use crate::library::Library;
-use crate::store::{BindingRow, Changed, Hold, Standing, Store};
+use crate::store::{BindingRow, Changed, Hold, Sought, Standing, Store, StoreError};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -89,8 +89,8 @@ impl Feeder {
         let homes = self.store.homes().await?;
         self.homes.extend(homes.iter().cloned());
         for feed in &self.feeds {
-            feed.send(Message::Changes(Changes { homes: homes.clone(), list: Vec::new(), revision: self.revision }))
-                .await;
+            let (sought, list) = Default::default();
+            feed.send(Message::Changes(Changes { homes: homes.clone(), sought, list, revision: self.revision })).await;
         }
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
@@ -116,8 +116,8 @@ impl Feeder {
 
     async fn pass_on_changes(&mut self, newest: &mut watch::Receiver<u64>) {
         while *newest.borrow_and_update() > self.revision {
-            match self.store.changes(self.revision, MAX_ROWS).await {
-                Ok(changed) => self.pass_on(changed).await,
+            match self.changes().await {
+                Ok((changed, sought)) => self.pass_on(changed, &sought).await,
                 Err(error) => {
                     warn!(%error, "changed alerts wait for the store");
                     tokio::time::sleep(RETRY_WAIT).await;
@@ -209,7 +209,16 @@ impl Feeder {
         }
     }
 
-    async fn pass_on(&mut self, changed: Changed) {
+    /// What changed, and which symbols are to be looked for.
+    async fn changes(&self) -> Result<(Changed, Vec<Sought>), StoreError> {
+        let changed = self.store.changes(self.revision, MAX_ROWS).await?;
+        let waits = |row: &BindingRow| row.counts_from.is_none() && row.standing == Standing::Live;
+        let some_wait = changed.bindings.iter().any(waits);
+        let sought = if some_wait { self.store.sought(self.revision).await? } else { Vec::new() };
+        Ok((changed, sought))
+    }
+
+    async fn pass_on(&mut self, changed: Changed, sought: &[Sought]) {
         let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.feeds.iter().map(|_| Vec::new()).collect();
         let mut homes = Vec::new();
@@ -226,7 +235,8 @@ impl Feeder {
         for (feed, mut list) in self.feeds.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            feed.send(Message::Changes(Changes { homes: homes.clone(), list, revision })).await;
+            let (homes, sought) = (homes.clone(), sought.to_vec());
+            feed.send(Message::Changes(Changes { homes, sought, list, revision })).await;
         }
         self.revision = revision;
     }

@@ -11,7 +11,7 @@ use super::EvaluatorError;
 use crate::bus::Bus;
 use crate::failpoint;
 use crate::library::Library;
-use crate::store::{BindingRow, Claim, Hold, Store};
+use crate::store::{BindingRow, Claim, Hold, Sought, Store};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
@@ -34,6 +34,8 @@ pub(super) struct Restored {
     pub(super) release_due: Vec<BindingId>,
     /// Bindings that a promotion has asked for.
     pub(super) asked_for: Vec<BindingId>,
+    /// Symbols without a home of which the checkpoint did not know: their first tick may be before it.
+    pub(super) sought: Vec<Sought>,
 }
 
 /// Claims a partition and loads what was remembered of it, with the bindings up to `revision`.
@@ -50,8 +52,13 @@ pub(super) async fn restore(
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
     let told_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();
+    let sought = match claim.next_offset {
+        Some(_) => store.sought(claim.revision).await?,
+        // Nothing was read yet.
+        None => Vec::new(),
+    };
     let (armed, new, release_due, asked_for) = Default::default();
-    let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for };
+    let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought };
     load(store, library, revision, &mut restored).await?;
     Ok(restored)
 }

@@ -181,6 +181,8 @@ impl Worker {
         for (symbol, home) in changes.homes {
             self.homes.insert(symbol, home.map_or(Home::Awaited, Home::At));
         }
+        let partitions: Vec<u32> = self.lanes.keys().copied().collect();
+        self.seek(&changes.sought, &partitions)?;
         let mut new = Vec::new();
         for change in changes.list {
             match change {

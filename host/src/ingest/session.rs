@@ -160,11 +160,13 @@ impl Session<'_> {
     /// Tells once a session: the server answers every subscription too many, and names none.
     fn explain_too_many(&mut self) {
         if !std::mem::replace(&mut self.refused, true) {
-            self.complain(format!(
+            let text = format!(
                 "the server refused some of the {} symbols asked for (\"Subscribing to too many symbols\"); Finnhub's \
                  free plan takes about 50. The accepted ones go on. Shorten TICKERS, or use a larger plan",
                 self.protocol.symbol_count()
-            ));
+            );
+            self.status.set_refusal(Some(text.clone()));
+            self.complain(text);
         }
     }
 

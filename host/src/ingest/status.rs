@@ -89,6 +89,7 @@ pub struct FeedStatus {
     /// When it was connected, or the last frame came, whichever was later; 0 before.
     last_heard_at_ms: AtomicI64,
     last_error: Mutex<Option<FeedProblem>>,
+    refusal: Mutex<Option<String>>,
 }
 
 /// The last thing that went wrong.
@@ -109,6 +110,8 @@ pub struct FeedSnapshot {
     pub connected: bool,
     /// The last thing that went wrong, which may be over.
     pub last_error: Option<FeedProblem>,
+    /// That some of the symbols asked for have no ticks, and why, for as long as that is so.
+    pub refusal: Option<String>,
     /// Data frames received, good or bad.
     pub frames: u64,
     /// Ticks received.
@@ -136,7 +139,8 @@ impl FeedStatus {
             reconnects: AtomicU64::new(0),
             last_tick_at_ms: AtomicI64::new(0),
             last_heard_at_ms: AtomicI64::new(0),
-            last_error: Mutex::new(None),
+            last_error: Mutex::default(),
+            refusal: Mutex::default(),
         }
     }
 
@@ -151,6 +155,7 @@ impl FeedStatus {
             kind: self.kind,
             connected: self.connected.load(Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            refusal: self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             frames: self.frames.load(Relaxed),
             ticks: self.ticks.load(Relaxed),
             rejected: std::array::from_fn(|i| self.rejected[i].load(Relaxed)),
@@ -186,6 +191,11 @@ impl FeedStatus {
         self.ticks.fetch_add(count as u64, Relaxed);
         self.last_tick_at_ms.store(now_ms, Relaxed);
         self.last_heard_at_ms.store(now_ms, Relaxed);
+    }
+
+    /// Says that some symbols have no ticks, until that is taken back with None.
+    pub(crate) fn set_refusal(&self, text: Option<String>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     pub(super) fn set_error(&self, text: String, now_ms: i64) {

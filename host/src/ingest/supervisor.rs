@@ -162,6 +162,9 @@ impl Supervisor<'_> {
             () = self.stop.cancelled() => None,
             ended = session.run(&mut socket) => Some(ended),
         };
+        if session.refused {
+            self.status.set_refusal(None);
+        }
         let healthy = was_healthy(began.elapsed(), session.ticks);
         match ended {
             Some(Ended::Lost(text)) => Outcome::Failed { text, healthy },

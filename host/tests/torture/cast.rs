@@ -114,7 +114,7 @@ impl Actor {
         Ok(())
     }
 
-    /// SIGTERM, and a clean end.
+    /// SIGTERM, and an end in order, or in time.
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.take() else { return Ok(()) };
         signal(&child, Signal::CONT)?;
@@ -131,7 +131,7 @@ impl Actor {
             }
             std::thread::sleep(POLL);
         };
-        if !status.success() && !self.was_stopped_unborn(status) {
+        if !status.success() && !self.was_stopped_unborn(status) && !self.was_cut_off(status) {
             bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_words());
         }
         Ok(())
@@ -168,6 +168,11 @@ impl Actor {
     fn was_stopped_unborn(&self, status: ExitStatus) -> bool {
         let log_end = std::fs::metadata(self.log()).map_or(0, |log| log.len());
         status.signal() == Some(Signal::TERM.as_raw()) && log_end == self.log_begin
+    }
+
+    /// Whether it did not come to its end in the time that it gives itself, and ended as a kill would have it.
+    fn was_cut_off(&self, status: ExitStatus) -> bool {
+        status.code() == Some(1) && self.last_words().contains("error: stopping what ")
     }
 
     pub(crate) fn log(&self) -> PathBuf {

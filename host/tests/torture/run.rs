@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(13);
 const PART_AWAY: Duration = Duration::from_secs(3);
 
 /// After so many steps evaluation must have come as far as the topic was: kills must meet work, not ruins.
-const STEPS_A_BREATH: usize = 16;
+const STEPS_A_BREATH: usize = 32;
 
 /// How long anything that must happen may take, and a number that must move may stand still.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);

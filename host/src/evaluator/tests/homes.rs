@@ -1,7 +1,10 @@
 //! Symbols on a topic whose producers have partitioners of their own.
 
+use tocsin_engine::domain::{Params, RuleName, UserId};
+
 use super::*;
 use crate::bus::{append, fresh_topic};
+use crate::store::{NewAlert, Start, StoredAlert};
 
 async fn rig(member: Member) -> Rig {
     Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), member, &[COUNTER]).await
@@ -19,6 +22,26 @@ impl Rig {
         homes.into_iter().map(|(symbol, home)| (symbol.to_string(), home)).collect()
     }
 
+    /// An alert that was asked for when the partitions ended so.
+    async fn create_at(&self, symbol: &str, ends: &[u64]) -> i64 {
+        let rule = RuleName::parse("counter").unwrap();
+        let rule = self.store.rule_versions(&Tenant::standard(), &rule).await.unwrap().remove(0).reference;
+        let new = NewAlert {
+            tenant: Tenant::standard(),
+            user: UserId(1),
+            rule,
+            params: Params { json: "{}".into(), packed: Vec::new() },
+            lifecycle: Lifecycle { repeat: Repeat::Every },
+            symbols: vec![(Symbol::parse(symbol).unwrap(), Start::FirstSeen(ends.to_vec()))],
+            created_at_ms: NOW_MS,
+            idempotency: None,
+        };
+        match self.store.create_alert(&new, BindingCaps { per_tenant: 100, per_rule: 100 }).await.unwrap() {
+            StoredAlert::Created(alert) => alert.id.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A partition that ours would not choose.
     fn elsewhere(&self, symbol: &str) -> u32 {
         (self.bus.partition_of(&Symbol::parse(symbol).unwrap()) + 3) % self.bus.partitions()
@@ -30,7 +53,28 @@ on_each_member!(
     alerts_without_a_home_count_from_where_the_partition_ended,
     what_turns_up_beside_the_home_is_told_and_not_judged,
     a_home_is_forgotten_once_nobody_watches_the_symbol,
+    a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_of,
 );
+
+async fn a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_of(member: Member) {
+    let rig = rig(member).await;
+    let (home, other) = (rig.elsewhere("X"), rig.elsewhere("X") ^ 1);
+    append(&rig.bus, other, &[ticks("X", 1), ticks("Y", 1)].concat()).await;
+    let ends = rig.bus.ends().await.unwrap();
+    let running = rig.start().await;
+    append(&rig.bus, home, &ticks("X", 2)).await;
+    wait_until(async || running.stats().ticks == 4).await;
+    let heard_late = rig.create_at("X", &ends).await;
+    rig.until_counts(heard_late, &[1.0, 2.0]).await;
+    append(&rig.bus, home, &ticks("Y", 3)).await;
+    wait_until(async || running.stats().ticks == 7).await;
+    running.stop().await;
+    let heard_at_the_start = rig.create_at("Y", &ends).await;
+    let again = rig.start().await;
+    rig.until_counts(heard_at_the_start, &[1.0, 2.0, 3.0]).await;
+    again.stop().await;
+    assert_eq!(rig.homes().await, [("X".into(), Some(home)), ("Y".into(), Some(home))]);
+}
 
 async fn a_home_is_forgotten_once_nobody_watches_the_symbol(member: Member) {
     let rig = rig(member).await;

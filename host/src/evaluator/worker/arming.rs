@@ -1,15 +1,16 @@
 //! How bindings begin: each counts the ticks from its own offset on, wherever its worker is by then.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use tocsin_engine::domain::{BindingId, Position};
+use tocsin_engine::domain::{BindingId, Position, Symbol};
 use tocsin_engine::{Arming, Shard};
 use tracing::warn;
 
-use super::{MAX_BATCH, POLL_TIMEOUT, Worker};
-use crate::bus::{BusError, Reader};
+use super::{Home, MAX_BATCH, POLL_TIMEOUT, Worker};
+use crate::bus::{BusError, Reader, Record};
 use crate::evaluator::EvaluatorError;
+use crate::store::Sought;
 
 /// Bindings that wait for the offset from which they count.
 pub(super) type Waiting = BTreeMap<u64, Vec<Arming>>;
@@ -68,6 +69,29 @@ impl Worker {
         begin(&mut alone, &mut waiting, until)?;
         let absorbed = self.shard.absorb(&alone);
         absorbed.map_err(|error| EvaluatorError::Arm(0, error.to_string()))
+    }
+
+    /// Looks for first ticks of symbols among those that were read before anybody told of the symbol's alert.
+    pub(super) fn seek(&mut self, sought: &[Sought], partitions: &[u32]) -> Result<(), EvaluatorError> {
+        let positions = self.positions();
+        for (partition, until) in positions.into_iter().filter(|(partition, _)| partitions.contains(partition)) {
+            let is_awaited = |sought: &&Sought| self.homes.get(&sought.symbol) == Some(&Home::Awaited);
+            let ends = sought.iter().filter(is_awaited).map(|sought| (&sought.symbol, sought.end_of(partition)));
+            let mut awaited: HashMap<&Symbol, u64> = ends.filter(|(_, end)| *end < until).collect();
+            let Some(first) = awaited.values().min().copied() else { continue };
+            let mut reader = self.reader_from(Position { partition, offset: first }, until)?;
+            let mut batch = Vec::new();
+            while !awaited.is_empty() && reader.position(partition) < until {
+                reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
+                for Record { position, tick, .. } in batch.iter().filter(|record| record.position.offset < until) {
+                    if awaited.get(&tick.symbol).is_some_and(|end| *end <= position.offset) {
+                        awaited.remove(&tick.symbol);
+                        self.stray(&tick.symbol, partition)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A reader of one partition: from where retention has left something, but never from past `until`.

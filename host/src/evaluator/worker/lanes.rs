@@ -46,7 +46,7 @@ struct Due {
 impl Worker {
     /// Goes on with a partition as it was at its checkpoint.
     pub(super) fn take(&mut self, restored: Restored) -> Result<(), EvaluatorError> {
-        let Restored { claim, from, told_until, armed, new, released, release_due, asked_for } = restored;
+        let Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought } = restored;
         let partition = claim.partition;
         match self.with_patience(|worker| worker.reader.add(vec![from])) {
             Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
@@ -63,7 +63,7 @@ impl Worker {
         }
         self.arm_new(new)?;
         self.count_bindings();
-        Ok(())
+        self.seek(&sought, &[partition])
     }
 
     /// Lets go of partitions.

@@ -3,18 +3,39 @@
 //! A symbol is at home where its first tick turned up since somebody watches it, and stays there for as long as somebody
 //! does.
 
+use std::collections::HashMap;
+
 use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Position, Symbol};
 
 use super::{Db, Member, ROWS_AT_ONCE, Tx, rows};
+use crate::store::homes::end_of;
 use crate::store::newest::News;
-use crate::store::{Start, StoreError};
+use crate::store::{Sought, Start, StoreError};
 
 impl Member {
     pub(in crate::store) async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
         let homes: Vec<(String, i64)> =
             sqlx::query_as("SELECT symbol, \"partition\" FROM symbol_homes").fetch_all(self.readers()).await?;
         homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
+    }
+
+    pub(in crate::store) async fn sought(&self, after_revision: u64) -> Result<Vec<Sought>, StoreError> {
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "SELECT symbol, ends FROM bindings
+             WHERE \"partition\" < 0 AND status IN ('active', 'quarantined') AND revision > $1",
+        )
+        .bind(after_revision as i64)
+        .fetch_all(self.readers())
+        .await?;
+        let mut sought: HashMap<String, Vec<u64>> = HashMap::new();
+        for (symbol, ends) in rows {
+            let ends = parse_ends(&ends)?;
+            let first = sought.entry(symbol).or_insert_with(|| ends.clone());
+            let both = 0..first.len().min(ends.len()) as u32;
+            *first = both.map(|partition| end_of(first, partition).min(end_of(&ends, partition))).collect();
+        }
+        sought.into_iter().map(|(symbol, ends)| Ok(Sought { symbol: rows::symbol(&symbol)?, ends })).collect()
     }
 
     pub(in crate::store) async fn watched_symbols(&self) -> Result<Vec<Symbol>, StoreError> {
@@ -103,8 +124,11 @@ async fn waiting(transaction: &mut Tx, symbol: &Symbol) -> Result<Vec<(i64, Vec<
     .bind(ROWS_AT_ONCE as i64)
     .fetch_all(&mut **transaction)
     .await?;
-    let ends = |text: &str| serde_json::from_str(text).map_err(|error| rows::damaged("list of ends", error));
-    rows.iter().map(|row| Ok((row.try_get("id")?, ends(row.try_get("ends")?)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get("id")?, parse_ends(row.try_get("ends")?)?))).collect()
+}
+
+fn parse_ends(text: &str) -> Result<Vec<u64>, StoreError> {
+    serde_json::from_str(text).map_err(|error| rows::damaged("list of ends", error))
 }
 
 async fn begin(transaction: &mut Tx, home: u32, revision: i64, waiting: &[(i64, Vec<u64>)]) -> Result<(), StoreError> {
@@ -117,9 +141,4 @@ async fn begin(transaction: &mut Tx, home: u32, revision: i64, waiting: &[(i64, 
     update.push(") AS v WHERE b.id = v.column1");
     update.build().execute(&mut **transaction).await?;
     Ok(())
-}
-
-/// A partition that was made since had no tick then.
-fn end_of(ends: &[u64], partition: u32) -> u64 {
-    ends.get(partition as usize).copied().unwrap_or(0)
 }

@@ -89,7 +89,7 @@ impl Member {
         for row in &rows {
             let rule = rows::rule_version(row)?;
             let known = newest.get(&rule.reference.name);
-            if known.is_none_or(|known| known.reference.version < rule.reference.version) {
+            if known.is_none_or(|known| known.reference.precedence() < rule.reference.precedence()) {
                 newest.insert(rule.reference.name.clone(), rule);
             }
         }
