@@ -225,11 +225,13 @@ impl Health {
 
     /// Whether the store does not answer.
     async fn store_problem(&self) -> Option<String> {
-        match tokio::time::timeout(STORE_TIMEOUT, self.0.store.get()?.ping()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs())),
-        }
+        let problem = match tokio::time::timeout(STORE_TIMEOUT, self.0.store.get()?.ping()).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs()),
+        };
+        let store = self.0.about.backends.iter().find(|(port, _)| *port == "store");
+        Some(store.map_or_else(|| problem.clone(), |(_, told)| format!("{told}: {problem}")))
     }
 
     /// Impure rules with alerts that wait for somebody to act. A store that is away is told already.
@@ -258,17 +260,17 @@ impl Health {
             Phase::Running => Vec::new(),
             Phase::Draining => vec!["the process is stopping".into()],
         };
-        problems.extend(self.store_problem().await);
+        let (store_problem, impure) = tokio::join!(self.store_problem(), self.impure_rules());
+        problems.extend(store_problem);
         let full = self.0.disk.get().and_then(|(folder, min_free)| disk::check(folder, *min_free).err());
         problems.extend(full.map(|full| full.to_string()));
-        // They make the process no less ready: every other rule is judged.
-        let impure = self.impure_rules().await;
         if !self.0.evaluating.load(Relaxed) {
             problems.push("evaluation has stopped".into());
         }
         problems.extend(self.halted_partitions());
         let ready = problems.is_empty();
         problems.extend(told);
+        // They make the process no less ready: every other rule is judged.
         problems.extend(impure);
         // Alerts fire without them.
         if let Some(prices) = self.0.prices.get() {

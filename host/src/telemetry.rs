@@ -22,7 +22,12 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("--log {filter:?} is not a log filter such as `info` or `tocsin=debug`: {error}"))?;
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // Told on standard error as well, by a macro that panics where nobody reads that any more.
+        .log_internal_errors(false);
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
     // Only a test that starts two logs in a process meets the error.
     let _ = if json {

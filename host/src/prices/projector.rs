@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use tocsin_engine::domain::Position;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Prices, PricesError};
 use crate::backoff::Backoff;
@@ -64,14 +64,20 @@ pub enum ProjectError {
 }
 
 /// Projects until `stop` is cancelled, from the group's committed positions on, or from the earliest. The reading is done
-/// by a thread of its own.
-pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Result<(), ProjectError> {
+/// by a thread of its own. `gap` is told of ticks that retention removed before they were projected: prices go on without
+/// them, and candles lack them for ever.
+pub async fn project(
+    bus: Bus,
+    prices: Prices,
+    stop: CancellationToken,
+    gap: impl Fn(String) + Send + 'static,
+) -> Result<(), ProjectError> {
     let (finished, result) = tokio::sync::oneshot::channel();
     let runtime = Handle::current();
     std::thread::Builder::new()
         .name("projector".into())
         .spawn(move || {
-            let ended = run(runtime, bus, prices, stop);
+            let ended = run(runtime, bus, prices, stop, Box::new(gap));
             // Nobody listens any more if the role was dropped rather than stopped.
             let _ = finished.send(ended);
         })
@@ -80,22 +86,25 @@ pub async fn project(bus: Bus, prices: Prices, stop: CancellationToken) -> Resul
 }
 
 /// All that it has is dropped at the end: whoever hears of it may open the same folder at once.
-fn run(runtime: Handle, bus: Bus, prices: Prices, stop: CancellationToken) -> Result<(), ProjectError> {
+fn run(runtime: Handle, bus: Bus, prices: Prices, stop: CancellationToken, gap: TellGap) -> Result<(), ProjectError> {
     let membership = bus.join(GROUP)?;
     let reader = bus.reader(Vec::new())?;
     let _wake_on_stop = reader.waker().wake_when_cancelled(&runtime, &stop);
-    let mut projector = Projector { runtime, bus, prices, stop, membership, reader, owned: BTreeSet::new() };
+    let mut projector = Projector { runtime, bus, prices, stop, gap, membership, reader, owned: BTreeSet::new() };
     projector.run()?;
     let Projector { runtime, membership, .. } = projector;
     runtime.block_on(membership.leave());
     Ok(())
 }
 
+type TellGap = Box<dyn Fn(String) + Send>;
+
 struct Projector {
     runtime: Handle,
     bus: Bus,
     prices: Prices,
     stop: CancellationToken,
+    gap: TellGap,
     membership: Membership,
     reader: Reader,
     /// The partitions that are read.
@@ -112,7 +121,7 @@ impl Projector {
                 // Retention was faster.
                 Err(BusError::OffsetOutOfRange { position, .. }) => {
                     self.reader.remove(&[position.partition]);
-                    let start = self.runtime.block_on(start_of(&self.bus, &[position], position.partition))?;
+                    let start = self.start_of(&[position], position.partition)?;
                     self.reader.add(vec![start])?;
                 }
                 Err(error) => return Err(error.into()),
@@ -171,7 +180,7 @@ impl Projector {
                 Assignment::Assigned(partitions) => {
                     let committed = self.runtime.block_on(self.bus.committed(GROUP))?;
                     for partition in partitions {
-                        let start = self.runtime.block_on(start_of(&self.bus, &committed, partition))?;
+                        let start = self.start_of(&committed, partition)?;
                         self.reader.add(vec![start])?;
                         self.owned.insert(partition);
                     }
@@ -184,17 +193,23 @@ impl Projector {
         }
         Ok(())
     }
-}
 
-/// Where reading a partition begins. What retention has removed meanwhile is told and passed over.
-async fn start_of(bus: &Bus, committed: &[Position], partition: u32) -> Result<Position, BusError> {
-    let earliest = bus.earliest(partition).await?;
-    let committed = committed.iter().find(|position| position.partition == partition);
-    let offset = committed.map_or(earliest, |position| position.offset);
-    if offset < earliest {
-        warn!(partition, committed = offset, earliest, "retention removed ticks before they were projected");
+    /// Where reading a partition begins. What retention has removed meanwhile is told and passed over.
+    fn start_of(&self, committed: &[Position], partition: u32) -> Result<Position, BusError> {
+        let earliest = self.runtime.block_on(self.bus.earliest(partition))?;
+        let committed = committed.iter().find(|position| position.partition == partition);
+        let offset = committed.map_or(earliest, |position| position.offset);
+        if offset < earliest {
+            let gap = format!(
+                "partition {partition}: retention removed the {} ticks before offset {earliest} that were not projected: \
+                 candles lack them",
+                earliest - offset
+            );
+            error!("{gap}");
+            (self.gap)(gap);
+        }
+        Ok(Position { partition, offset: offset.max(earliest) })
     }
-    Ok(Position { partition, offset: offset.max(earliest) })
 }
 
 /// Where the reader stands in the partitions that the batch came from.

@@ -19,14 +19,22 @@ const BASE: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_secs(10);
 
 pub(super) fn start(bus: Bus, prices: Prices, health: &Health, stages: &mut Stages) {
-    let (part, stop) = (health.part("project"), stages.judging.stop.clone());
-    stages.judging.spawn(async move { project(bus, prices, part, stop).await.context("projecting prices") });
+    let (part, gaps, stop) = (health.part("project"), health.part("candles"), stages.judging.stop.clone());
+    stages.judging.spawn(async move { project(bus, prices, part, gaps, stop).await.context("projecting prices") });
 }
 
-async fn project(bus: Bus, prices: Prices, part: Part, stop: CancellationToken) -> Result<(), ProjectError> {
+/// Gaps are told for as long as the process runs: nobody can fill them.
+async fn project(
+    bus: Bus,
+    prices: Prices,
+    part: Part,
+    gaps: Part,
+    stop: CancellationToken,
+) -> Result<(), ProjectError> {
     let mut backoff = Backoff::new(BASE, CAP);
     loop {
-        match prices::project(bus.clone(), prices.clone(), stop.clone()).await {
+        let gaps = gaps.clone();
+        match prices::project(bus.clone(), prices.clone(), stop.clone(), move |gap| gaps.tell(gap)).await {
             Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.passes()) && !stop.is_cancelled() => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");

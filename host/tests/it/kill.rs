@@ -55,3 +55,16 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
         assert!(offsets.iter().enumerate().all(|(i, offset)| *offset == i as u64), "partition {partition}");
     }
 }
+
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let feed = ["--tickers", "AAPL", "--simulated-rate", "200"];
+    let server = Server::start_unheard(folder.path(), &feed);
+    let alert = json!({"user_id": 1, "symbols": ["AAPL"], "rule": "above", "params": {"target": 0.01},
+        "lifecycle": {"repeat": "every"}});
+    assert_eq!(server.post("/api/v1/alerts", &alert).0, 201);
+    // Each is told in the log.
+    wait_for("firings", || server.firings().len() > 20);
+    assert_eq!(server.stop(), Some(0));
+}

@@ -1,9 +1,9 @@
 //! A running `tocsin` and a feed, for tests. Both end with the value that holds them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -54,8 +54,21 @@ impl Server {
         running(Self::launch(command))
     }
 
+    /// One whose log nobody reads any more once it says where it listens.
+    pub(crate) fn start_unheard(data_dir: &Path, arguments: &[&str]) -> Self {
+        running(Self::launch_heard_by(serve(data_dir, arguments), drop))
+    }
+
+    fn launch(command: Command) -> Result<Self, Vec<String>> {
+        // The pipe must not fill up.
+        Self::launch_heard_by(command, |log| drop(std::thread::spawn(move || log.for_each(drop))))
+    }
+
     /// A running server, or what one that ended had said.
-    fn launch(mut command: Command) -> Result<Self, Vec<String>> {
+    fn launch_heard_by(
+        mut command: Command,
+        hear: impl FnOnce(Lines<BufReader<ChildStderr>>),
+    ) -> Result<Self, Vec<String>> {
         command.env("PORT", "0").env("GRPC_PORT", "0").stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -73,8 +86,7 @@ impl Server {
             }
             said.push(line);
         };
-        // The pipe must not fill up.
-        std::thread::spawn(move || log.for_each(drop));
+        hear(log);
         Ok(Self { child, url, grpc_url, client: reqwest::blocking::Client::new() })
     }
 

@@ -3,7 +3,7 @@
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::*;
-use crate::bus::{EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
+use crate::bus::{EmbeddedBus, EmbeddedDb, LogConfig, Retention, system_clock};
 use crate::prices::testing::record;
 use crate::prices::{EmbeddedPrices, Interval, Span};
 
@@ -20,7 +20,7 @@ fn tick(symbol: &str, price: f64, time_ms: i64) -> Tick {
 /// Runs the projector until it has committed the ends of all partitions, then stops it.
 async fn catch_up(bus: &Bus, prices: &Prices) {
     let stop = CancellationToken::new();
-    let running = tokio::spawn(project(bus.clone(), prices.clone(), stop.clone()));
+    let running = tokio::spawn(project(bus.clone(), prices.clone(), stop.clone(), drop));
     committed_all(bus).await;
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -42,6 +42,30 @@ pub(in crate::prices) async fn committed_all(bus: &Bus) {
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_that_retention_removed_before_they_were_projected_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = EmbeddedDb::open(dir.path()).unwrap();
+    let retention = Retention { retention_bytes: Some(1), retention_ms: None };
+    let config = LogConfig { retention, ..LogConfig::default() };
+    let bus = Bus::Embedded(EmbeddedBus::open(&db, config, system_clock()).unwrap());
+    let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
+    bus.publish(vec![tick("AAPL", 150.0, 10)]).await.unwrap();
+    catch_up(&bus, &prices).await;
+    let partition = bus.partition_of(&Symbol::parse("AAPL").unwrap());
+    while bus.earliest(partition).await.unwrap() < 2 {
+        bus.publish(vec![tick("AAPL", 151.0, 11); 1_000]).await.unwrap();
+    }
+    let (gap, mut gaps) = tokio::sync::mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(project(bus.clone(), prices, stop.clone(), move |told| gap.send(told).unwrap()));
+    let told = gaps.recv().await.unwrap();
+    assert!(told.contains(&format!("partition {partition}: ")) && told.contains("not projected"), "{told}");
+    committed_all(&bus).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +113,7 @@ async fn a_log_that_was_made_anew_is_told() {
     let partition = bus.partition_of(&Symbol::parse("AAPL").unwrap());
     prices.apply(&[record("AAPL", partition, 1_000, 1.0, 1.0, 5)]).await.unwrap();
     bus.publish(vec![tick("AAPL", 150.0, 10)]).await.unwrap();
-    let error = project(bus, prices, CancellationToken::new()).await.unwrap_err();
+    let error = project(bus, prices, CancellationToken::new(), drop).await.unwrap_err();
     assert!(matches!(error, ProjectError::LogMadeAnew { end: 1, .. }), "{error}");
 }
 

@@ -148,7 +148,7 @@ async fn the_projector_waits_for_redis_and_loses_and_doubles_nothing() {
     let (proxy, prices) = behind_a_proxy().await;
     proxy.set(Mode::Refuse);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(project(bus.clone(), prices.clone(), stop.clone()));
+    let running = tokio::spawn(project(bus.clone(), prices.clone(), stop.clone(), drop));
     let symbols: Vec<_> = (0..7).map(|i| names.name(&format!("S{i}"))).collect();
     let (mut offset, mut records) = (0, Vec::new());
     for mode in [Mode::Refuse, Mode::Pass, Mode::Delay(Duration::from_millis(5)), Mode::Cut, Mode::Stall, Mode::Refuse]

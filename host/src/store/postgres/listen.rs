@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{ACQUIRE_TIMEOUT, Arc, Newest, News, StoreError, Tx};
+use crate::backoff::Backoff;
 use crate::store::NEWEST;
 
 const REVISIONS: &str = "tocsin_revisions";
@@ -23,8 +24,11 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long such a look may take, before the connection counts as dead.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Wait before another connection is tried.
-const RETRY_WAIT: Duration = Duration::from_millis(500);
+/// The first wait before another connection is tried is up to so long.
+const RETRY_BASE: Duration = Duration::from_millis(250);
+
+/// And none is longer.
+const RETRY_CAP: Duration = Duration::from_secs(5);
 
 /// Tells all listeners what a transaction has made, once it is committed.
 pub(super) async fn notify(transaction: &mut Tx, news: News) -> Result<(), StoreError> {
@@ -39,12 +43,20 @@ pub(super) async fn notify(transaction: &mut Tx, news: News) -> Result<(), Store
 /// Listens until it is stopped.
 pub(super) async fn run(options: PgConnectOptions, newest: Arc<Newest>, stop: CancellationToken) {
     let listening = async {
+        let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
         loop {
-            match listen(&options, &newest).await {
-                Ok(()) => info!("the connection that hears of changes was lost; making another"),
-                Err(error) => warn!(%error, "changes of other processes are not heard of; trying again"),
+            let begun = Instant::now();
+            let lost = listen(&options, &newest).await;
+            if begun.elapsed() > SCAN_INTERVAL + SCAN_TIMEOUT {
+                // It had heard something in between.
+                backoff.reset();
             }
-            sleep(RETRY_WAIT).await;
+            let wait = backoff.next(rand::random());
+            match lost {
+                Ok(()) => info!(?wait, "the connection that hears of changes was lost; making another"),
+                Err(error) => warn!(%error, ?wait, "changes of other processes are not heard of; trying again"),
+            }
+            sleep(wait).await;
         }
     };
     stop.run_until_cancelled(listening).await;
