@@ -230,7 +230,7 @@ fn completions(shell: Shell, output: Output) -> Result<(), Failure> {
 }
 
 fn parse_server(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("{error}; give a URL such as {DEFAULT_SERVER}"))?;
+    let url = Url::parse(text).map_err(|_| format!("this is no URL; give one such as {DEFAULT_SERVER}"))?;
     match url.scheme() {
         "http" if url.has_host() => Ok(url),
         "https" => Err("https is not spoken here; let a proxy on this machine do so, and give its http URL".into()),

@@ -101,14 +101,6 @@ pub struct RuleRef {
     pub digest: Digest,
 }
 
-impl RuleRef {
-    /// The greatest is the version that is meant where none is named: the newest release or, if there is no release, the
-    /// newest pre-release. As with Cargo and npm, who wants a pre-release beside releases names it.
-    pub fn precedence(&self) -> impl Ord + '_ {
-        (self.version.pre.is_empty(), &self.version)
-    }
-}
-
 /// An immutable version of a rule, as it was uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleVersion {
@@ -120,6 +112,15 @@ pub struct RuleVersion {
     pub created_at_ms: i64,
     /// Set once it was found to be impure: it is judged no more, for ever.
     pub quarantine: Option<RuleQuarantine>,
+}
+
+impl RuleVersion {
+    /// The version that is meant where none is named: the newest release or, if there is no release, the newest
+    /// pre-release. As with Cargo and npm, who wants a pre-release beside releases names it.
+    pub fn newest(versions: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let precedence = |rule: &Self| (rule.reference.version.pre.is_empty(), rule.reference.version.clone());
+        versions.into_iter().max_by_key(precedence)
+    }
 }
 
 /// Why a rule version is judged no more.

@@ -106,10 +106,7 @@ impl Control {
         version: Option<&Version>,
     ) -> Result<RuleVersion, ControlError> {
         let mut versions = self.0.store.rule_versions(tenant, name).await?;
-        let Some(version) = version else {
-            let newest = versions.into_iter().max_by(|a, b| a.reference.precedence().cmp(&b.reference.precedence()));
-            return newest.ok_or_else(|| no_rule(name));
-        };
+        let Some(version) = version else { return RuleVersion::newest(versions).ok_or_else(|| no_rule(name)) };
         let found = versions.iter().position(|rule| rule.reference.version == *version);
         match found {
             Some(at) => Ok(versions.swap_remove(at)),

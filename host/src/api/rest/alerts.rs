@@ -39,7 +39,7 @@ struct CreateAlertBody {
     /// The rule's name.
     #[schema(required)]
     rule: Option<String>,
-    /// A semantic version; the newest if absent, fixed at creation.
+    /// A semantic version, fixed at creation. If absent, the newest release; a pre-release only where there is none.
     version: Option<String>,
     /// What the rule's manifest asks for.
     #[schema(value_type = Option<Object>)]

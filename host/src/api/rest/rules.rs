@@ -182,7 +182,7 @@ async fn newest(
         })
     });
     let versions = versions.collect::<Result<_, Problem>>()?;
-    let newest = rules.into_iter().next_back().ok_or_else(|| internal(&"a rule without versions"))?;
+    let newest = RuleVersion::newest(rules).ok_or_else(|| internal(&"a rule without versions"))?;
     Ok(Json(RuleWithVersionsBody { newest: RuleBody::from_rule(newest)?, versions }))
 }
 

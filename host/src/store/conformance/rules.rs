@@ -40,6 +40,12 @@ async fn rules_sort_by_their_bytes(member: Member) {
     assert_eq!(list("b", 2).await, ["b-10 1.0.0", "b-2 1.1.0"]);
     let versions = store.rule_versions(&tenant, &rule("b1").name).await.unwrap();
     assert_eq!(versions.iter().map(|rule| rule.reference.version.minor).collect::<Vec<_>>(), [9, 10]);
+
+    for (name, number) in [("b1", "2.0.0-beta"), ("c", "1.0.0-alpha"), ("c", "1.0.0-beta")] {
+        let rule = version(name, Version::parse(number).unwrap(), format!("{name} {number}").as_bytes());
+        store.put_rule(&tenant, &rule, b"").await.unwrap();
+    }
+    assert_eq!(list("b-2", 9).await, ["b1 1.10.0", "c 1.0.0-beta"], "who wants a pre-release beside releases names it");
 }
 
 async fn an_impure_rule_is_so_for_everybody(member: Member) {

@@ -28,6 +28,8 @@ impl DatabaseUrl {
         let text = text.trim();
         let options: PgConnectOptions = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             text.parse().map_err(|error| format!("{}; give {FORMS}", cause(error)))?
+        } else if text.contains("://") {
+            return Err(format!("it is no URL of a PostgreSQL; give {FORMS}"));
         } else {
             from_words(text)?
         };
@@ -190,6 +192,6 @@ mod tests {
         refuse("host=h colour=s3cret", "colour");
         refuse("host=h sslmode=perhaps", "sslmode");
         refuse("postgres://u:s3cret@h:port/d", "give postgres://");
-        refuse("mysql://u:s3cret@h/d", "word 1");
+        refuse("mysql://u:s3cret@h/d", "no URL of a PostgreSQL");
     }
 }

@@ -85,15 +85,12 @@ impl Member {
         .bind(i64::from(limit))
         .fetch_all(self.readers())
         .await?;
-        let mut newest: BTreeMap<RuleName, RuleVersion> = BTreeMap::new();
+        let mut versions: BTreeMap<RuleName, Vec<RuleVersion>> = BTreeMap::new();
         for row in &rows {
             let rule = rows::rule_version(row)?;
-            let known = newest.get(&rule.reference.name);
-            if known.is_none_or(|known| known.reference.precedence() < rule.reference.precedence()) {
-                newest.insert(rule.reference.name.clone(), rule);
-            }
+            versions.entry(rule.reference.name.clone()).or_default().push(rule);
         }
-        Ok(newest.into_values().collect())
+        Ok(versions.into_values().filter_map(RuleVersion::newest).collect())
     }
 
     pub(in crate::store) async fn module(

@@ -27,12 +27,14 @@ async fn a_rule_is_uploaded_once_and_read_back() {
     );
     let newer = server.call("POST", "/api/v1/rules", WASM, module("mine", "1.10.0", "newer")).await;
     assert_eq!(newer.status, StatusCode::CREATED);
+    let beta = server.call("POST", "/api/v1/rules", WASM, module("mine", "2.0.0-beta", "to be tried")).await;
+    assert_eq!(beta.status, StatusCode::CREATED);
 
     assert_eq!(server.get("/api/v1/rules/mine/versions/1.0.0").await.json(), stored);
     let newest = server.get("/api/v1/rules/mine").await.json();
     assert_eq!(newest["version"], "1.10.0");
     let versions: Vec<_> = newest["versions"].as_array().unwrap().iter().map(|v| v["version"].clone()).collect();
-    assert_eq!(versions, ["1.0.0", "1.10.0"]);
+    assert_eq!(versions, ["1.0.0", "1.10.0", "2.0.0-beta"]);
     let bytes = server.get("/api/v1/rules/mine/versions/1.0.0/module").await;
     assert_eq!((bytes.header("content-type"), bytes.header("etag")), ("application/wasm", &*format!("{digest:?}")));
     assert_eq!(bytes.body, first);
