@@ -133,10 +133,10 @@ impl ParamsSpec {
             }
         }
         let full = Value::Object(full);
+        let told = self.validator.iter_errors(&full).map(|error| from_schema_error(&error));
         let unknown =
             unknown.keys().map(|name| ParamError { path: clip(name), message: "this rule has no such param".into() });
-        let mut errors: Vec<ParamError> =
-            unknown.chain(self.validator.iter_errors(&full).map(|e| from_schema_error(&e))).collect();
+        let mut errors: Vec<ParamError> = told.chain(unknown).collect();
         let mut packed = vec![0; self.packed_bytes];
         if errors.is_empty() {
             for field in &self.layout {
@@ -415,6 +415,14 @@ mod tests {
         let spec = ParamsSpec::check(serde_json::from_value(raw).unwrap(), &mut |text| panic!("{text}")).unwrap();
         let value = serde_json::from_str(&format!("{{\"n\":{text}}}")).unwrap();
         spec.pack(&value).map(|params| params.packed).map_err(|mut errors| errors.remove(0).message)
+    }
+
+    #[test]
+    fn params_of_a_rule_that_has_none_are_named() {
+        let spec = ParamsSpec::check(RawParams::default(), &mut |text| panic!("{text}")).unwrap();
+        let errors = spec.pack(&json!({"x": 1, "y": null})).unwrap_err();
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["params.x: this rule has no such param", "params.y: this rule has no such param"]);
     }
 
     #[test]
