@@ -28,8 +28,8 @@ impl AlertService for Service {
     async fn create_alert(&self, request: Request<CreateAlertRequest>) -> Result<Response<Alert>, Status> {
         let asked = from_proto::create_alert(request.into_inner());
         let (alert, _) = self.api.control.create_alert(&self.api.tenant, asked).await.map_err(status)?;
-        self.api.note_unserved(&alert);
-        Ok(Response::new(to_proto::alert(alert).map_err(status)?))
+        let unserved = self.api.note_unserved(&alert).iter().map(ToString::to_string).collect();
+        Ok(Response::new(Alert { unserved, ..to_proto::alert(alert).map_err(status)? }))
     }
 
     async fn get_alert(&self, request: Request<GetAlertRequest>) -> Result<Response<Alert>, Status> {

@@ -46,6 +46,7 @@ pub(super) fn alert(alert: Alert) -> Result<pb::Alert, ControlError> {
         lifecycle: Some(lifecycle(alert.lifecycle)),
         bindings: alert.bindings.into_iter().map(binding).collect(),
         created_at: Some(timestamp(alert.created_at_ms)),
+        unserved: Vec::new(),
     })
 }
 

@@ -65,8 +65,9 @@ async fn an_alert_is_created_read_and_deleted() {
         lifecycle: Some(Lifecycle { repeat: Repeat::Every.into() }),
         bindings: vec![binding("AAPL"), binding("MSFT")],
         created_at: Some(Timestamp { seconds: NOW_MS / 1_000, nanos: 123_000_000 }),
+        unserved: Vec::new(),
     };
-    assert_eq!(alert, expect);
+    assert_eq!(alert, Alert { unserved: vec!["AAPL".into(), "MSFT".into()], ..expect.clone() });
     assert_eq!(client.get_alert(GetAlertRequest { id: 1 }).await.unwrap().into_inner(), expect);
     client.delete_alert(DeleteAlertRequest { id: 1 }).await.unwrap();
     assert_eq!(client.get_alert(GetAlertRequest { id: 1 }).await.unwrap_err().code(), Code::NotFound);
