@@ -130,9 +130,9 @@ impl Store {
         on_member!(self, homes())
     }
 
-    /// Symbols without a home that bindings wait for which changed after a revision.
-    pub async fn sought(&self, after_revision: u64) -> Result<Vec<Sought>, StoreError> {
-        on_member!(self, sought(after_revision))
+    /// Symbols without a home that bindings wait for which changed after one revision and up to another.
+    pub async fn sought(&self, after_revision: u64, up_to_revision: u64) -> Result<Vec<Sought>, StoreError> {
+        on_member!(self, sought(after_revision, up_to_revision))
     }
 
     /// The symbols that live bindings watch.

@@ -214,7 +214,7 @@ impl Feeder {
         let changed = self.store.changes(self.revision, MAX_ROWS).await?;
         let waits = |row: &BindingRow| row.counts_from.is_none() && row.standing == Standing::Live;
         let some_wait = changed.bindings.iter().any(waits);
-        let sought = if some_wait { self.store.sought(self.revision).await? } else { Vec::new() };
+        let sought = if some_wait { self.store.sought(self.revision, changed.revision).await? } else { Vec::new() };
         Ok((changed, sought))
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn restore(
     let told_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();
     let sought = match claim.next_offset {
-        Some(_) => store.sought(claim.revision).await?,
+        Some(_) => store.sought(claim.revision, revision).await?,
         // Nothing was read yet.
         None => Vec::new(),
     };

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::testing::on_each_member;
-use crate::store::{BegunPromotion, BindingRow, NewPromotion, PromotedAlert};
+use crate::store::{BegunPromotion, BindingRow, NewPromotion, PromotedAlert, Sought};
 
 on_each_member!(
     a_symbol_has_one_home_and_keeps_it,
@@ -51,7 +51,16 @@ async fn bindings_wait_for_the_home_and_begin_where_its_partition_ended(member: 
     for partition in 0..3 {
         assert!(store.live_bindings(partition, before, BindingId(0), 10).await.unwrap().is_empty());
     }
+    let sought = Sought { symbol: symbol(), ends: vec![1, 2] };
+    assert_eq!(store.sought(0, before).await.unwrap(), [sought.clone()], "the least of each partition");
+    assert_eq!(
+        (sought.end_of(1), sought.end_of(2)),
+        (2, 0),
+        "a partition that not all knew of counts from its beginning"
+    );
+    assert_eq!(store.sought(before, u64::MAX / 2).await.unwrap(), []);
     store.settle(&symbol(), 2).await.unwrap();
+    assert_eq!(store.sought(0, u64::MAX / 2).await.unwrap(), []);
     // Evaluators hear of all, whatever they read at once.
     let (mut after, mut settled) = (before, Vec::new());
     while after < *store.newest_revision().await.unwrap().borrow() {

@@ -20,12 +20,17 @@ impl Member {
         homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
     }
 
-    pub(in crate::store) async fn sought(&self, after_revision: u64) -> Result<Vec<Sought>, StoreError> {
+    pub(in crate::store) async fn sought(
+        &self,
+        after_revision: u64,
+        up_to_revision: u64,
+    ) -> Result<Vec<Sought>, StoreError> {
         let rows: Vec<(String, String)> = sqlx::query_as(
             "SELECT symbol, ends FROM bindings
-             WHERE \"partition\" < 0 AND status IN ('active', 'quarantined') AND revision > $1",
+             WHERE \"partition\" < 0 AND status IN ('active', 'quarantined') AND revision > $1 AND revision <= $2",
         )
         .bind(after_revision as i64)
+        .bind(up_to_revision as i64)
         .fetch_all(self.readers())
         .await?;
         let mut sought: HashMap<String, Vec<u64>> = HashMap::new();
