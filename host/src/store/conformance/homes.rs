@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::testing::on_each_member;
-use crate::store::{BegunPromotion, BindingRow, NewPromotion, PromotedAlert, Sought};
+use crate::store::{BegunPromotion, BindingRow, NewPromotion, PromotedAlert};
 
 on_each_member!(
     a_symbol_has_one_home_and_keeps_it,
@@ -51,8 +51,8 @@ async fn bindings_wait_for_the_home_and_begin_where_its_partition_ended(member: 
     for partition in 0..3 {
         assert!(store.live_bindings(partition, before, BindingId(0), 10).await.unwrap().is_empty());
     }
-    let sought = Sought { symbol: symbol(), ends: vec![1, 2] };
-    assert_eq!(store.sought(0, before).await.unwrap(), std::slice::from_ref(&sought), "the least of each partition");
+    let sought = store.sought(0, before).await.unwrap().remove(0);
+    assert_eq!((&sought.symbol, &sought.ends[..]), (&symbol(), &[1, 2][..]), "the least of each partition");
     assert_eq!(
         (sought.end_of(1), sought.end_of(2)),
         (2, 0),
