@@ -19,11 +19,9 @@ impl Member {
         // That leases end after 0 is said apart, since that is what the index of leased rows knows.
         let leased: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "WITH due AS MATERIALIZED
-               (SELECT o.seq FROM outbox o JOIN firings f ON f.seq = o.seq
-                WHERE o.leased_until_ms <= $1 AND f.alert_id NOT IN
-                  (SELECT t.alert_id FROM outbox l JOIN firings t ON t.seq = l.seq
-                   WHERE l.leased_until_ms > 0 AND l.leased_until_ms > $1)
-                ORDER BY o.seq LIMIT $2{SKIP_LOCKED})
+               (SELECT seq FROM outbox o WHERE leased_until_ms <= $1 AND alert_id NOT IN
+                  (SELECT alert_id FROM outbox WHERE leased_until_ms > 0 AND leased_until_ms > $1)
+                ORDER BY seq LIMIT $2{SKIP_LOCKED})
              UPDATE outbox SET lease = $3, leased_until_ms = $4 WHERE seq IN (SELECT seq FROM due) RETURNING seq"
         )))
         .bind(now_ms)
@@ -76,7 +74,7 @@ impl Member {
 
 /// Puts firings into the outbox by their numbers: all between the two were recorded by this transaction.
 pub(super) async fn put_into_outbox(transaction: &mut Tx, first: i64, last: i64) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO outbox (seq) SELECT seq FROM firings WHERE seq BETWEEN $1 AND $2")
+    sqlx::query("INSERT INTO outbox (seq, alert_id) SELECT seq, alert_id FROM firings WHERE seq BETWEEN $1 AND $2")
         .bind(first)
         .bind(last)
         .execute(&mut **transaction)
