@@ -11,7 +11,7 @@ use crate::server::{Server, wait_for};
 const MIB: u64 = 1 << 20;
 
 /// What is taken of the disk.
-const BALLAST_MIB: u64 = 512;
+const BALLAST_MIB: u64 = 2048;
 
 /// Other tests write meanwhile.
 const MARGIN_MIB: u64 = BALLAST_MIB / 2;
