@@ -31,13 +31,16 @@ const ENDED: &str = r#"CREATE TABLE torture_ended AS
         ON e.binding_id = b.id
     WHERE b.status = 'deleted' GROUP BY b.id"#;
 
-/// Lets go of those that are judged as far as they are compared: all that ever were would be judged to the end otherwise.
+/// Lets go of those that are judged as far as they are compared, as a checkpoint says that knows them: all that ever were
+/// would be judged to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
 const LET_GO: &str = r#"
     UPDATE revisions SET newest = newest + 1;
-    UPDATE bindings b SET status = 'deleted', revision = (SELECT newest FROM revisions)
-        FROM torture_ended e, partitions p
-        WHERE e.binding_id = b.id AND p."partition" = b."partition" AND coalesce(e.until, -1) < p.next_offset
-        AND b.status IN ('active', 'quarantined');
+    UPDATE bindings SET status = 'deleted', revision = (SELECT newest FROM revisions) WHERE id IN (
+        SELECT b.id FROM bindings b JOIN torture_ended e ON e.binding_id = b.id
+        JOIN partitions p ON p."partition" = b."partition"
+        WHERE coalesce(e.until, -1) < p.next_offset AND b.armed_revision <= p.revision
+        AND b.status IN ('active', 'quarantined')
+        FOR UPDATE OF b SKIP LOCKED);
     SELECT pg_notify('tocsin_revisions', (SELECT newest FROM revisions)::text)"#;
 
 /// Time between two of that.
