@@ -1,6 +1,10 @@
 //! What feeds log, for the tests that read it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
+
+/// While there is but one subscriber, and it is no thread's but the one that captures, a place that logs for the first
+/// time on another thread is switched off for all of them.
+static FALLBACK: Once = Once::new();
 
 /// Everything that is logged on this thread, at every level.
 pub(super) fn capture_log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
@@ -14,6 +18,11 @@ pub(super) fn capture_log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::Defaul
             Ok(())
         }
     }
+    FALLBACK.call_once(|| {
+        let nowhere =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(std::io::sink).finish();
+        tracing::subscriber::set_global_default(nowhere).expect("nobody else sets one");
+    });
     let log = Arc::new(Mutex::new(Vec::new()));
     let tee = log.clone();
     let subscriber = tracing_subscriber::fmt()
