@@ -7,7 +7,7 @@ use anyhow::ensure;
 
 use crate::cast::Actor;
 use crate::db::Db;
-use crate::run::{POLL, Progress, is_at, judged};
+use crate::run::{POLL, Progress, is_done, judged};
 use crate::scene::Scene;
 use crate::topics::Topic;
 
@@ -77,7 +77,7 @@ fn judge(scene: &Scene) -> anyhow::Result<()> {
     evaluator.start_on(scene, &scene.reference)?;
     let ends = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?;
     let (mut progress, mut let_go) = (Progress::default(), Instant::now());
-    while !is_at(&scene.reference, &ends)? {
+    while !is_done(&scene.reference, &ends)? {
         evaluator.look_after()?;
         if let_go.elapsed() > LET_GO_INTERVAL {
             scene.reference.execute(LET_GO)?;

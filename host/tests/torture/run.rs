@@ -175,9 +175,13 @@ impl<'a> Tortured<'a> {
 
     /// Waits until evaluation has come to where the topic ends now.
     fn breathe(&mut self) -> anyhow::Result<()> {
+        self.wait_for(is_at)
+    }
+
+    fn wait_for(&mut self, is_there: fn(&Db, &[i64]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
         let ends = self.ticks.ends()?;
         let mut progress = Progress::default();
-        while !is_at(&self.scene.db, &ends)? {
+        while !is_there(&self.scene.db, &ends)? {
             let moves = progress.is_made(judged(&self.scene.db)?);
             ensure!(moves, "evaluation does not come to {ends:?}; see {}", self.logs());
             self.wait(POLL)?;
@@ -225,7 +229,7 @@ impl<'a> Tortured<'a> {
             actor.stop()?;
         }
         load.stop()?;
-        self.breathe()?;
+        self.wait_for(is_done)?;
         let mut progress = Progress::default();
         loop {
             let untold = self.scene.db.number("SELECT count(*) FROM outbox")?;
@@ -266,7 +270,6 @@ fn tell_of(visits: &Visits) {
     );
 }
 
-/// Whether the checkpoints are at these ends.
 /// How many ticks are judged in checkpoints.
 pub(crate) fn judged(db: &Db) -> anyhow::Result<i64> {
     db.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")
@@ -298,4 +301,11 @@ pub(crate) fn is_at(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
         at.insert(partition.parse::<usize>()?, offset.parse::<i64>()?);
     }
     Ok(ends.iter().enumerate().all(|(partition, end)| at.get(&partition).is_some_and(|offset| offset >= end)))
+}
+
+/// Whether they know of every change as well: an alert that was heard of behind its first tick has caught up. Where symbols
+/// are at home is known by the time that checkpoints have come to the ends, and not before.
+pub(crate) fn is_done(db: &Db, ends: &[i64]) -> anyhow::Result<bool> {
+    let behind = "SELECT count(*) FROM partitions WHERE revision < (SELECT newest FROM revisions)";
+    Ok(is_at(db, ends)? && db.number(behind)? == 0)
 }
