@@ -16,8 +16,8 @@ use std::convert::Infallible;
 use tocsin_rules_sdk::abi::{TICK_BYTES, VERDICT_BYTES};
 use wasm_encoder::reencode::{Error, Reencode, utils};
 use wasm_encoder::{
-    BlockType, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType,
-    Instruction, MemArg, MemoryType, Module, SectionId, TypeSection, ValType,
+    BlockType, BranchHint, BranchHints, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
+    GlobalSection, GlobalType, Instruction, MemArg, MemoryType, Module, SectionId, TypeSection, ValType,
 };
 use wasmparser::Operator;
 
@@ -70,13 +70,54 @@ pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
         guarded: inspection.safe_stores.contains(&false),
         arity: Vec::new(),
         next_body: 0,
+        hints: BranchHints::new(),
     };
     injector.count(module);
     let mut out = Module::new();
     injector
         .parse_core_module(&mut out, wasmparser::Parser::new(0), module)
         .expect("a module that passed inspection has only sections and operators that can be re-encoded");
+    // The proposal has them before the code, which has to be written first; Wasmtime takes them from anywhere.
+    out.section(&injector.hints);
     out.finish()
+}
+
+/// A function's body, and which of its branches are rare: Wasmtime lays those out behind the others.
+struct Body {
+    code: Function,
+    hints: Vec<BranchHint>,
+}
+
+impl Body {
+    fn new(locals: impl IntoIterator<Item = (u32, ValType), IntoIter: ExactSizeIterator>) -> Self {
+        Self { code: Function::new(locals), hints: Vec::new() }
+    }
+
+    fn instruction(&mut self, instruction: &Instruction<'_>) -> &mut Self {
+        self.code.instruction(instruction);
+        self
+    }
+
+    /// An `if` without a result whose condition is hardly ever true.
+    fn unlikely_if(&mut self) -> &mut Self {
+        self.hint(false).instruction(&Instruction::If(BlockType::Empty))
+    }
+
+    /// An `if` with a result whose condition is nearly always true.
+    fn likely_if(&mut self, result: ValType) -> &mut Self {
+        self.hint(true).instruction(&Instruction::If(BlockType::Result(result)))
+    }
+
+    fn hint(&mut self, taken: bool) -> &mut Self {
+        let branch_func_offset = self.code.byte_len() as u32;
+        self.hints.push(BranchHint { branch_func_offset, branch_hint_value: taken.into() });
+        self
+    }
+
+    fn put(self, index: u32, code: &mut CodeSection, hints: &mut BranchHints) {
+        code.function(&self.code);
+        hints.function_hints(index, self.hints);
+    }
 }
 
 struct Injector<'a> {
@@ -91,6 +132,7 @@ struct Injector<'a> {
     /// The number of parameters of each function.
     arity: Vec<u32>,
     next_body: usize,
+    hints: BranchHints,
 }
 
 impl Injector<'_> {
@@ -144,7 +186,7 @@ impl Injector<'_> {
     }
 
     /// What is appended behind the module's own functions, in this order.
-    fn appended(&self) -> impl Iterator<Item = Appended> {
+    fn appended(&self) -> impl Iterator<Item = Appended> + use<> {
         let inspection = self.inspection;
         [
             (Appended::Driver, true),
@@ -177,7 +219,7 @@ impl Injector<'_> {
     }
 
     /// Charges the meter and traps when it is empty.
-    fn charge(&self, body: &mut Function, fuel: u64) {
+    fn charge(&self, body: &mut Body, fuel: u64) {
         body.instruction(&Instruction::GlobalGet(self.fuel_global()))
             .instruction(&Instruction::I64Const(fuel as i64))
             .instruction(&Instruction::I64Sub)
@@ -186,7 +228,7 @@ impl Injector<'_> {
     }
 
     /// Charges a bulk operation, whose length is on the stack, by that length.
-    fn charge_length(&self, body: &mut Function, length_local: u32) {
+    fn charge_length(&self, body: &mut Body, length_local: u32) {
         body.instruction(&Instruction::LocalTee(length_local))
             .instruction(&Instruction::GlobalGet(self.fuel_global()))
             .instruction(&Instruction::LocalGet(length_local))
@@ -198,18 +240,18 @@ impl Injector<'_> {
         self.check_meter(body);
     }
 
-    fn check_meter(&self, body: &mut Function) {
+    fn check_meter(&self, body: &mut Body) {
         body.instruction(&Instruction::GlobalGet(self.fuel_global()))
             .instruction(&Instruction::I64Const(0))
             .instruction(&Instruction::I64LtS)
-            .instruction(&Instruction::If(BlockType::Empty))
+            .unlikely_if()
             .instruction(&Instruction::Unreachable)
             .instruction(&Instruction::End);
     }
 
     /// Calls the module's `migrate` on a meter and under guard: it may write to the new state only.
-    fn migration(&self) -> Function {
-        let mut body = Function::new([]);
+    fn migration(&self) -> Body {
+        let mut body = Body::new([]);
         if self.metered() {
             body.instruction(&Instruction::I64Const(FUEL_PER_EVALUATION as i64))
                 .instruction(&Instruction::GlobalSet(self.fuel_global()));
@@ -231,7 +273,7 @@ impl Injector<'_> {
     }
 
     /// Guards a store, whose address and value are on the stack.
-    fn guard_store(&self, body: &mut Function, scratch: &Scratch, value: u32, offset: u64, bytes: u64) {
+    fn guard_store(&self, body: &mut Body, scratch: &Scratch, value: u32, offset: u64, bytes: u64) {
         body.instruction(&Instruction::LocalSet(value))
             .instruction(&Instruction::LocalTee(scratch.address))
             .instruction(&Instruction::I64Const(offset as i64))
@@ -242,7 +284,7 @@ impl Injector<'_> {
     }
 
     /// Guards a bulk operation, whose three operands are on the stack: where to, what, and how many bytes.
-    fn guard_bulk(&self, body: &mut Function, scratch: &Scratch) {
+    fn guard_bulk(&self, body: &mut Body, scratch: &Scratch) {
         body.instruction(&Instruction::LocalSet(scratch.length))
             .instruction(&Instruction::LocalSet(scratch.middle))
             .instruction(&Instruction::LocalTee(scratch.address))
@@ -257,10 +299,10 @@ impl Injector<'_> {
 
     /// `guard(address: i32, offset: i64, bytes: i64)`: traps unless so many bytes lie in the guest's own pages, or in
     /// the state or the verdict of the binding that is being judged.
-    fn guard(&self) -> Function {
+    fn guard(&self) -> Body {
         use Instruction as I;
         let (start, end) = (3, 4);
-        let mut body = Function::new([(2, ValType::I64)]);
+        let mut body = Body::new([(2, ValType::I64)]);
         body.instruction(&I::LocalGet(0))
             .instruction(&I::I64ExtendI32U)
             .instruction(&I::LocalGet(1))
@@ -291,7 +333,7 @@ impl Injector<'_> {
                 .instruction(&I::I32Or);
         }
         body.instruction(&I::I32Eqz)
-            .instruction(&I::If(BlockType::Empty))
+            .unlikely_if()
             .instruction(&I::I64Const(STRAY_WRITE))
             .instruction(&I::GlobalSet(self.fuel_global()))
             .instruction(&I::Unreachable)
@@ -303,11 +345,11 @@ impl Injector<'_> {
     /// A driver: judges `count` bindings, those from the first one of a table on or those of a list, and stops early
     /// when the answers fill the mailbox, or when [`FUEL_PER_CALL`] is burnt. An answer is written for every code but hold; an unwritten answer's verdict is
     /// zero when `evaluate` is called, as far as the host will read it.
-    fn driver(&self, whom: Whom) -> Function {
+    fn driver(&self, whom: Whom) -> Body {
         use Instruction as I;
         let manifest = &self.inspection.manifest;
         let answers = self.mailbox() + ANSWERS_AT as i32;
-        let mut body = Function::new([(5, ValType::I32), (1, ValType::I64)]);
+        let mut body = Body::new([(5, ValType::I32), (1, ValType::I64)]);
         body.instruction(&I::I32Const(answers)).instruction(&I::LocalSet(ANSWER));
         if self.metered() {
             body.instruction(&I::I64Const(FUEL_PER_CALL as i64)).instruction(&I::LocalSet(FUEL_LEFT));
@@ -343,21 +385,30 @@ impl Injector<'_> {
             .instruction(&I::I32Const(VERDICT_AT as i32))
             .instruction(&I::I32Add)
             .instruction(&I::Call(self.inspection.evaluate))
-            .instruction(&I::LocalTee(CODE))
-            .instruction(&I::If(BlockType::Empty));
+            .instruction(&I::LocalTee(CODE));
+        if manifest.sleeps {
+            body.instruction(&I::If(BlockType::Empty));
+        } else {
+            // Most ticks fire nothing, and there is no band to be told of.
+            body.unlikely_if();
+        }
         for (offset, local) in [(0, SLOT), (4, CODE)] {
             body.instruction(&I::LocalGet(ANSWER))
                 .instruction(&I::LocalGet(local))
                 .instruction(&I::I32Store(at(offset)));
         }
         add(&mut body, ANSWER, ANSWER_BYTES);
-        body.instruction(&I::LocalGet(ANSWER))
+        // Where there is no room for another answer, this binding is the last one.
+        body.instruction(&I::LocalGet(SLOT))
+            .instruction(&I::I32Const(1))
+            .instruction(&I::I32Add)
+            .instruction(&I::LocalGet(COUNT))
+            .instruction(&I::LocalGet(ANSWER))
             .instruction(&I::I32Const(answers + (MAX_ANSWERS * ANSWER_BYTES) as i32))
             .instruction(&I::I32Eq)
-            .instruction(&I::If(BlockType::Empty));
-        add(&mut body, SLOT, 1);
-        push_result(&mut body, SLOT, ANSWER, answers);
-        body.instruction(&I::Return).instruction(&I::End).instruction(&I::End);
+            .instruction(&I::Select)
+            .instruction(&I::LocalSet(COUNT))
+            .instruction(&I::End);
         match whom {
             Whom::Listed => add(&mut body, LIST, LIST_ENTRY_BYTES),
             Whom::Range => {
@@ -425,7 +476,7 @@ fn consumed_words(evidence: usize, sleeps: bool) -> impl Iterator<Item = usize> 
 }
 
 /// `local += bytes`, nothing if that is zero.
-fn add(body: &mut Function, local: u32, bytes: usize) {
+fn add(body: &mut Body, local: u32, bytes: usize) {
     if bytes > 0 {
         body.instruction(&Instruction::LocalGet(local))
             .instruction(&Instruction::I32Const(bytes as i32))
@@ -435,7 +486,7 @@ fn add(body: &mut Function, local: u32, bytes: usize) {
 }
 
 /// Leaves `judged << 32 | answers` on the stack.
-fn push_result(body: &mut Function, judged: u32, answer: u32, answers: i32) {
+fn push_result(body: &mut Body, judged: u32, answer: u32, answers: i32) {
     body.instruction(&Instruction::LocalGet(judged))
         .instruction(&Instruction::I64ExtendI32U)
         .instruction(&Instruction::I64Const(32))
@@ -548,12 +599,13 @@ impl Reencode for Injector<'_> {
     ) -> Result<(), Error<Infallible>> {
         utils::parse_code_section(self, code, section)?;
         for function in self.appended() {
-            code.function(&match function {
+            let body = match function {
                 Appended::Driver => self.driver(Whom::Range),
                 Appended::ListDriver => self.driver(Whom::Listed),
                 Appended::Migration => self.migration(),
                 Appended::Guard => self.guard(),
-            });
+            };
+            body.put(self.index_of(function), code, &mut self.hints);
         }
         Ok(())
     }
@@ -574,7 +626,7 @@ impl Reencode for Injector<'_> {
         }
         let scratch = Scratch::after(count);
         locals.extend(Scratch::LOCALS);
-        let mut body = Function::new(locals);
+        let mut body = Body::new(locals);
         let inspection = self.inspection;
         let is_evaluate = index as u32 == inspection.evaluate;
         let mut progress = Progress {
@@ -589,7 +641,7 @@ impl Reencode for Injector<'_> {
             let operator = operators.read()?;
             self.operator(&mut body, operator, &scratch, &mut progress)?;
         }
-        code.function(&body);
+        body.put(index as u32, code, &mut self.hints);
         Ok(())
     }
 
@@ -647,7 +699,7 @@ struct Progress<'a> {
 impl Injector<'_> {
     fn operator<'a>(
         &mut self,
-        body: &mut Function,
+        body: &mut Body,
         operator: Operator<'a>,
         scratch: &Scratch,
         progress: &mut Progress<'_>,
@@ -690,22 +742,27 @@ impl Injector<'_> {
     }
 }
 
-/// `x == x ? x : NaN`, for the f64 on the stack.
-fn canonical_f64(body: &mut Function, scratch: u32) {
+/// `if x >= -infinity { x } else { NaN }`, for the f64 on the stack: every number passes, by one comparison and a branch
+/// that is always taken.
+fn canonical_f64(body: &mut Body, scratch: u32) {
     body.instruction(&Instruction::LocalTee(scratch))
+        .instruction(&Instruction::F64Const(f64::NEG_INFINITY.into()))
+        .instruction(&Instruction::F64Ge)
+        .likely_if(ValType::F64)
+        .instruction(&Instruction::LocalGet(scratch))
+        .instruction(&Instruction::Else)
         .instruction(&Instruction::F64Const(f64::from_bits(0x7ff8_0000_0000_0000).into()))
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::F64Eq)
-        .instruction(&Instruction::Select);
+        .instruction(&Instruction::End);
 }
 
-/// `x == x ? x : NaN`, for the f32 on the stack.
-fn canonical_f32(body: &mut Function, scratch: u32) {
+/// The same for the f32 on the stack.
+fn canonical_f32(body: &mut Body, scratch: u32) {
     body.instruction(&Instruction::LocalTee(scratch))
+        .instruction(&Instruction::F32Const(f32::NEG_INFINITY.into()))
+        .instruction(&Instruction::F32Ge)
+        .likely_if(ValType::F32)
+        .instruction(&Instruction::LocalGet(scratch))
+        .instruction(&Instruction::Else)
         .instruction(&Instruction::F32Const(f32::from_bits(0x7fc0_0000).into()))
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::F32Eq)
-        .instruction(&Instruction::Select);
+        .instruction(&Instruction::End);
 }

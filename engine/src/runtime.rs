@@ -219,6 +219,8 @@ fn config(metered: bool) -> Config {
         .cranelift_opt_level(OptLevel::Speed)
         // Folds `evaluate` into the driver's loop.
         .compiler_inlining(Inlining::Yes)
+        // Those of what is injected: an author's sections are left out.
+        .wasm_branch_hinting(true)
         .epoch_interruption(metered)
         .max_wasm_stack(WASM_STACK_BYTES)
         .wasm_backtrace_max_frames(None)

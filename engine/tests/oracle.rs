@@ -457,3 +457,43 @@ proptest! {
         prop_assert_eq!(fault_of(&burner((FUEL_PER_EVALUATION - 2) / 5 + 1)), Some(Fault::OutOfFuel));
     }
 }
+
+/// Some more of them than one call can answer for, and about as many as it can.
+#[test]
+fn all_that_fire_at_once_are_told() {
+    let always = r#"(func (export "evaluate") (param i32 i32 i32 i32) (result i32) LOOP (i32.const 1))"#;
+    let certified = rule("", &always.replace("LOOP", ""));
+    let metered = rule("", &always.replace("LOOP", "(loop)"));
+    assert!(certified.metering() != Metering::Metered && metered.metering() == Metering::Metered);
+    for rule in [certified, metered] {
+        for count in [1, 959, 960, 961, 1_023, 1_024, 1_025, 2_500] {
+            let mut shard = Shard::default();
+            (0..count).for_each(|id| shard.arm(arming(id, 0, &rule, &[], Repeat::Every)).unwrap());
+            for offset in 0..2 {
+                let mut events = Vec::new();
+                let position = Position { partition: 0, offset };
+                shard.judge(&tick(0, 1.0), position, &mut events).unwrap();
+                let fired = events.iter().map(|event| match event {
+                    Event::Fired { firing, .. } => firing.binding.0,
+                    _ => panic!("{event:?}"),
+                });
+                let mut fired: Vec<i64> = fired.collect();
+                fired.sort_unstable();
+                assert!(fired.into_iter().eq(0..count), "{count} bindings");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_sleepers_that_fire_at_once_are_told() {
+    let [above, _] = built_in();
+    let mut shard = Shard::default();
+    for id in 0..4_000 {
+        shard.arm(arming(id, 0, above, &(id as f64).to_le_bytes(), Repeat::Every)).unwrap();
+    }
+    for (offset, price) in [-1.0, 958.0, 959.0, 960.0, 1_024.0, 2_999.0, 0.0, -1.0].into_iter().enumerate() {
+        let fired: Vec<i64> = judge(&mut shard, &tick(0, price), offset as u64).iter().map(|fired| fired.0).collect();
+        assert!(fired.into_iter().eq(0..(price + 1.0) as i64), "at a price of {price}");
+    }
+}

@@ -79,16 +79,15 @@ pub fn ema_cross(tick: &Tick, params: &EmaCross, averages: &mut Averages) -> Ver
     }
 
     let before = averages.side;
-    if fast > slow {
-        averages.side = 1;
+    averages.side = if fast > slow {
+        1
     } else if fast < slow {
-        averages.side = -1;
-    }
-    let crossed = before != 0 && averages.side != before;
-    let wanted = match params.direction {
-        Direction::Up => averages.side == 1,
-        Direction::Down => averages.side == -1,
-        Direction::Either => true,
+        -1
+    } else {
+        before
     };
-    Verdict::fire_if(crossed && wanted && averages.seen > params.slow).evidence([fast, slow])
+    let crossed = before != 0 && averages.side != before && averages.seen > params.slow;
+    let direction = if averages.side == 1 { Direction::Up } else { Direction::Down };
+    let wanted = params.direction == Direction::Either || params.direction == direction;
+    Verdict::fire_if(crossed && wanted).evidence([fast, slow])
 }
