@@ -34,6 +34,10 @@ pub enum Fault {
     Trap(String),
     /// It tried to write outside of its own pages, its state and its verdict. Nothing was written.
     StrayWrite,
+    /// What the host read back of a call cannot be what the host's own loop wrote.
+    Forged,
+    /// Evaluated again on a fresh instance, from the same bytes, it answered otherwise; the text says how.
+    Impure(String),
     /// It answered with a code that has no meaning, or with a wake band though its manifest says that it never sleeps.
     BadCode(i32),
     /// It fired with an evidence number that is not finite; the number's place.
@@ -50,6 +54,8 @@ impl Fault {
             Self::OutOfFuel => "out_of_fuel",
             Self::Trap(_) => "trap",
             Self::StrayWrite => "stray_write",
+            Self::Forged => "forged",
+            Self::Impure(_) => "impure",
             Self::BadCode(_) => "bad_code",
             Self::BadEvidence(_) => "bad_evidence",
             Self::Overslept(_) => "overslept",
@@ -60,11 +66,11 @@ impl Fault {
     /// end; empty for the others.
     pub fn detail(&self) -> String {
         match self {
-            Self::Trap(trap) => trap.clone(),
+            Self::Trap(text) | Self::Impure(text) => text.clone(),
             Self::BadCode(code) => code.to_string(),
             Self::BadEvidence(at) => at.to_string(),
             Self::Overslept(Band { low, high, until_ms }) => format!("{low:?} {high:?} {until_ms}"),
-            Self::OutOfFuel | Self::StrayWrite => String::new(),
+            Self::OutOfFuel | Self::StrayWrite | Self::Forged => String::new(),
         }
     }
 
@@ -74,6 +80,8 @@ impl Fault {
             "out_of_fuel" => Self::OutOfFuel,
             "trap" => Self::Trap(detail.to_owned()),
             "stray_write" => Self::StrayWrite,
+            "forged" => Self::Forged,
+            "impure" => Self::Impure(detail.to_owned()),
             "bad_code" => Self::BadCode(detail.parse().ok()?),
             "bad_evidence" => Self::BadEvidence(detail.parse().ok()?),
             "overslept" => {
@@ -93,6 +101,10 @@ impl fmt::Display for Fault {
             Self::OutOfFuel => write!(f, "one evaluation burnt more than {FUEL_PER_EVALUATION} fuel"),
             Self::Trap(trap) => write!(f, "it trapped: {trap}"),
             Self::StrayWrite => write!(f, "it tried to write outside of its own memory, its state and its verdict"),
+            Self::Forged => write!(f, "the answers that were read back from its memory are not the host's"),
+            Self::Impure(differed) => {
+                write!(f, "evaluated again on a fresh instance from the same bytes it differed: {differed}")
+            }
             Self::BadCode(code) => write!(f, "it answered with code {code}, which means nothing"),
             Self::Overslept(Band { low, high, until_ms }) => {
                 // A band's low may be -0.0: adding 0.0 takes the sign away.
@@ -118,6 +130,8 @@ mod tests {
             Fault::OutOfFuel,
             Fault::Trap("integer divide by zero".into()),
             Fault::StrayWrite,
+            Fault::Forged,
+            Fault::Impure("code 1, then 0".into()),
             Fault::BadCode(-7),
             Fault::BadEvidence(3),
             Fault::Overslept(Band { low: f64::NEG_INFINITY, high: 0.1, until_ms: -7 }),

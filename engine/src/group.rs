@@ -1,26 +1,29 @@
 //! A group: all bindings of one (rule version, tenant, symbol). Their records are packed in a table in guest memory;
-//! who they are, who sleeps and who is quarantined is kept here. Judging them is [`crate::judging`]'s.
+//! which ones they are, which sleep and which are quarantined is kept here. Evaluating them is [`crate::evaluate`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::{AlertId, BindingId, Repeat, Symbol, Tenant};
 use crate::health::Health;
 use crate::instance::{Instance, MemoryError};
+use crate::limits::MAX_PROBES_PER_TICK;
+use crate::pace::Pace;
 use crate::runtime::Rule;
+use crate::snapshot::Remembered;
 use crate::table::Table;
 use crate::wake::Sleepers;
 
 /// A binding, wherever it is kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Member {
+pub(crate) struct Slot {
     pub(crate) binding: BindingId,
     pub(crate) alert: AlertId,
     pub(crate) repeat: Repeat,
 }
 
-/// A quarantined binding: outside of the table, so that what is judged stays packed.
+/// A quarantined binding: outside of the table, so that what is evaluated stays packed.
 pub(crate) struct Parked {
-    pub(crate) member: Member,
+    pub(crate) slot: Slot,
     pub(crate) params: Vec<u8>,
     pub(crate) state: Vec<u8>,
     pub(crate) health: Health,
@@ -28,7 +31,7 @@ pub(crate) struct Parked {
 
 /// What is known of one binding.
 pub(crate) struct Record<'a> {
-    pub(crate) member: &'a Member,
+    pub(crate) slot: &'a Slot,
     pub(crate) params: &'a [u8],
     pub(crate) state: &'a [u8],
     pub(crate) health: Health,
@@ -39,13 +42,14 @@ pub(crate) struct Group {
     pub(crate) symbol: Symbol,
     /// The key of its instance.
     pub(crate) instance: usize,
-    /// By slot.
-    pub(crate) members: Vec<Member>,
+    pub(crate) slots: Vec<Slot>,
     pub(crate) table: Table,
     /// By slot, where it is not clean: few ever are.
     pub(crate) suspects: BTreeMap<usize, Health>,
     pub(crate) parked: Vec<Parked>,
-    /// Who sleeps, if the rule can.
+    /// How fast bindings may fire that fired of late.
+    pub(crate) paces: HashMap<BindingId, Pace>,
+    /// Which bindings sleep, if the rule can.
     pub(crate) sleepers: Option<Sleepers>,
     /// Whether states or healths changed since the last snapshot.
     pub(crate) changed: bool,
@@ -59,36 +63,42 @@ impl Group {
             tenant,
             symbol,
             instance,
-            members: Vec::new(),
+            slots: Vec::new(),
             table: Table::new(rule.manifest()),
             suspects: BTreeMap::new(),
             parked: Vec::new(),
+            paces: HashMap::new(),
             sleepers: rule.manifest().sleeps.then(Sleepers::default),
             changed: false,
             recorded: false,
         }
     }
 
+    /// How many bindings it has.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() + self.parked.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.parked.is_empty()
+        self.slots.is_empty() && self.parked.is_empty()
     }
 
     /// The bindings, wherever they are kept.
     pub(crate) fn bindings(&self) -> impl Iterator<Item = BindingId> + '_ {
-        let parked = self.parked.iter().map(|parked| &parked.member);
-        self.members.iter().chain(parked).map(|member| member.binding)
+        let parked = self.parked.iter().map(|parked| &parked.slot);
+        self.slots.iter().chain(parked).map(|slot| slot.binding)
     }
 
     /// What is known of each binding, those in the table first, by slot.
     pub(crate) fn records<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = Record<'a>> + 'a {
-        let in_table = self.members.iter().enumerate().map(|(slot, member)| Record {
-            member,
-            params: self.table.params(instance, slot),
-            state: self.table.state(instance, slot),
-            health: self.health(slot),
+        let in_table = self.slots.iter().enumerate().map(|(at, slot)| Record {
+            slot,
+            params: self.table.params(instance, at),
+            state: self.table.state(instance, at),
+            health: self.health(at),
         });
         let parked = self.parked.iter().map(|parked| Record {
-            member: &parked.member,
+            slot: &parked.slot,
             params: &parked.params,
             state: &parked.state,
             health: parked.health,
@@ -96,23 +106,31 @@ impl Group {
         in_table.chain(parked)
     }
 
-    /// Whether nobody ever faulted, as far as it is remembered.
-    pub(crate) fn all_clean(&self) -> bool {
-        self.suspects.is_empty() && self.parked.is_empty()
+    /// What must be remembered of a record, None if nothing.
+    pub(crate) fn remembered<'a>(&self, record: &Record<'a>) -> Option<Remembered<'a>> {
+        let Record { slot, health, state, .. } = *record;
+        let pace = self.paces.get(&slot.binding).copied();
+        let is_nothing = state.is_empty() && health.is_clean() && pace.is_none();
+        (!is_nothing).then_some(Remembered { binding: slot.binding, health, pace, state })
+    }
+
+    /// Whether no binding faulted or fired of late: then there is nothing to remember but states.
+    pub(crate) fn has_states_only(&self) -> bool {
+        self.suspects.is_empty() && self.parked.is_empty() && self.paces.is_empty()
     }
 
     /// Puts a binding into the next slot, awake. `state` is None for a new one, whose state is all zero.
     pub(crate) fn push(
         &mut self,
         instance: &mut Instance,
-        member: Member,
+        new: Slot,
         params: &[u8],
         state: Option<&[u8]>,
         health: Health,
     ) -> Result<usize, MemoryError> {
-        let slot = self.members.len();
+        let slot = self.slots.len();
         self.table.push(instance, slot, params, state)?;
-        self.members.push(member);
+        self.slots.push(new);
         if !health.is_clean() {
             self.suspects.insert(slot, health);
         }
@@ -125,8 +143,8 @@ impl Group {
 
     /// Empties a slot: the last one moves into it. Returns the binding that moved.
     pub(crate) fn swap_remove(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
-        let last = self.members.len() - 1;
-        self.table.swap_remove(instance, self.members.len(), slot);
+        let last = self.slots.len() - 1;
+        self.table.swap_remove(instance, self.slots.len(), slot);
         if let Some(sleepers) = &mut self.sleepers {
             sleepers.swap_remove(slot);
         }
@@ -134,46 +152,50 @@ impl Group {
         if let Some(health) = self.suspects.remove(&last) {
             self.suspects.insert(slot, health);
         }
-        self.members.swap_remove(slot);
-        if self.members.capacity() > 8 && self.members.len() <= self.members.capacity() / 4 {
-            self.members.shrink_to(self.members.len() * 2);
+        self.slots.swap_remove(slot);
+        if self.slots.capacity() > 8 && self.slots.len() <= self.slots.capacity() / 4 {
+            self.slots.shrink_to(self.slots.len() * 2);
             if let Some(sleepers) = &mut self.sleepers {
                 sleepers.shrink();
             }
         }
         self.changed = true;
-        (slot != last).then(|| self.members[slot].binding)
+        (slot != last).then(|| self.slots[slot].binding)
     }
 
     /// Takes a binding out of the table, since its health says so.
     pub(crate) fn park(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
         let (params, state) = (self.table.params(instance, slot).to_vec(), self.table.state(instance, slot).to_vec());
-        let (member, health) = (self.members[slot].clone(), self.health(slot));
-        self.parked.push(Parked { member, params, state, health });
+        self.parked.push(Parked { slot: self.slots[slot].clone(), params, state, health: self.health(slot) });
         self.swap_remove(instance, slot)
     }
 
-    /// A tick has come for the quarantined: those that have waited long enough go back to the table, on probe. Returns
-    /// them with their slots.
+    /// A tick has come for the quarantined: those that have waited long enough go back to the table, on probe, but no more
+    /// than [`MAX_PROBES_PER_TICK`] at once. Returns them with their slots.
     pub(crate) fn count_waiting(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, usize)>, MemoryError> {
         self.changed |= !self.parked.is_empty();
-        let mut back = Vec::new();
-        for at in (0..self.parked.len()).rev() {
-            let health = &mut self.parked[at].health;
-            health.wait_ticks -= 1;
-            if health.wait_ticks == 0 {
-                back.push(self.release(instance, at)?);
+        let mut due: Vec<BindingId> = Vec::new();
+        for parked in &mut self.parked {
+            if parked.health.wait() {
+                due.push(parked.slot.binding);
             }
         }
-        Ok(back)
+        // In an order that a replay has, too.
+        due.sort_unstable();
+        due.truncate(MAX_PROBES_PER_TICK);
+        due.into_iter().map(|binding| self.probe(instance, binding)).collect()
     }
 
-    /// Puts a quarantined binding back into the table, on probe.
-    pub(crate) fn release(&mut self, instance: &mut Instance, at: usize) -> Result<(BindingId, usize), MemoryError> {
-        let mut parked = self.parked.swap_remove(at);
+    /// Puts a quarantined binding back into the table, on probe. It must be in quarantine.
+    pub(crate) fn probe(
+        &mut self,
+        instance: &mut Instance,
+        binding: BindingId,
+    ) -> Result<(BindingId, usize), MemoryError> {
+        let at = self.parked.iter().position(|parked| parked.slot.binding == binding);
+        let mut parked = self.parked.swap_remove(at.expect("it is in quarantine"));
         parked.health.begin_probe();
-        let binding = parked.member.binding;
-        let slot = self.push(instance, parked.member, &parked.params, Some(&parked.state), parked.health)?;
+        let slot = self.push(instance, parked.slot, &parked.params, Some(&parked.state), parked.health)?;
         Ok((binding, slot))
     }
 

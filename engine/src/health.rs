@@ -16,6 +16,9 @@ pub struct Health {
     pub(crate) wait_ticks: u64,
 }
 
+/// The wait of a binding that is never tried again by itself.
+const NEVER: u64 = u64::MAX;
+
 const _: () = assert!(FAULT_WINDOW_EVALUATIONS == u32::BITS && QUARANTINE_AFTER_FAULTS <= FAULT_WINDOW_EVALUATIONS);
 
 impl Health {
@@ -27,6 +30,11 @@ impl Health {
     /// Whether it is quarantined: not judged.
     pub fn is_quarantined(&self) -> bool {
         self.wait_ticks > 0
+    }
+
+    /// The health that a binding takes to another version of its rule: what was impure was the older one.
+    pub fn for_another_version(self) -> Self {
+        if self.wait_ticks == NEVER { Self::default() } else { self }
     }
 
     /// A good evaluation. True if it ends a probe.
@@ -49,6 +57,20 @@ impl Health {
         let trips = self.trips.saturating_add(1);
         *self = Self { history: 0, trips, on_probe: false, wait_ticks: PROBE_AFTER_TICKS << doublings };
         true
+    }
+
+    /// It is quarantined until someone takes it out by hand: no good evaluation would speak for it.
+    pub(crate) fn condemn(&mut self) {
+        *self = Self { history: 0, trips: self.trips, on_probe: false, wait_ticks: NEVER };
+    }
+
+    /// A tick of its symbol has come while it is quarantined. True if it is due to be tried.
+    pub(crate) fn wait(&mut self) -> bool {
+        if self.wait_ticks > 1 && self.wait_ticks != NEVER {
+            self.wait_ticks -= 1;
+            return false;
+        }
+        self.wait_ticks == 1
     }
 
     /// From now on it is tried.

@@ -45,6 +45,11 @@ impl Heap {
         self.free[class].push(at);
     }
 
+    /// The bytes of the block that is allocated for `bytes` bytes.
+    pub(crate) fn block_bytes(bytes: usize) -> usize {
+        MIN_BLOCK_BYTES << class_of(bytes)
+    }
+
     /// The memory must reach up to this address.
     pub(crate) fn top(&self) -> usize {
         self.top

@@ -1,63 +1,43 @@
-//! Re-encodes a validated module for running: the driver loop is appended, the meter is built in, stores are kept from
-//! other bindings' records, NaNs are made canonical where their bits could be seen, and the memory is opened for the
-//! host's tables.
+//! Re-encodes a validated module for running: the drivers are appended, the meter is built in, stores are kept from other
+//! bindings' records, NaNs are made canonical where their bits could be seen, and the memory is opened for the host's
+//! tables.
 //!
 //! The author writes for one binding; the host adds the loop, so that the sandbox's border is crossed once for many
 //! bindings. What the guest can observe does not change: `memory.size` still answers the pages that it asked for,
 //! `memory.grow` always answers -1.
 //!
-//! Layout of the memory behind the guest's own pages: one *mailbox* page (the tick, the list of whom to judge, then the
-//! answers), then the tables that the host allocates.
-//!
-//! It is one long file, since what is appended and what is rewritten refer to each other by index: one struct knows them.
+//! `layout` says where everything lies in memory; `driver`, `meter`, `guard` and `nan` write what is added. This file
+//! walks the module and knows the indices of what is appended.
+
+mod body;
+mod driver;
+mod guard;
+mod layout;
+mod meter;
+mod nan;
 
 use std::convert::Infallible;
 
-use tocsin_rules_sdk::abi::{TICK_BYTES, VERDICT_BYTES};
 use wasm_encoder::reencode::{Error, Reencode, utils};
 use wasm_encoder::{
-    BlockType, BranchHint, BranchHints, CodeSection, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
-    GlobalSection, GlobalType, Instruction, MemArg, MemoryType, Module, SectionId, TypeSection, ValType,
+    BranchHints, CodeSection, ConstExpr, ExportKind, ExportSection, FunctionSection, GlobalSection, GlobalType,
+    MemoryType, Module, SectionId, TypeSection, ValType,
 };
 use wasmparser::Operator;
 
-use crate::cost::{BULK_BYTES_SHIFT, Metering};
-use crate::inspect::{Inspection, store};
-use crate::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, MAX_INSTANCE_PAGES};
+pub(crate) use self::layout::{
+    ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, Driven, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES,
+    MAX_ANSWERS, MAX_LISTED, MEMORY_EXPORT, MIGRATION_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, global_export,
+    mailbox_at,
+};
 
-/// The export of the driver: `(params: i32, state: i32, count: i32) -> i64`, the number of bindings judged in the
-/// upper half and the number of answers in the lower.
-pub(crate) const DRIVER_EXPORT: &str = "drive";
-/// The export of the driver of rules that sleep: `(list: i32, 0, count: i32) -> i64` with the same result. The list has
-/// an entry for each binding to be judged, the addresses of its params and of its state.
-pub(crate) const LIST_DRIVER_EXPORT: &str = "drive_listed";
-/// The export of the migration of rules that have one, as the rule's own: `(from, old_state, params, state) -> code`.
-pub(crate) const MIGRATION_EXPORT: &str = "migrate_one";
-/// The export of the meter, a mutable i64 global: fuel left, below 0 when it ran out.
-pub(crate) const FUEL_EXPORT: &str = "fuel";
-/// The meter's value after a store that was kept from happening.
-pub(crate) const STRAY_WRITE: i64 = i64::MIN;
-/// The export of the memory.
-pub(crate) const MEMORY_EXPORT: &str = "memory";
-
-/// Bytes in a page of memory.
-pub(crate) const PAGE_BYTES: usize = 65_536;
-/// Bytes of one answer: the slot (u32), the code (i32), the verdict.
-pub(crate) const ANSWER_BYTES: usize = 64;
-/// Bytes of a list entry: two addresses (i32).
-pub(crate) const LIST_ENTRY_BYTES: usize = 8;
-/// Where the list begins in the mailbox page; the tick is at its start.
-pub(crate) const LIST_AT: usize = 64;
-/// The most entries of a list.
-pub(crate) const MAX_LISTED: usize = (ANSWERS_AT - LIST_AT) / LIST_ENTRY_BYTES;
-/// Where the answers begin in the mailbox page.
-pub(crate) const ANSWERS_AT: usize = 4096;
-/// The most answers of one call: what fits into the mailbox page.
-pub(crate) const MAX_ANSWERS: usize = (PAGE_BYTES - ANSWERS_AT) / ANSWER_BYTES;
-/// Where the verdict begins in an answer.
-pub(crate) const VERDICT_AT: usize = 8;
-
-const _: () = assert!(VERDICT_AT + VERDICT_BYTES == ANSWER_BYTES && TICK_BYTES <= LIST_AT);
+use self::body::Body;
+use self::driver::Selection;
+use self::guard::ScratchLocals;
+use self::nan::{canonical_f32, canonical_f64};
+use crate::cost::Metering;
+use crate::inspect::{Inspection, access};
+use crate::limits::MAX_INSTANCE_PAGES;
 
 /// Re-encodes a module that [`crate::inspect::inspect`] accepted.
 pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
@@ -67,7 +47,7 @@ pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
         globals: 0,
         functions: 0,
         has_global_section: false,
-        guarded: inspection.safe_stores.contains(&false),
+        guarded: false,
         arity: Vec::new(),
         next_body: 0,
         hints: BranchHints::new(),
@@ -80,44 +60,6 @@ pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
     // The proposal has them before the code, which has to be written first; Wasmtime takes them from anywhere.
     out.section(&injector.hints);
     out.finish()
-}
-
-/// A function's body, and which of its branches are rare: Wasmtime lays those out behind the others.
-struct Body {
-    code: Function,
-    hints: Vec<BranchHint>,
-}
-
-impl Body {
-    fn new(locals: impl IntoIterator<Item = (u32, ValType), IntoIter: ExactSizeIterator>) -> Self {
-        Self { code: Function::new(locals), hints: Vec::new() }
-    }
-
-    fn instruction(&mut self, instruction: &Instruction<'_>) -> &mut Self {
-        self.code.instruction(instruction);
-        self
-    }
-
-    /// An `if` without a result whose condition is hardly ever true.
-    fn unlikely_if(&mut self) -> &mut Self {
-        self.hint(false).instruction(&Instruction::If(BlockType::Empty))
-    }
-
-    /// An `if` with a result whose condition is nearly always true.
-    fn likely_if(&mut self, result: ValType) -> &mut Self {
-        self.hint(true).instruction(&Instruction::If(BlockType::Result(result)))
-    }
-
-    fn hint(&mut self, taken: bool) -> &mut Self {
-        let branch_func_offset = self.code.byte_len() as u32;
-        self.hints.push(BranchHint { branch_func_offset, branch_hint_value: taken.into() });
-        self
-    }
-
-    fn put(self, index: u32, code: &mut CodeSection, hints: &mut BranchHints) {
-        code.function(&self.code);
-        hints.function_hints(index, self.hints);
-    }
 }
 
 struct Injector<'a> {
@@ -135,7 +77,16 @@ struct Injector<'a> {
     hints: BranchHints,
 }
 
-impl Injector<'_> {
+/// A function that is appended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Appended {
+    Driver,
+    ListDriver,
+    Migration,
+    Guard,
+}
+
+impl<'a> Injector<'a> {
     /// First pass: how many of everything there is.
     fn count(&mut self, module: &[u8]) {
         let mut params_of_type = Vec::new();
@@ -155,10 +106,13 @@ impl Injector<'_> {
                     self.globals = section.count();
                 }
                 wasmparser::Payload::CodeSectionEntry(body) => {
-                    let mut operators = body.get_operators_reader().into_iter().flatten().flatten();
-                    let is_evaluate = bodies == self.inspection.evaluate;
-                    self.guarded |=
-                        operators.any(|operator| is_bulk(&operator) || !is_evaluate && store(&operator).is_some());
+                    let mut in_record = self.known_accesses(bodies);
+                    for operator in body.get_operators_reader().into_iter().flatten().flatten() {
+                        self.guarded |= is_bulk(&operator);
+                        if let Some(access) = access(&operator) {
+                            self.guarded |= !next_is_known(&mut in_record) && access.is_store;
+                        }
+                    }
                     bodies += 1;
                 }
                 _ => {}
@@ -166,6 +120,11 @@ impl Injector<'_> {
         }
         self.types = params_of_type.len() as u32;
         self.functions = self.arity.len() as u32;
+    }
+
+    /// Of a function's loads and stores, which ones are known to stay inside a record.
+    fn known_accesses(&self, function: u32) -> std::slice::Iter<'a, bool> {
+        if function == self.inspection.evaluate { self.inspection.in_record.iter() } else { [].iter() }
     }
 
     fn metered(&self) -> bool {
@@ -176,7 +135,7 @@ impl Injector<'_> {
         self.globals
     }
 
-    /// The globals that hold where the records of the binding are that is being judged.
+    /// The globals that hold where the records of the binding are that is being evaluated.
     fn state_global(&self) -> u32 {
         self.globals + 1
     }
@@ -217,292 +176,6 @@ impl Injector<'_> {
             globals.global(ty(ValType::I32), &ConstExpr::i32_const(0));
         }
     }
-
-    /// Charges the meter and traps when it is empty.
-    fn charge(&self, body: &mut Body, fuel: u64) {
-        body.instruction(&Instruction::GlobalGet(self.fuel_global()))
-            .instruction(&Instruction::I64Const(fuel as i64))
-            .instruction(&Instruction::I64Sub)
-            .instruction(&Instruction::GlobalSet(self.fuel_global()));
-        self.check_meter(body);
-    }
-
-    /// Charges a bulk operation, whose length is on the stack, by that length.
-    fn charge_length(&self, body: &mut Body, length_local: u32) {
-        body.instruction(&Instruction::LocalTee(length_local))
-            .instruction(&Instruction::GlobalGet(self.fuel_global()))
-            .instruction(&Instruction::LocalGet(length_local))
-            .instruction(&Instruction::I64ExtendI32U)
-            .instruction(&Instruction::I64Const(BULK_BYTES_SHIFT))
-            .instruction(&Instruction::I64ShrU)
-            .instruction(&Instruction::I64Sub)
-            .instruction(&Instruction::GlobalSet(self.fuel_global()));
-        self.check_meter(body);
-    }
-
-    fn check_meter(&self, body: &mut Body) {
-        body.instruction(&Instruction::GlobalGet(self.fuel_global()))
-            .instruction(&Instruction::I64Const(0))
-            .instruction(&Instruction::I64LtS)
-            .unlikely_if()
-            .instruction(&Instruction::Unreachable)
-            .instruction(&Instruction::End);
-    }
-
-    /// Calls the module's `migrate` on a meter and under guard: it may write to the new state only.
-    fn migration(&self) -> Body {
-        let mut body = Body::new([]);
-        if self.metered() {
-            body.instruction(&Instruction::I64Const(FUEL_PER_EVALUATION as i64))
-                .instruction(&Instruction::GlobalSet(self.fuel_global()));
-        }
-        let (from, old_state, params, state) = (0, 1, 2, 3);
-        if self.guarded {
-            // There is no verdict: what is written to the tick's place is read by nobody.
-            body.instruction(&Instruction::LocalGet(state))
-                .instruction(&Instruction::GlobalSet(self.state_global()))
-                .instruction(&Instruction::I32Const(self.mailbox()))
-                .instruction(&Instruction::GlobalSet(self.verdict_global()));
-        }
-        for argument in [from, old_state, params, state] {
-            body.instruction(&Instruction::LocalGet(argument));
-        }
-        let migrate = self.inspection.migrate.expect("it is appended where there is one");
-        body.instruction(&Instruction::Call(migrate)).instruction(&Instruction::End);
-        body
-    }
-
-    /// Guards a store, whose address and value are on the stack.
-    fn guard_store(&self, body: &mut Body, scratch: &Scratch, value: u32, offset: u64, bytes: u64) {
-        body.instruction(&Instruction::LocalSet(value))
-            .instruction(&Instruction::LocalTee(scratch.address))
-            .instruction(&Instruction::I64Const(offset as i64))
-            .instruction(&Instruction::I64Const(bytes as i64))
-            .instruction(&Instruction::Call(self.index_of(Appended::Guard)))
-            .instruction(&Instruction::LocalGet(scratch.address))
-            .instruction(&Instruction::LocalGet(value));
-    }
-
-    /// Guards a bulk operation, whose three operands are on the stack: where to, what, and how many bytes.
-    fn guard_bulk(&self, body: &mut Body, scratch: &Scratch) {
-        body.instruction(&Instruction::LocalSet(scratch.length))
-            .instruction(&Instruction::LocalSet(scratch.middle))
-            .instruction(&Instruction::LocalTee(scratch.address))
-            .instruction(&Instruction::I64Const(0))
-            .instruction(&Instruction::LocalGet(scratch.length))
-            .instruction(&Instruction::I64ExtendI32U)
-            .instruction(&Instruction::Call(self.index_of(Appended::Guard)))
-            .instruction(&Instruction::LocalGet(scratch.address))
-            .instruction(&Instruction::LocalGet(scratch.middle))
-            .instruction(&Instruction::LocalGet(scratch.length));
-    }
-
-    /// `guard(address: i32, offset: i64, bytes: i64)`: traps unless so many bytes lie in the guest's own pages, or in
-    /// the state or the verdict of the binding that is being judged.
-    fn guard(&self) -> Body {
-        use Instruction as I;
-        let (start, end) = (3, 4);
-        let mut body = Body::new([(2, ValType::I64)]);
-        body.instruction(&I::LocalGet(0))
-            .instruction(&I::I64ExtendI32U)
-            .instruction(&I::LocalGet(1))
-            .instruction(&I::I64Add)
-            .instruction(&I::LocalTee(start))
-            .instruction(&I::LocalGet(2))
-            .instruction(&I::I64Add)
-            .instruction(&I::LocalTee(end))
-            .instruction(&I::I64Const(self.mailbox().into()))
-            .instruction(&I::I64LeU)
-            .instruction(&I::LocalGet(2))
-            .instruction(&I::I64Eqz)
-            .instruction(&I::I32Or);
-        let records =
-            [(self.state_global(), self.inspection.manifest.state_bytes), (self.verdict_global(), VERDICT_BYTES)];
-        for (global, bytes) in records {
-            body.instruction(&I::LocalGet(start))
-                .instruction(&I::GlobalGet(global))
-                .instruction(&I::I64ExtendI32U)
-                .instruction(&I::I64GeU)
-                .instruction(&I::LocalGet(end))
-                .instruction(&I::GlobalGet(global))
-                .instruction(&I::I64ExtendI32U)
-                .instruction(&I::I64Const(bytes as i64))
-                .instruction(&I::I64Add)
-                .instruction(&I::I64LeU)
-                .instruction(&I::I32And)
-                .instruction(&I::I32Or);
-        }
-        body.instruction(&I::I32Eqz)
-            .unlikely_if()
-            .instruction(&I::I64Const(STRAY_WRITE))
-            .instruction(&I::GlobalSet(self.fuel_global()))
-            .instruction(&I::Unreachable)
-            .instruction(&I::End)
-            .instruction(&I::End);
-        body
-    }
-
-    /// A driver: judges `count` bindings, those from the first one of a table on or those of a list, and stops early
-    /// when the answers fill the mailbox, or when [`FUEL_PER_CALL`] is burnt. An answer is written for every code but hold; an unwritten answer's verdict is
-    /// zero when `evaluate` is called, as far as the host will read it.
-    fn driver(&self, whom: Whom) -> Body {
-        use Instruction as I;
-        let manifest = &self.inspection.manifest;
-        let answers = self.mailbox() + ANSWERS_AT as i32;
-        let mut body = Body::new([(5, ValType::I32), (1, ValType::I64)]);
-        body.instruction(&I::I32Const(answers)).instruction(&I::LocalSet(ANSWER));
-        if self.metered() {
-            body.instruction(&I::I64Const(FUEL_PER_CALL as i64)).instruction(&I::LocalSet(FUEL_LEFT));
-        }
-        body.instruction(&I::Loop(BlockType::Empty));
-        if whom == Whom::Listed {
-            for (offset, local) in [(0, PARAMS), (4, STATE)] {
-                body.instruction(&I::LocalGet(LIST))
-                    .instruction(&I::I32Load(at(offset)))
-                    .instruction(&I::LocalSet(local));
-            }
-        }
-        if self.metered() {
-            body.instruction(&I::I64Const(FUEL_PER_EVALUATION as i64)).instruction(&I::GlobalSet(self.fuel_global()));
-        }
-        for word in consumed_words(manifest.evidence.len(), manifest.sleeps) {
-            body.instruction(&I::LocalGet(ANSWER))
-                .instruction(&I::I64Const(0))
-                .instruction(&I::I64Store(MemArg { align: 3, ..at(VERDICT_AT + word * 8) }));
-        }
-        let (params, state) = if whom == Whom::Listed { (PARAMS, STATE) } else { (0, 1) };
-        if self.guarded {
-            body.instruction(&I::LocalGet(state)).instruction(&I::GlobalSet(self.state_global()));
-            body.instruction(&I::LocalGet(ANSWER))
-                .instruction(&I::I32Const(VERDICT_AT as i32))
-                .instruction(&I::I32Add)
-                .instruction(&I::GlobalSet(self.verdict_global()));
-        }
-        body.instruction(&I::I32Const(self.mailbox()))
-            .instruction(&I::LocalGet(params))
-            .instruction(&I::LocalGet(state))
-            .instruction(&I::LocalGet(ANSWER))
-            .instruction(&I::I32Const(VERDICT_AT as i32))
-            .instruction(&I::I32Add)
-            .instruction(&I::Call(self.inspection.evaluate))
-            .instruction(&I::LocalTee(CODE));
-        if manifest.sleeps {
-            body.instruction(&I::If(BlockType::Empty));
-        } else {
-            // Most ticks fire nothing, and there is no band to be told of.
-            body.unlikely_if();
-        }
-        for (offset, local) in [(0, SLOT), (4, CODE)] {
-            body.instruction(&I::LocalGet(ANSWER))
-                .instruction(&I::LocalGet(local))
-                .instruction(&I::I32Store(at(offset)));
-        }
-        add(&mut body, ANSWER, ANSWER_BYTES);
-        // Where there is no room for another answer, this binding is the last one.
-        body.instruction(&I::LocalGet(SLOT))
-            .instruction(&I::I32Const(1))
-            .instruction(&I::I32Add)
-            .instruction(&I::LocalGet(COUNT))
-            .instruction(&I::LocalGet(ANSWER))
-            .instruction(&I::I32Const(answers + (MAX_ANSWERS * ANSWER_BYTES) as i32))
-            .instruction(&I::I32Eq)
-            .instruction(&I::Select)
-            .instruction(&I::LocalSet(COUNT))
-            .instruction(&I::End);
-        match whom {
-            Whom::Listed => add(&mut body, LIST, LIST_ENTRY_BYTES),
-            Whom::Range => {
-                add(&mut body, params, manifest.params.packed_bytes());
-                add(&mut body, state, manifest.state_bytes);
-            }
-        }
-        add(&mut body, SLOT, 1);
-        body.instruction(&I::LocalGet(SLOT)).instruction(&I::LocalGet(COUNT)).instruction(&I::I32LtU);
-        if self.metered() {
-            // What the evaluation has left of its own fuel was not burnt.
-            body.instruction(&I::LocalGet(FUEL_LEFT))
-                .instruction(&I::I64Const(FUEL_PER_EVALUATION as i64))
-                .instruction(&I::I64Sub)
-                .instruction(&I::GlobalGet(self.fuel_global()))
-                .instruction(&I::I64Add)
-                .instruction(&I::LocalTee(FUEL_LEFT))
-                .instruction(&I::I64Const(0))
-                .instruction(&I::I64GtS)
-                .instruction(&I::I32And);
-        }
-        body.instruction(&I::BrIf(0)).instruction(&I::End);
-        push_result(&mut body, SLOT, ANSWER, answers);
-        body.instruction(&I::End);
-        body
-    }
-}
-
-/// A function that is appended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Appended {
-    Driver,
-    ListDriver,
-    Migration,
-    Guard,
-}
-
-/// Whom a driver judges.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whom {
-    /// A table's slots from the first on. Parameters: params, state, count.
-    Range,
-    /// Those of a list. Parameters: list, nothing, count.
-    Listed,
-}
-
-/// The locals of a driver, its parameters first.
-const LIST: u32 = 0;
-const COUNT: u32 = 2;
-const SLOT: u32 = 3;
-const ANSWER: u32 = 4;
-const CODE: u32 = 5;
-const PARAMS: u32 = 6;
-const STATE: u32 = 7;
-const FUEL_LEFT: u32 = 8;
-
-/// An aligned 32-bit word at an offset.
-fn at(offset: usize) -> MemArg {
-    MemArg { offset: offset as u64, align: 2, memory_index: 0 }
-}
-
-/// The 8-byte words of a verdict that the host reads: the named evidence and, if the rule sleeps, the wake band.
-fn consumed_words(evidence: usize, sleeps: bool) -> impl Iterator<Item = usize> {
-    (0..evidence).chain(if sleeps { 4..7 } else { 0..0 })
-}
-
-/// `local += bytes`, nothing if that is zero.
-fn add(body: &mut Body, local: u32, bytes: usize) {
-    if bytes > 0 {
-        body.instruction(&Instruction::LocalGet(local))
-            .instruction(&Instruction::I32Const(bytes as i32))
-            .instruction(&Instruction::I32Add)
-            .instruction(&Instruction::LocalSet(local));
-    }
-}
-
-/// Leaves `judged << 32 | answers` on the stack.
-fn push_result(body: &mut Body, judged: u32, answer: u32, answers: i32) {
-    body.instruction(&Instruction::LocalGet(judged))
-        .instruction(&Instruction::I64ExtendI32U)
-        .instruction(&Instruction::I64Const(32))
-        .instruction(&Instruction::I64Shl)
-        .instruction(&Instruction::LocalGet(answer))
-        .instruction(&Instruction::I32Const(answers))
-        .instruction(&Instruction::I32Sub)
-        .instruction(&Instruction::I32Const(ANSWER_BYTES.trailing_zeros() as i32))
-        .instruction(&Instruction::I32ShrU)
-        .instruction(&Instruction::I64ExtendI32U)
-        .instruction(&Instruction::I64Or);
-}
-
-/// The address of the mailbox page of a rule that asked for `guest_pages`.
-pub(crate) fn mailbox_at(guest_pages: u64) -> usize {
-    guest_pages as usize * PAGE_BYTES
 }
 
 impl Reencode for Injector<'_> {
@@ -587,6 +260,9 @@ impl Reencode for Injector<'_> {
             };
             exports.export(name, ExportKind::Func, self.index_of(function));
         }
+        for global in &self.inspection.mutable_globals {
+            exports.export(&global_export(*global), ExportKind::Global, *global);
+        }
         exports.export(FUEL_EXPORT, ExportKind::Global, self.fuel_global());
         exports.export(MEMORY_EXPORT, ExportKind::Memory, 0);
         Ok(())
@@ -600,8 +276,8 @@ impl Reencode for Injector<'_> {
         utils::parse_code_section(self, code, section)?;
         for function in self.appended() {
             let body = match function {
-                Appended::Driver => self.driver(Whom::Range),
-                Appended::ListDriver => self.driver(Whom::Listed),
+                Appended::Driver => self.driver(Selection::Range),
+                Appended::ListDriver => self.driver(Selection::Listed),
                 Appended::Migration => self.migration(),
                 Appended::Guard => self.guard(),
             };
@@ -624,14 +300,13 @@ impl Reencode for Injector<'_> {
             count += n;
             locals.push((n, self.val_type(ty)?));
         }
-        let scratch = Scratch::after(count);
-        locals.extend(Scratch::LOCALS);
+        let scratch = ScratchLocals::after(count);
+        locals.extend(ScratchLocals::TYPES);
         let mut body = Body::new(locals);
         let inspection = self.inspection;
-        let is_evaluate = index as u32 == inspection.evaluate;
         let mut progress = Progress {
             loops: inspection.functions[index].regions.iter(),
-            safe_stores: if is_evaluate { inspection.safe_stores.iter() } else { [].iter() },
+            in_record: self.known_accesses(index as u32),
         };
         if self.metered() {
             self.charge(&mut body, *progress.loops.next().unwrap_or(&0));
@@ -655,45 +330,21 @@ impl Reencode for Injector<'_> {
     }
 }
 
-/// Locals that are added to each function.
-struct Scratch {
-    address: u32,
-    middle: u32,
-    length: u32,
-    i64: u32,
-    f32: u32,
-    f64: u32,
-}
-
-impl Scratch {
-    const LOCALS: [(u32, ValType); 4] = [(3, ValType::I32), (1, ValType::I64), (1, ValType::F32), (1, ValType::F64)];
-
-    /// Behind so many locals.
-    fn after(count: u32) -> Self {
-        Self { address: count, middle: count + 1, length: count + 2, i64: count + 3, f32: count + 4, f64: count + 5 }
-    }
-
-    /// Where the value of a store can be put aside.
-    fn value(&self, store: &Operator<'_>) -> u32 {
-        match store {
-            Operator::F32Store { .. } => self.f32,
-            Operator::F64Store { .. } => self.f64,
-            Operator::I32Store { .. } | Operator::I32Store8 { .. } | Operator::I32Store16 { .. } => self.middle,
-            _ => self.i64,
-        }
-    }
-}
-
 fn is_bulk(operator: &Operator<'_>) -> bool {
     matches!(operator, Operator::MemoryCopy { .. } | Operator::MemoryFill { .. })
+}
+
+/// Whether the next load or store is known to stay inside a record. Those that nothing is known of are not.
+fn next_is_known(in_record: &mut std::slice::Iter<'_, bool>) -> bool {
+    in_record.next().copied().unwrap_or(false)
 }
 
 /// Kept in the fold over a function's operators.
 struct Progress<'a> {
     /// The prices of its loops that are still to come.
     loops: std::slice::Iter<'a, u64>,
-    /// Whether its stores that are still to come are safe. All that are not told of are not.
-    safe_stores: std::slice::Iter<'a, bool>,
+    /// Whether its loads and stores that are still to come stay inside a record.
+    in_record: std::slice::Iter<'a, bool>,
 }
 
 impl Injector<'_> {
@@ -701,16 +352,16 @@ impl Injector<'_> {
         &mut self,
         body: &mut Body,
         operator: Operator<'a>,
-        scratch: &Scratch,
+        scratch: &ScratchLocals,
         progress: &mut Progress<'_>,
     ) -> Result<(), Error<Infallible>> {
         match operator {
             Operator::MemorySize { .. } => {
-                body.instruction(&Instruction::I32Const(self.inspection.guest_pages as i32));
+                body.code().i32_const(self.inspection.guest_pages as i32);
                 return Ok(());
             }
             Operator::MemoryGrow { .. } => {
-                body.instruction(&Instruction::Drop).instruction(&Instruction::I32Const(-1));
+                body.code().drop().i32_const(-1);
                 return Ok(());
             }
             // Where a float's bits become visible, a NaN becomes the canonical one.
@@ -728,10 +379,11 @@ impl Injector<'_> {
             }
             self.guard_bulk(body, scratch);
         }
-        if let Some((offset, bytes)) = store(&operator)
-            && !progress.safe_stores.next().copied().unwrap_or(false)
+        if let Some(access) = access(&operator)
+            && !next_is_known(&mut progress.in_record)
+            && access.is_store
         {
-            self.guard_store(body, scratch, scratch.value(&operator), offset, bytes);
+            self.guard_store(body, scratch, &operator, access);
         }
         let is_loop = matches!(operator, Operator::Loop { .. });
         body.instruction(&self.instruction(operator)?);
@@ -740,29 +392,4 @@ impl Injector<'_> {
         }
         Ok(())
     }
-}
-
-/// `if x >= -infinity { x } else { NaN }`, for the f64 on the stack: every number passes, by one comparison and a branch
-/// that is always taken.
-fn canonical_f64(body: &mut Body, scratch: u32) {
-    body.instruction(&Instruction::LocalTee(scratch))
-        .instruction(&Instruction::F64Const(f64::NEG_INFINITY.into()))
-        .instruction(&Instruction::F64Ge)
-        .likely_if(ValType::F64)
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::Else)
-        .instruction(&Instruction::F64Const(f64::from_bits(0x7ff8_0000_0000_0000).into()))
-        .instruction(&Instruction::End);
-}
-
-/// The same for the f32 on the stack.
-fn canonical_f32(body: &mut Body, scratch: u32) {
-    body.instruction(&Instruction::LocalTee(scratch))
-        .instruction(&Instruction::F32Const(f32::NEG_INFINITY.into()))
-        .instruction(&Instruction::F32Ge)
-        .likely_if(ValType::F32)
-        .instruction(&Instruction::LocalGet(scratch))
-        .instruction(&Instruction::Else)
-        .instruction(&Instruction::F32Const(f32::from_bits(0x7fc0_0000).into()))
-        .instruction(&Instruction::End);
 }

@@ -4,20 +4,23 @@
 //! The order matters: counts and sizes are checked while parsing, and only a module within them is handed to the
 //! full validator and, by others, to the compiler.
 
+mod accesses;
 mod body;
 mod sections;
-mod stores;
+mod stack;
 
 use tocsin_rules_sdk::abi;
 use wasmparser::WasmFeatures;
 
 use crate::cost::{self, FunctionCost, Metering};
-use crate::limits::{FUEL_PER_EVALUATION, MAX_MODULE_BYTES};
+use crate::limits::{FUEL_PER_EVALUATION, MAX_CHAIN_BYTES, MAX_MODULE_BYTES};
 use crate::manifest::Manifest;
 use crate::violation::{Code, Rejection, Violations};
 
-use self::stores::Known;
-pub(crate) use self::stores::store;
+use self::accesses::InRecord;
+pub(crate) use self::accesses::{Access, access};
+use self::sections::{Interface, Parsed};
+use self::stack::CallGraph;
 
 /// The features of WebAssembly that a rule may use: what compilers emit for plain code, and nothing whose cost or
 /// result could surprise. SIMD, threads, references, GC, exceptions, tail calls, 64-bit and several memories are off.
@@ -43,8 +46,13 @@ pub struct Inspection {
     pub(crate) evaluate: u32,
     /// The index of `migrate`, if it has one.
     pub(crate) migrate: Option<u32>,
-    /// For each store of `evaluate`, in their order: whether it is known to stay inside of the binding's own records.
-    pub(crate) safe_stores: Vec<bool>,
+    /// For each load and store of `evaluate`, in their order: whether it is known to stay inside a record of the binding
+    /// that is evaluated, and allowed there. Empty where the module can enter `evaluate` itself.
+    pub(crate) in_record: Vec<bool>,
+    /// The module's globals that it can change, by index.
+    pub(crate) mutable_globals: Vec<u32>,
+    /// What the module's own pages hold at first: offsets and bytes, in their order. All else is zero.
+    pub(crate) data: Vec<(usize, Vec<u8>)>,
     /// The price of each function.
     pub(crate) functions: Vec<FunctionCost>,
 }
@@ -65,7 +73,7 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     // Whatever breaks a limit is kept from the validator; a wrong interface is not, so that both are reported.
     let over_limit = violations.holds(Code::Limit) || violations.holds(Code::Format);
     let interface = parsed.check_interface(&mut violations);
-    let validated = if over_limit { Ok(Vec::new()) } else { stores::validate(module, FEATURES, interface.evaluate) };
+    let validated = if over_limit { Ok(Vec::new()) } else { accesses::validate(module, FEATURES, interface.evaluate) };
     if let Err(error) = &validated {
         let code = if error.message().contains("not enabled") || error.message().contains("not supported") {
             Code::Feature
@@ -92,25 +100,68 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     }
     match (manifest, interface.evaluate, parsed.guest_pages) {
         (Some(manifest), Some(evaluate), Some(guest_pages)) if violations.is_empty() => {
-            let roots = [Some(evaluate), interface.migrate].into_iter().flatten();
-            let metering = cost::certify_all(&parsed.functions, roots, FUEL_PER_EVALUATION);
-            let fits = |store: Option<Known>| store.is_some_and(|known| known.fits(manifest.state_bytes));
-            let safe_stores = validated.unwrap_or_default().into_iter().map(fits).collect();
-            Ok(Inspection {
-                manifest,
-                metering,
-                guest_pages,
-                evaluate,
-                migrate: interface.migrate,
-                functions: parsed.functions,
-                safe_stores,
-            })
+            let known = validated.unwrap_or_default();
+            priced(parsed, manifest, Entries { evaluate, interface, known }, guest_pages, violations)
         }
         _ => Err(violations.into_rejection()),
     }
 }
 
-/// Tells what a file is that does not even begin like a module.
+/// How the host enters a module, and what is known of the accesses of `evaluate` when it does.
+struct Entries {
+    evaluate: u32,
+    interface: Interface,
+    known: Vec<Option<InRecord>>,
+}
+
+/// Adds what a sound module costs: its accesses, its stack, and whether it needs a meter.
+fn priced(
+    parsed: Parsed<'_>,
+    manifest: Manifest,
+    entries: Entries,
+    guest_pages: u64,
+    mut violations: Violations,
+) -> Result<Inspection, Rejection> {
+    let Entries { evaluate, interface, known } = entries;
+    let Parsed { mut functions, in_table, mutable_globals, data, .. } = parsed;
+    // What the proof of accesses rests on.
+    let enters_itself = functions.iter().any(|function| function.calls.contains(&evaluate))
+        || in_table.contains(&evaluate)
+        || interface.migrate == Some(evaluate);
+    let allowed =
+        |access: InRecord| access.is_allowed(manifest.params.packed_bytes(), manifest.state_bytes) && !enters_itself;
+    let in_record: Vec<bool> = known.into_iter().map(|access| access.is_some_and(allowed)).collect();
+    let graph = CallGraph::new(&functions, &in_table);
+    let roots = || [Some(evaluate), interface.migrate].into_iter().flatten();
+    let chain_bytes = roots().map(|root| graph.chain_bytes(root)).max().unwrap_or(0);
+    if chain_bytes > MAX_CHAIN_BYTES {
+        let text = format!(
+            "the functions that call one another may take {chain_bytes} bytes of stack, more than the \
+             {MAX_CHAIN_BYTES} allowed: make them smaller, or fewer in a row"
+        );
+        violations.add(Code::Limit, text);
+        return Err(violations.into_rejection());
+    }
+    let entry_fuel = graph.entry_fuel();
+    for (index, (function, fuel)) in functions.iter_mut().zip(entry_fuel).enumerate() {
+        function.regions[0] += fuel;
+        function.price_accesses(if index as u32 == evaluate { &in_record } else { &[] });
+    }
+    let metering = cost::certify_all(&functions, roots(), FUEL_PER_EVALUATION);
+    Ok(Inspection {
+        manifest,
+        metering,
+        guest_pages,
+        evaluate,
+        migrate: interface.migrate,
+        functions,
+        in_record,
+        mutable_globals,
+        data,
+    })
+}
+
+/// Names what a file is that does not even begin like a module.
 fn not_a_module(bytes: &[u8]) -> Option<String> {
     let trimmed = bytes.trim_ascii_start();
     let what = if bytes.is_empty() {

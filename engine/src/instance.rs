@@ -1,20 +1,25 @@
 //! One running instance of a rule, and the tables in its memory.
 //!
-//! An instance is used until it traps, then never again: a fresh one takes over its tables. All access of the host to
-//! guest memory is in this file, through bounds-checked slices.
+//! After a trap the instance is made as it was at first, before it is called again: its own pages get their first bytes and
+//! its globals their first values. Nothing else of a rule can change, since what could change tables or segments is refused.
+//! The host's tables behind its pages stay where they are, so that a fault does not cost what the other bindings remember.
+//! All access of the host to guest memory is in this file, through bounds-checked slices, and nothing that is read back
+//! from there is believed unchecked.
 
 use tocsin_rules_sdk::abi;
 use wasmtime::{Global, Memory, Store, StoreLimits, StoreLimitsBuilder, Trap, TypedFunc, Val};
 
+use crate::apart::Apart;
 use crate::domain::Tick;
 use crate::fault::Fault;
 use crate::heap::Heap;
 use crate::inject::{
-    ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES, MAX_ANSWERS,
-    MEMORY_EXPORT, MIGRATION_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, mailbox_at,
+    ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, Driven, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES,
+    MAX_ANSWERS, MEMORY_EXPORT, MIGRATION_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, global_export, mailbox_at,
 };
 use crate::limits::{EPOCH_DEADLINE_TICKS, MAX_INSTANCE_PAGES};
 use crate::runtime::Rule;
+use crate::usage::Usage;
 use crate::wake::Band;
 
 /// A running rule.
@@ -27,9 +32,13 @@ pub(crate) struct Instance {
     /// Of rules that sleep.
     drive_listed: Option<Driver>,
     fuel: Global,
+    /// The rule's own mutable globals, with their first values.
+    globals: Vec<(Global, Val)>,
     heap: Heap,
-    /// The tick to be judged, as the guest sees it: written before each call, since the guest can overwrite it.
-    tick: [u8; abi::TICK_BYTES],
+    /// For bindings that are evaluated apart from the others; made when it is needed.
+    apart: Option<Box<Apart>>,
+    /// What evaluating its bindings has cost so far.
+    pub(crate) usage: Usage,
 }
 
 /// A driver that [`crate::inject`] has appended.
@@ -37,12 +46,23 @@ type Driver = TypedFunc<(i32, i32, i32), i64>;
 
 /// How one call into the sandbox ended.
 pub(crate) enum CallEnd {
-    /// So many bindings were judged, with so many answers in the mailbox.
-    Judged { bindings: u32, answers: u32 },
-    /// The rule is at fault. The instance must be replaced.
+    /// At least one binding was evaluated, the first ones in their order, and this came of it.
+    Evaluated(Answered),
+    /// The rule is at fault. The instance must be reset.
     Fault(Fault),
-    /// The host was too slow, and no verdict may be drawn from it. The instance must be replaced.
+    /// The host was too slow, and no verdict may be drawn from it. The instance must be reset.
     Deadline,
+}
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// Bindings that were evaluated, at least one.
+    pub(crate) bindings: u32,
+    /// Answers in the mailbox.
+    pub(crate) answers: u32,
+    /// Fuel that was burnt; 0 for a certified rule, which has no meter.
+    pub(crate) fuel: u32,
 }
 
 /// What a rule answered, other than hold.
@@ -82,6 +102,12 @@ impl Instance {
         let drive = instance.get_typed_func(&mut store, DRIVER_EXPORT).expect("injected");
         let drive_listed = instance.get_typed_func(&mut store, LIST_DRIVER_EXPORT).ok();
         let fuel = instance.get_global(&mut store, FUEL_EXPORT).expect("injected");
+        let globals = rule.mutable_globals().iter().map(|index| {
+            let global = instance.get_global(&mut store, &global_export(*index)).expect("injected");
+            let first = global.get(&mut store);
+            (global, first)
+        });
+        let globals = globals.collect();
         let tables = mailbox_at(rule.guest_pages()) + PAGE_BYTES;
         let heap = Heap::new(tables, MAX_INSTANCE_PAGES as usize * PAGE_BYTES);
         Ok(Self {
@@ -92,27 +118,40 @@ impl Instance {
             drive,
             drive_listed,
             fuel,
+            globals,
             heap,
-            tick: [0; abi::TICK_BYTES],
+            apart: None,
+            usage: Usage::default(),
         })
     }
 
-    /// A fresh instance that takes over the tables of this one, which has trapped.
-    pub(crate) fn replace(&mut self) -> Result<(), MemoryError> {
-        let mut fresh = Self::new(&self.rule)?;
-        std::mem::swap(&mut fresh.heap, &mut self.heap);
-        fresh.tick = self.tick;
-        fresh.reach(fresh.heap.top())?;
-        let tables = mailbox_at(self.rule.guest_pages()) + PAGE_BYTES;
-        let end = fresh.heap.top();
-        fresh.memory.data_mut(&mut fresh.store)[tables..end]
-            .copy_from_slice(&self.memory.data(&self.store)[tables..end]);
-        *self = fresh;
-        Ok(())
+    /// Makes the rule's own pages and globals what they were at first.
+    pub(crate) fn reset(&mut self) {
+        let own = &mut self.memory.data_mut(&mut self.store)[..mailbox_at(self.rule.guest_pages())];
+        own.fill(0);
+        for (offset, bytes) in self.rule.data() {
+            own[*offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        for (global, first) in &self.globals {
+            global.set(&mut self.store, *first).expect("a global takes a value that it had");
+        }
     }
 
     pub(crate) fn rule(&self) -> &Rule {
         &self.rule
+    }
+
+    /// Where one of its bindings is evaluated apart from the others.
+    pub(crate) fn apart(&mut self) -> Result<&mut Apart, MemoryError> {
+        if self.apart.is_none() {
+            self.apart = Some(Box::new(Apart::new(&self.rule)?));
+        }
+        Ok(self.apart.as_mut().expect("it was just made"))
+    }
+
+    /// Frees what nothing was evaluated on since the last call of this.
+    pub(crate) fn free_unused(&mut self) {
+        self.apart.take_if(|apart| !apart.take_used());
     }
 
     /// A block for a table; nothing is needed for records of no bytes.
@@ -121,7 +160,13 @@ impl Instance {
             return Ok(mailbox_at(self.rule.guest_pages()));
         }
         let at = self.heap.allocate(bytes).ok_or(MemoryError::Full)?;
-        self.reach(self.heap.top())?;
+        if let Err(error) = self.reach(self.heap.top()) {
+            self.heap.release(at, bytes);
+            return Err(error);
+        }
+        // Touched now: a rule that reads here later does not wait for the machine's memory.
+        let len = Heap::block_bytes(bytes);
+        self.bytes_mut(at, len).fill(0);
         Ok(at)
     }
 
@@ -141,6 +186,11 @@ impl Instance {
         Ok(())
     }
 
+    /// The whole memory.
+    pub(crate) fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
     /// Bytes of the memory.
     pub(crate) fn bytes(&self, at: usize, len: usize) -> &[u8] {
         &self.memory.data(&self.store)[at..at + len]
@@ -156,21 +206,22 @@ impl Instance {
         self.memory.data_mut(&mut self.store).copy_within(from..from + len, to);
     }
 
-    /// Takes the tick that the next calls judge.
+    /// Writes the tick that the next calls evaluate.
     pub(crate) fn set_tick(&mut self, tick: &Tick) {
+        let mailbox = mailbox_at(self.rule.guest_pages());
         let words = [tick.price.to_bits(), tick.volume.to_bits(), tick.time_ms as u64, tick.conditions.0];
-        for (place, word) in self.tick.chunks_exact_mut(8).zip(words) {
+        for (place, word) in self.bytes_mut(mailbox, abi::TICK_BYTES).chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
     }
 
-    /// Judges `count` bindings whose params and states begin at the given addresses.
+    /// Evaluates `count` bindings whose params and states begin at the given addresses.
     pub(crate) fn call(&mut self, params_at: usize, states_at: usize, count: u32) -> CallEnd {
         let drive = self.drive.clone();
         self.drive(&drive, (params_at as i32, states_at as i32, count as i32))
     }
 
-    /// Judges the bindings whose params and states are at the given addresses, at most
+    /// Evaluates the bindings whose params and states are at the given addresses, at most
     /// [`MAX_LISTED`](crate::inject::MAX_LISTED). Only for a rule that sleeps.
     pub(crate) fn call_listed(&mut self, addresses: &[(u32, u32)]) -> CallEnd {
         let drive = self.drive_listed.clone().expect("a rule that sleeps has this driver");
@@ -201,13 +252,33 @@ impl Instance {
     }
 
     fn drive(&mut self, driver: &Driver, arguments: (i32, i32, i32)) -> CallEnd {
-        let (mailbox, tick) = (mailbox_at(self.rule.guest_pages()), self.tick);
-        self.bytes_mut(mailbox, tick.len()).copy_from_slice(&tick);
+        let count = arguments.2 as u32;
         self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
         match driver.call(&mut self.store, arguments) {
-            Ok(packed) => CallEnd::Judged { bindings: (packed >> 32) as u32, answers: packed as u32 },
+            Ok(packed) => {
+                let Driven { bindings, answers, fuel } = Driven::unpack(packed);
+                let is_plausible = (1..=count).contains(&bindings) && answers <= bindings;
+                let answered = Answered { bindings, answers, fuel };
+                if is_plausible && self.answers_are_in_order(answered) {
+                    CallEnd::Evaluated(answered)
+                } else {
+                    CallEnd::Fault(Fault::Forged)
+                }
+            }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Whether each answer is of a binding of the call, and each of another one: what the driver writes always is. The
+    /// guards keep a rule from writing there; nothing rests on that here.
+    fn answers_are_in_order(&self, Answered { bindings, answers, .. }: Answered) -> bool {
+        let mut next = 0;
+        answers as usize <= MAX_ANSWERS
+            && self.answers(answers).all(|answer| {
+                let is_next = (next..bindings).contains(&answer.slot);
+                next = answer.slot.saturating_add(1);
+                is_next
+            })
     }
 
     fn failed(&mut self, error: &wasmtime::Error) -> CallEnd {
@@ -227,7 +298,7 @@ impl Instance {
         }
     }
 
-    /// The answers of the last call.
+    /// The answers of the last call: their slots are in order, and below the number of its bindings.
     pub(crate) fn answers(&self, count: u32) -> impl Iterator<Item = Answer> + '_ {
         let at = mailbox_at(self.rule.guest_pages()) + ANSWERS_AT;
         let count = (count as usize).min(MAX_ANSWERS);

@@ -6,9 +6,11 @@
 //! From a module's bytes to a verdict: [`inspect`] validates, `inject` re-encodes, [`Engine`] compiles, and a
 //! [`Shard`] keeps the bindings of all symbols and judges each tick against them.
 
+mod apart;
 pub mod builtin;
 pub mod cost;
 pub mod domain;
+mod evaluate;
 mod fault;
 mod group;
 mod health;
@@ -16,10 +18,11 @@ mod heap;
 mod inject;
 pub mod inspect;
 mod instance;
-mod judging;
+
 pub mod limits;
 pub mod manifest;
 mod migration;
+mod pace;
 pub mod pack;
 pub mod params;
 mod purity;
@@ -30,16 +33,19 @@ mod slab;
 mod snapshot;
 mod table;
 pub mod trial;
+mod usage;
 pub mod violation;
 mod wake;
 
+pub use evaluate::{JudgeError, Waking};
 pub use fault::{Fault, FaultBundle};
 pub use health::Health;
-pub use judging::{JudgeError, Waking};
 pub use migration::{Migration, MigrationError};
+pub use pace::Pace;
 pub use purity::Impurity;
 pub use reproduce::{NotReproduced, reproduce};
 pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
 pub use shard::{ArmError, Arming, Event, Judging, Shard};
 pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};
+pub use usage::{RuleUsage, Usage};
 pub use wake::Band;

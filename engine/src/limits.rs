@@ -50,8 +50,9 @@ pub const MAX_SEGMENTS: usize = 256;
 /// The largest table, in elements: indirect calls only.
 pub const MAX_TABLE_ELEMENTS: u64 = 1024;
 
-/// The memory that a module may ask for, in pages of 64 KiB: 4 MiB.
-pub const MAX_GUEST_PAGES: u64 = 64;
+/// The memory that a module may ask for, in pages of 64 KiB: 2 MiB. Compilers ask for 1 to 17 unless they are told
+/// otherwise. The first touch of so much memory takes a machine half a millisecond.
+pub const MAX_GUEST_PAGES: u64 = 32;
 
 /// The memory of one instance, in pages of 64 KiB, the host's tables included: 2 GiB.
 pub const MAX_INSTANCE_PAGES: u64 = 32 * 1024;
@@ -62,12 +63,17 @@ pub const MAX_CUSTOM_BYTES: usize = 256 * 1024;
 /// The most violations listed for one module: a hostile one could have a million.
 pub const MAX_VIOLATIONS: usize = 64;
 
-/// Fuel that one evaluation may burn, in the units of [`crate::cost`]: below 1 ms at the dearest operations.
+/// Fuel that one evaluation may burn, in the units of [`crate::cost`]: at most 1 ms at the dearest operations.
 pub const FUEL_PER_EVALUATION: u64 = 100_000;
 
-/// Wasm stack of one call, in bytes: more than [`FUEL_PER_EVALUATION`] lets a recursion use, so that fuel decides and
-/// not the size of Cranelift's frames. Threads must have more: see [`THREAD_STACK_BYTES`].
-pub const WASM_STACK_BYTES: usize = 1024 * 1024;
+/// Wasm stack of one call, in bytes: more than [`FUEL_PER_EVALUATION`] lets a recursion use, and [`MAX_CHAIN_BYTES`]
+/// beside it, so that fuel decides and not the size of Cranelift's frames. Threads must have more: see
+/// [`THREAD_STACK_BYTES`].
+pub const WASM_STACK_BYTES: usize = 2 * 1024 * 1024;
+
+/// The most stack that functions of a module may take that are on it once each, in bytes: a chain of calls without
+/// recursion. What a frame takes is an upper bound, see [`crate::inspect`].
+pub const MAX_CHAIN_BYTES: u64 = 1000 * 1024;
 
 /// The stack that a thread needs which runs rules, in bytes: the wasm stack plus ample room for the host's frames.
 /// A thread with less would abort the process where a rule recurses.
@@ -80,12 +86,15 @@ pub const EPOCH_TICK_MS: u64 = 10;
 /// decides long before it.
 pub const EPOCH_DEADLINE_TICKS: u64 = 200;
 
-/// Bindings judged by one call into the sandbox: it bounds how long a call can take.
+/// Bindings evaluated by one call into the sandbox at most: it bounds how long a call can take.
 pub const MAX_BINDINGS_PER_CALL: u32 = 1024;
 
-/// Fuel after which one call ends early, and another one judges the rest: where bindings burn all that they have on the
-/// dearest operations, some ten milliseconds.
-pub const FUEL_PER_CALL: u64 = 2_000_000;
+/// Fuel after which one call ends early, and another one goes on: at most 20 ms at the dearest operations, the last
+/// evaluation included. A certified rule is called with no more bindings than can burn so much.
+pub const FUEL_PER_CALL: u64 = 1_500_000;
+
+/// Own pages of rules that the firings of one call may make the host reset, in pages of 64 KiB: some ten milliseconds.
+pub const RESET_PAGES_PER_CALL: u64 = 1024;
 
 /// The most state, in bytes, that is copied aside for one call, to be put back after a fault: it should fit the
 /// processor's first cache. Large states are judged in smaller calls.
@@ -102,3 +111,19 @@ pub const PROBE_AFTER_TICKS: u64 = 1_000;
 
 /// How often that wait doubles, once for each probe that failed: at last it is a million ticks.
 pub const MAX_PROBE_DOUBLINGS: u32 = 10;
+
+/// Firings of one binding that may follow each other at once. See [`FIRING_INTERVAL_MS`].
+pub const FIRINGS_AT_ONCE: i64 = 1_000;
+
+/// Event time that earns a binding one more firing, in milliseconds: 10 a second are more than anyone reads, and a hundred
+/// alerts that fire on every tick cost the store less than a tenth of what it can write.
+pub const FIRING_INTERVAL_MS: i64 = 100;
+
+/// Quarantined bindings of one group that are probed on one tick: the others wait for the next ones.
+pub const MAX_PROBES_PER_TICK: usize = 16;
+
+/// Bindings of a version that must be found impure before the version itself is taken out of service; and they must be at
+/// least one of [`IMPURE_SHARE`] that are armed, so that a few alerts with odd params do not end a rule for everyone.
+pub const IMPURE_BINDINGS: usize = 3;
+/// See [`IMPURE_BINDINGS`].
+pub const IMPURE_SHARE: usize = 4;

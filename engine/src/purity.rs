@@ -1,14 +1,14 @@
-//! The purity audit: a sample of evaluations is done again on a fresh instance, from the same bytes. A rule that reads
-//! anything but its tick, params and state answers differently sooner or later.
+//! Purity: each firing before it is recorded, and a sample of all other evaluations, is evaluated again apart, from the same
+//! bytes. A rule that reads anything but its tick, params and state answers differently sooner or later.
 
 use std::fmt;
 
 use tocsin_rules_sdk::abi;
 
+use crate::apart::{Apart, ApartError, Records};
 use crate::domain::Tick;
-use crate::instance::{Answer, CallEnd, Instance, MemoryError};
+use crate::instance::Answer;
 use crate::runtime::Rule;
-use crate::table::Table;
 
 /// How often evaluations are done again: at random, since anything regular would meet the same groups again and again.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,43 +74,22 @@ impl SplitMix {
     }
 }
 
-/// Does an evaluation again that the instance has just done as number `at` of a call. `before` is the state that it
-/// began with.
+/// Evaluates again what an instance has evaluated from `records`, with the answer `first` and the state `state_after`. How
+/// the two differ, if they do; and the fuel that it burnt.
 pub(crate) fn check(
-    instance: &Instance,
-    table: &Table,
-    slot: usize,
-    at: usize,
+    apart: &mut Apart,
+    rule: &Rule,
     tick: &Tick,
-    before: &[u8],
-    answers: u32,
-) -> Result<Option<Impurity>, MemoryError> {
-    let rule = instance.rule();
-    let mut fresh = Instance::new(rule)?;
-    let params_at = allocate_elsewhere(&mut fresh, table.params_bytes, table.params_at(slot))?;
-    let state_at = allocate_elsewhere(&mut fresh, table.state_bytes, table.state_at(slot))?;
-    fresh.bytes_mut(params_at, table.params_bytes).copy_from_slice(table.params(instance, slot));
-    fresh.bytes_mut(state_at, table.state_bytes).copy_from_slice(before);
-    fresh.set_tick(tick);
-    let again = match fresh.call(params_at, state_at, 1) {
-        CallEnd::Judged { answers, .. } => fresh.answers(answers).next(),
-        CallEnd::Fault(fault) => {
-            return Ok(Some(Impurity { differed: format!("it answered, and then did not: {fault}") }));
-        }
-        // The machine is too slow to say.
-        CallEnd::Deadline => return Ok(None),
+    records: Records<'_>,
+    first: Option<Answer>,
+    state_after: &[u8],
+) -> Result<(Option<Impurity>, u64), ApartError> {
+    let again = apart.evaluate(tick, records)?;
+    let differed = match again.answer {
+        Ok(answer) => difference(rule, first, answer).or_else(|| state_difference(state_after, apart.state())),
+        Err(fault) => Some(format!("it answered, and then did not: {fault}")),
     };
-    let first = instance.answers(answers).find(|answer| answer.slot as usize == at);
-    let states = (table.state(instance, slot), fresh.bytes(state_at, table.state_bytes));
-    Ok(difference(rule, first, again)
-        .or_else(|| state_difference(states.0, states.1))
-        .map(|differed| Impurity { differed }))
-}
-
-/// A block at another address than the first time: a rule that looks at addresses is impure too.
-fn allocate_elsewhere(fresh: &mut Instance, bytes: usize, first: usize) -> Result<usize, MemoryError> {
-    let at = fresh.allocate(bytes)?;
-    if at == first { fresh.allocate(bytes) } else { Ok(at) }
+    Ok((differed.map(|differed| Impurity { differed }), again.fuel))
 }
 
 fn difference(rule: &Rule, first: Option<Answer>, again: Option<Answer>) -> Option<String> {

@@ -1,9 +1,9 @@
 //! Seeing a fault again from its bundle: one evaluation, on a fresh instance, from the same bytes.
 
 use crate::domain::{AlertId, BindingId, Digest, Lifecycle, Repeat, RuleRef, Tenant};
+use crate::evaluate::{JudgeError, Waking};
 use crate::fault::{Fault, FaultBundle};
 use crate::health::Health;
-use crate::judging::{JudgeError, Waking};
 use crate::limits::FUEL_PER_EVALUATION;
 use crate::runtime::Rule;
 use crate::shard::{ArmError, Arming, Event, Judging, Shard};
@@ -65,7 +65,7 @@ pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReprodu
         rule: rule.clone(),
         params: bundle.params.clone(),
         lifecycle: Lifecycle { repeat: Repeat::Every },
-        saved: Some(SavedBinding { binding, health: Health::default(), state: bundle.state.clone() }),
+        saved: Some(SavedBinding { binding, health: Health::default(), pace: None, state: bundle.state.clone() }),
     })?;
     let mut events = Vec::new();
     shard.judge(&bundle.tick, bundle.position, &mut events)?;

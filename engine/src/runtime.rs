@@ -13,7 +13,7 @@ use crate::cost::Metering;
 use crate::domain::{Digest, RuleRef};
 use crate::inject::inject;
 use crate::inspect::{Inspection, inspect};
-use crate::limits::{EPOCH_TICK_MS, WASM_STACK_BYTES};
+use crate::limits::{EPOCH_TICK_MS, FUEL_PER_CALL, MAX_BINDINGS_PER_CALL, RESET_PAGES_PER_CALL, WASM_STACK_BYTES};
 use crate::manifest::Manifest;
 use crate::violation::Rejection;
 
@@ -89,6 +89,14 @@ impl Engine {
     /// As [`Engine::load`], but on the meter even if the rule could do without: what the meter costs can be measured so.
     pub fn load_metered(&self, module: &[u8]) -> Result<Rule, LoadError> {
         let inspection = Inspection { metering: Metering::Metered, ..inspect(module)? };
+        let prepared = prepared(module, inspection);
+        let compiled = Module::new(self.compiler(&prepared), &prepared.injected).map_err(compile_error)?;
+        self.rule(prepared, &compiled)
+    }
+
+    /// As [`Engine::load`], but with every store guarded, whatever is proven of it: what the proof is held against.
+    pub fn load_guarded(&self, module: &[u8]) -> Result<Rule, LoadError> {
+        let inspection = Inspection { in_record: Vec::new(), ..inspect(module)? };
         let prepared = prepared(module, inspection);
         let compiled = Module::new(self.compiler(&prepared), &prepared.injected).map_err(compile_error)?;
         self.rule(prepared, &compiled)
@@ -198,6 +206,36 @@ impl Rule {
 
     pub(crate) fn guest_pages(&self) -> u64 {
         self.0.inspection.guest_pages
+    }
+
+    /// The module's globals that it can change, by index.
+    pub(crate) fn mutable_globals(&self) -> &[u32] {
+        &self.0.inspection.mutable_globals
+    }
+
+    /// What its own pages hold at first: offsets and bytes; all else is zero.
+    pub(crate) fn data(&self) -> &[(usize, Vec<u8>)] {
+        &self.0.inspection.data
+    }
+
+    /// The fuel that so many evaluations burnt, where the meter says `metered`: at most, for a certified rule.
+    pub(crate) fn fuel_of(&self, evaluations: u64, metered: u32) -> u64 {
+        match self.metering() {
+            Metering::Certified { worst_fuel } => worst_fuel * evaluations,
+            Metering::Metered => metered.into(),
+        }
+    }
+
+    /// The most bindings that one call evaluates, so that none takes longer than a call may: those of a certified rule
+    /// can burn no more than [`FUEL_PER_CALL`], and where each may fire, each is evaluated again on pages that are reset.
+    pub(crate) fn bindings_per_call(&self) -> usize {
+        let by_fuel = match self.metering() {
+            Metering::Certified { worst_fuel } => FUEL_PER_CALL / worst_fuel.max(1),
+            // The driver ends a call itself.
+            Metering::Metered => u64::MAX,
+        };
+        let by_pages = RESET_PAGES_PER_CALL.checked_div(self.guest_pages()).unwrap_or(u64::MAX);
+        by_fuel.min(by_pages).clamp(1, MAX_BINDINGS_PER_CALL.into()) as usize
     }
 
     pub(crate) fn template(&self) -> &InstancePre<StoreLimits> {

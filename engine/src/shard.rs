@@ -3,23 +3,28 @@
 //!
 //! A shard is fed the ticks of its partitions in order. It applies the lifecycle: a binding that may fire once is gone
 //! after it fired. One that faults too often is quarantined, and tried again after a number of ticks.
+//!
+//! Groups that have much to do on a tick take turns, one step each, so that no rule makes the others wait for all of its
+//! bindings; between two steps the caller may look at what else is due.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::ControlFlow;
 
 use crate::domain::{
     AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, RuleRef, Symbol, Tenant, Tick,
 };
+use crate::evaluate::{JudgeError, Outcome, Round, Scratch, Waking, Work};
 use crate::fault::{Fault, FaultBundle};
-use crate::group::{Group, Member, Parked};
+use crate::group::{Group, Parked, Slot};
 use crate::health::Health;
 use crate::instance::{Instance, MemoryError};
-use crate::judging::{Bench, JudgeError, Outcome, Waking};
-use crate::limits::FUEL_PER_EVALUATION;
+use crate::limits::{FUEL_PER_EVALUATION, IMPURE_BINDINGS, IMPURE_SHARE};
 use crate::purity::{Audit, Impurity};
 use crate::runtime::Rule;
 use crate::slab::Slab;
 use crate::snapshot::{GroupSnapshot, SavedBinding};
+use crate::usage::{RuleUsage, Watch};
 
 /// A binding as a shard takes it.
 #[derive(Clone, Debug)]
@@ -32,7 +37,7 @@ pub struct Arming {
     pub tenant: Tenant,
     /// What it watches.
     pub symbol: Symbol,
-    /// The rule that judges it.
+    /// The rule that decides when it fires.
     pub rule: Rule,
     /// The packed params record.
     pub params: Vec<u8>,
@@ -73,7 +78,7 @@ pub enum Event {
     Fired {
         /// The firing.
         firing: Firing,
-        /// Its lifecycle says once: it is judged no more.
+        /// Its lifecycle says once: it is not evaluated again.
         last: bool,
     },
     /// Its rule faulted; its state is as before the tick.
@@ -84,7 +89,7 @@ pub enum Event {
         binding: BindingId,
         /// What went wrong.
         fault: Fault,
-        /// It faulted too often: it is not judged until it is tried again, or released.
+        /// It faulted too often, or is impure: it is not evaluated until it is tried again, or unquarantined.
         quarantined: bool,
         /// What it takes to see the fault again.
         bundle: Box<FaultBundle>,
@@ -98,7 +103,7 @@ pub enum Event {
         /// Where the tick lay.
         position: Position,
     },
-    /// A rule version gave two answers to the same question. All of its bindings are disarmed.
+    /// A rule version gave two answers to the same question, for several bindings. All of its bindings are disarmed.
     Impure {
         /// The rule version.
         rule: RuleRef,
@@ -107,12 +112,12 @@ pub enum Event {
     },
 }
 
-/// How a shard judges.
+/// How a shard evaluates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Judging {
-    /// Whom a tick is put before.
+    /// Which bindings are evaluated on a tick.
     pub waking: Waking,
-    /// One call of so many is audited for purity; none if 0.
+    /// One call of so many is audited for purity, beside all that fire; none if 0.
     pub audit_every_calls: u32,
 }
 
@@ -144,9 +149,16 @@ pub struct Shard {
     /// The groups of each symbol.
     groups_of: Slab<Vec<usize>>,
     places: HashMap<BindingId, Place>,
+    watch: Watch,
+    /// Firings that were not recorded since [`Self::take_suppressed`].
+    suppressed: BTreeMap<BindingId, u64>,
+    /// Bindings of each rule version that were found impure.
+    impure: HashMap<Digest, BTreeSet<BindingId>>,
+    /// The instance that is being evaluated, kept while a panic unwinds.
+    in_call: Option<usize>,
     waking: Waking,
     audit: Audit,
-    bench: Bench,
+    scratch: Scratch,
 }
 
 impl Shard {
@@ -165,9 +177,51 @@ impl Shard {
         self.places.is_empty()
     }
 
-    /// How many verdicts were asked for so far: bindings that slept on are not counted.
+    /// How many evaluations there were so far: bindings that slept on are not counted.
     pub fn evaluations(&self) -> u64 {
-        self.bench.evaluations
+        self.scratch.evaluations
+    }
+
+    /// What each rule version has cost each of its tenants so far.
+    pub fn usage(&self) -> impl Iterator<Item = RuleUsage> + '_ {
+        self.instance_of.iter().map(|((tenant, _), (instance, _))| {
+            let instance = &self.instances[*instance];
+            RuleUsage { rule: instance.rule().reference().clone(), tenant: tenant.clone(), usage: instance.usage }
+        })
+    }
+
+    /// How many firings of each binding were not recorded, because it fired too often, since the last call of this.
+    pub fn take_suppressed(&mut self) -> BTreeMap<BindingId, u64> {
+        std::mem::take(&mut self.suppressed)
+    }
+
+    /// All memory of each instance, in the order in which they were made: for tests that look for stray writes.
+    pub fn memories(&self) -> impl Iterator<Item = &[u8]> {
+        self.instances.iter().map(Instance::memory)
+    }
+
+    /// The params record of an armed binding, as it is kept now.
+    pub fn params(&self, binding: BindingId) -> Option<Vec<u8>> {
+        let place = self.places.get(&binding)?;
+        let group = &self.groups[place.group as usize];
+        if place.slot == PARKED {
+            return group
+                .parked
+                .iter()
+                .find(|parked| parked.slot.binding == binding)
+                .map(|parked| parked.params.clone());
+        }
+        Some(group.table.params(&self.instances[group.instance], place.slot as usize).to_vec())
+    }
+
+    /// The symbol of an armed binding.
+    pub fn symbol_of(&self, binding: BindingId) -> Option<&Symbol> {
+        self.places.get(&binding).map(|place| &self.groups[place.group as usize].symbol)
+    }
+
+    /// The rule version that was being evaluated when a call of this shard panicked; the shard must not be used any more.
+    pub fn evaluated_in_panic(&self) -> Option<RuleRef> {
+        self.in_call.map(|instance| self.instances[instance].rule().reference().clone())
     }
 
     /// Whether a binding is armed.
@@ -188,17 +242,20 @@ impl Shard {
         let key = self.group(&arming)?;
         let group = &mut self.groups[key];
         group.recorded |= arming.saved.is_some();
-        let member = Member { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat };
+        let slot = Slot { binding: arming.binding, alert: arming.alert, repeat: arming.lifecycle.repeat };
+        if let Some(pace) = arming.saved.as_ref().and_then(|saved| saved.pace) {
+            group.paces.insert(arming.binding, pace);
+        }
         let pushed = match arming.saved {
             Some(SavedBinding { health, state, .. }) if health.is_quarantined() => {
-                group.parked.push(Parked { member, params: arming.params, state, health });
+                group.parked.push(Parked { slot, params: arming.params, state, health });
                 group.changed = true;
                 Ok(PARKED as usize)
             }
             saved => {
                 let health = saved.as_ref().map_or(Health::default(), |saved| saved.health);
                 let state = saved.as_ref().map(|saved| saved.state.as_slice());
-                group.push(&mut self.instances[group.instance], member, &arming.params, state, health)
+                group.push(&mut self.instances[group.instance], slot, &arming.params, state, health)
             }
         };
         match pushed {
@@ -218,8 +275,9 @@ impl Shard {
         let Some(place) = self.places.remove(&binding) else { return false };
         let key = place.group as usize;
         let group = &mut self.groups[key];
+        group.paces.remove(&binding);
         if place.slot == PARKED {
-            group.parked.retain(|parked| parked.member.binding != binding);
+            group.parked.retain(|parked| parked.slot.binding != binding);
             group.changed = true;
         } else if let Some(moved) = group.swap_remove(&mut self.instances[group.instance], place.slot as usize) {
             self.places.insert(moved, place);
@@ -233,31 +291,53 @@ impl Shard {
         let Some(place) = self.places.get(&binding).filter(|place| place.slot == PARKED) else { return Ok(false) };
         let key = place.group as usize;
         let group = &mut self.groups[key];
-        let parked = group.parked.iter().position(|parked| parked.member.binding == binding);
-        let parked = parked.expect("a binding is where its place says");
-        let (_, slot) = group.release(&mut self.instances[group.instance], parked)?;
+        let (_, slot) = group.probe(&mut self.instances[group.instance], binding)?;
         self.places.insert(binding, Place::new(key, slot));
         Ok(true)
     }
 
-    /// Judges one tick, which lies at `position`, and appends what happened to `events`.
+    /// Evaluates one tick, which lies at `position`, and appends what happened to `events`.
     pub fn judge(&mut self, tick: &Tick, position: Position, events: &mut Vec<Event>) -> Result<(), JudgeError> {
+        self.judge_in_turns(tick, position, events, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same for a caller with other things to do: `between` is called between two steps of a long evaluation, with the
+    /// events so far, which it may take. If it breaks off, the states are those of no offset, and the shard must not be used
+    /// any more.
+    pub fn judge_in_turns(
+        &mut self,
+        tick: &Tick,
+        position: Position,
+        events: &mut Vec<Event>,
+        between: &mut impl FnMut(&mut Vec<Event>) -> ControlFlow<()>,
+    ) -> Result<(), JudgeError> {
         let Some(symbol) = self.symbols.get(&tick.symbol).copied() else { return Ok(()) };
+        let mut unfinished = VecDeque::new();
         // Groups may come to an end while they are walked, but none is made: from the last to the first.
         for at in (0..self.groups_of[symbol].len()).rev() {
             let Some(key) = self.groups_of[symbol].get(at).copied() else { continue };
-            let judged = self.judge_group(key, tick);
-            if self.bench.has_news() {
-                let mut bench = std::mem::take(&mut self.bench);
-                self.settle(key, tick, position, &mut bench, events);
-                self.bench = bench;
+            let Some(mut work) = self.begin(key, tick)? else { continue };
+            if self.step(key, tick, position, &mut work, events)? {
+                work.end(&mut self.scratch);
+            } else {
+                unfinished.push_back((key, work));
             }
-            judged?;
+        }
+        while let Some((key, mut work)) = unfinished.pop_front() {
+            if between(events).is_break() {
+                return Err(JudgeError::Interrupted);
+            }
+            // Its rule may have been found impure meanwhile.
+            if !self.groups.contains(key) || self.step(key, tick, position, &mut work, events)? {
+                work.end(&mut self.scratch);
+            } else {
+                unfinished.push_back((key, work));
+            }
         }
         Ok(())
     }
 
-    fn judge_group(&mut self, key: usize, tick: &Tick) -> Result<(), JudgeError> {
+    fn begin(&mut self, key: usize, tick: &Tick) -> Result<Option<Work>, JudgeError> {
         let group = &mut self.groups[key];
         let instance = &mut self.instances[group.instance];
         if !group.parked.is_empty() {
@@ -265,21 +345,60 @@ impl Shard {
                 self.places.insert(binding, Place::new(key, slot));
             }
         }
-        group.judge(instance, tick, self.waking, &mut self.audit, &mut self.bench)
+        let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
+        Ok(group.begin(instance, &mut round))
     }
 
-    /// Makes events of what judging a group came to, and takes those bindings away that have come to an end.
-    fn settle(&mut self, key: usize, tick: &Tick, position: Position, bench: &mut Bench, events: &mut Vec<Event>) {
+    /// One step of a group's work. True if that was the last one: then what came of it is settled.
+    fn step(
+        &mut self,
+        key: usize,
+        tick: &Tick,
+        position: Position,
+        work: &mut Work,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, JudgeError> {
+        let group = &mut self.groups[key];
+        let instance = &mut self.instances[group.instance];
+        self.in_call = Some(group.instance);
+        let started = self.watch.start(&instance.usage);
+        let fuel_before = self.scratch.fuel;
+        let evaluated = work.evaluated();
+        let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
+        let stepped = group.step(instance, &mut round, work);
+        instance.usage.count(work.evaluated() - evaluated, self.scratch.fuel - fuel_before, started);
+        self.in_call = None;
+        stepped?;
+        if work.is_done() && !work.outcomes.is_empty() {
+            self.settle(key, tick, position, work, events);
+        }
+        Ok(work.is_done())
+    }
+
+    /// Makes events of what evaluating a group came to, and takes those bindings away that have come to an end.
+    fn settle(&mut self, key: usize, tick: &Tick, position: Position, work: &mut Work, events: &mut Vec<Event>) {
         let group = &self.groups[key];
         let rule = self.instances[group.instance].rule().reference().clone();
+        let usage = &mut self.instances[group.instance].usage;
         let mut fired = Vec::new();
         let mut quarantined = Vec::new();
-        for (slot, outcome) in bench.outcomes.drain(..) {
-            let member = &group.members[slot];
-            let event = event(group, member, &rule, tick, position, outcome);
-            match event {
-                Event::Fired { last: true, .. } => fired.push(member.binding),
-                Event::Faulted { quarantined: true, .. } => quarantined.push(member.binding),
+        let mut impurity = None;
+        for (slot, outcome) in work.outcomes.drain(..) {
+            let slot = &group.slots[slot];
+            usage.count_outcome(&outcome);
+            let Some(event) = event(group, slot, &rule, tick, position, outcome) else {
+                *self.suppressed.entry(slot.binding).or_default() += 1;
+                continue;
+            };
+            match &event {
+                Event::Fired { last: true, .. } => fired.push(slot.binding),
+                Event::Faulted { quarantined: true, fault, .. } => {
+                    quarantined.push(slot.binding);
+                    if let Fault::Impure(differed) = fault {
+                        self.impure.entry(rule.digest).or_default().insert(slot.binding);
+                        impurity = Some(Impurity { differed: differed.clone() });
+                    }
+                }
                 _ => {}
             }
             events.push(event);
@@ -287,7 +406,7 @@ impl Shard {
         for binding in quarantined {
             let group = &mut self.groups[key];
             let place = self.places.insert(binding, Place { slot: PARKED, group: key as u32 });
-            let slot = place.expect("who was judged is armed").slot;
+            let slot = place.expect("what was evaluated is armed").slot;
             if let Some(moved) = group.park(&mut self.instances[group.instance], slot as usize) {
                 self.places.insert(moved, Place { slot, group: key as u32 });
             }
@@ -295,10 +414,18 @@ impl Shard {
         for binding in fired {
             self.disarm(binding);
         }
-        if let Some(impurity) = bench.impurity.take() {
+        if let Some(impurity) = impurity.filter(|_| self.is_impure(&rule.digest)) {
             self.disarm_rule(&rule.digest);
             events.push(Event::Impure { rule, impurity });
         }
+    }
+
+    /// Whether enough bindings of a rule version were found impure to speak against the version itself.
+    fn is_impure(&self, rule: &Digest) -> bool {
+        let found = self.impure.get(rule).map_or(0, BTreeSet::len);
+        let is_of_rule = |group: &&Group| self.instances[group.instance].rule().reference().digest == *rule;
+        let armed: usize = self.groups.iter().filter(is_of_rule).map(Group::len).sum();
+        found >= IMPURE_BINDINGS && found * IMPURE_SHARE >= armed
     }
 
     /// Disarms all bindings of a rule version.
@@ -323,29 +450,32 @@ impl Shard {
         let place = self.places.get(&binding)?;
         let group = &self.groups[place.group as usize];
         let slot = place.slot as usize;
+        let pace = group.paces.get(&binding).copied();
         if place.slot == PARKED {
-            let parked = group.parked.iter().find(|parked| parked.member.binding == binding)?;
-            return Some(SavedBinding { binding, health: parked.health, state: parked.state.clone() });
+            let parked = group.parked.iter().find(|parked| parked.slot.binding == binding)?;
+            let (health, state) = (parked.health, parked.state.clone());
+            return Some(SavedBinding { binding, health, pace, state });
         }
         let state = group.table.state(&self.instances[group.instance], slot).to_vec();
-        Some(SavedBinding { binding, health: group.health(slot), state })
+        Some(SavedBinding { binding, health: group.health(slot), pace, state })
     }
 
-    /// Snapshots of all groups that changed since the last call. A binding without state that never faulted has nothing
-    /// to remember; nor has a group of such.
+    /// Snapshots of all groups that changed since the last call. A binding without state that never faulted and did not fire
+    /// again and again has nothing to remember; nor has a group of such.
     pub fn take_changed(&mut self) -> Vec<GroupSnapshot> {
         let mut snapshots = Vec::new();
+        for instance in self.instances.iter_mut() {
+            instance.free_unused();
+        }
         for group in self.groups.iter_mut() {
             if !std::mem::take(&mut group.changed) {
                 continue;
             }
             let instance = &self.instances[group.instance];
-            if group.table.state_bytes == 0 && group.all_clean() && !std::mem::take(&mut group.recorded) {
+            if group.table.state_bytes == 0 && group.has_states_only() && !std::mem::take(&mut group.recorded) {
                 continue;
             }
-            let records =
-                group.records(instance).filter(|record| !record.state.is_empty() || !record.health.is_clean());
-            let records = records.map(|record| (record.member.binding, record.health, record.state));
+            let records = group.records(instance).filter_map(|record| group.remembered(&record));
             let digest = instance.rule().reference().digest;
             let snapshot = GroupSnapshot::pack(group.tenant.clone(), group.symbol.clone(), digest, records);
             group.recorded = !snapshot.bytes.is_empty();
@@ -356,10 +486,14 @@ impl Shard {
 
     /// Takes over all bindings of another shard, with their states.
     pub fn absorb(&mut self, other: &Shard) -> Result<(), ArmError> {
+        for (binding, count) in &other.suppressed {
+            *self.suppressed.entry(*binding).or_default() += count;
+        }
         for group in other.groups.iter() {
             let instance = &other.instances[group.instance];
             for record in group.records(instance) {
-                let Member { binding, alert, repeat } = *record.member;
+                let Slot { binding, alert, repeat } = *record.slot;
+                let pace = group.paces.get(&binding).copied();
                 self.arm(Arming {
                     binding,
                     alert,
@@ -368,7 +502,7 @@ impl Shard {
                     rule: instance.rule().clone(),
                     params: record.params.to_vec(),
                     lifecycle: Lifecycle { repeat },
-                    saved: Some(SavedBinding { binding, health: record.health, state: record.state.to_vec() }),
+                    saved: Some(SavedBinding { binding, health: record.health, pace, state: record.state.to_vec() }),
                 })?;
             }
         }
@@ -419,9 +553,18 @@ fn check_size(what: &'static str, got: usize, expected: usize) -> Result<(), Arm
     if got == expected { Ok(()) } else { Err(ArmError::Size { what, got, expected }) }
 }
 
-fn event(group: &Group, member: &Member, rule: &RuleRef, tick: &Tick, position: Position, outcome: Outcome) -> Event {
-    let Member { binding, alert, repeat } = *member;
-    match outcome {
+/// What is reported of an outcome; nothing of a firing that is not recorded.
+fn event(
+    group: &Group,
+    slot: &Slot,
+    rule: &RuleRef,
+    tick: &Tick,
+    position: Position,
+    outcome: Outcome,
+) -> Option<Event> {
+    let Slot { binding, alert, repeat } = *slot;
+    let event = match outcome {
+        Outcome::Suppressed => return None,
         Outcome::Fired(evidence) => Event::Fired {
             firing: Firing {
                 id: FiringId::derive(binding, position),
@@ -448,5 +591,6 @@ fn event(group: &Group, member: &Member, rule: &RuleRef, tick: &Tick, position: 
             Event::Faulted { alert, binding, fault, quarantined, bundle: Box::new(bundle) }
         }
         Outcome::Recovered => Event::Recovered { alert, binding, position },
-    }
+    };
+    Some(event)
 }

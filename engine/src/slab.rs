@@ -31,6 +31,10 @@ impl<T> Slab<T> {
         self.values[key].take().expect("a key is used until its value is removed")
     }
 
+    pub(crate) fn contains(&self, key: usize) -> bool {
+        self.values.get(key).is_some_and(Option::is_some)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.values.iter().flatten()
     }

@@ -22,8 +22,8 @@ use serde_json::{Map, Value, json};
 use crate::domain::{
     AlertId, BindingId, Conditions, Lifecycle, MAX_TIME_MS, Params, Position, Repeat, Symbol, Tenant, Tick,
 };
+use crate::evaluate::Waking;
 use crate::fault::Fault;
-use crate::judging::Waking;
 use crate::manifest::Manifest;
 use crate::migration::{Migration, MigrationError};
 use crate::params::ParamsSpec;

@@ -72,7 +72,7 @@ fn the_c_example_is_a_rule() {
 
 #[test]
 fn the_quoted_limits_are_those_of_the_code() {
-    let rows: [(&str, u64); 17] = [
+    let rows: [(&str, u64); 18] = [
         ("module", limits::MAX_MODULE_BYTES as u64),
         ("types", limits::MAX_TYPES as u64),
         ("parameters, and results, of a type", limits::MAX_TYPE_VALUES as u64),
@@ -89,7 +89,8 @@ fn the_quoted_limits_are_those_of_the_code() {
         ("table elements", limits::MAX_TABLE_ELEMENTS),
         ("pages of memory asked for", limits::MAX_GUEST_PAGES),
         ("custom sections beside the manifest", limits::MAX_CUSTOM_BYTES as u64),
-        ("bindings judged by one call of the host", limits::MAX_BINDINGS_PER_CALL.into()),
+        ("stack of functions that call one another", limits::MAX_CHAIN_BYTES),
+        ("bindings evaluated by one call of the host", limits::MAX_BINDINGS_PER_CALL.into()),
     ];
     for (of, most) in rows {
         let (row, row_in_bytes) = (format!("| {of} | {most} |"), format!("| {of} | {most} bytes |"));
@@ -125,6 +126,10 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         format!("up to {} ticks", limits::PROBE_AFTER_TICKS << limits::MAX_PROBE_DOUBLINGS),
         format!("at most {} different versions", limits::MAX_MIGRATES),
         format!("The stack is {} bytes", limits::WASM_STACK_BYTES),
+        format!("At most {} bindings of a symbol are tried on one tick", limits::MAX_PROBES_PER_TICK),
+        format!("has happened to {} bindings or more", limits::IMPURE_BINDINGS),
+        format!("may fire {} times in a row", limits::FIRINGS_AT_ONCE),
+        format!("once for each {} ms of event time", limits::FIRING_INTERVAL_MS),
         format!("an object, at most {} bytes", limits::MAX_MANIFEST_BYTES),
         format!("a multiple of 8, at most {};", abi::MAX_STATE_BYTES),
         format!("a multiple of 8, at most {}.", abi::MAX_PARAMS_BYTES),

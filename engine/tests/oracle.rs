@@ -369,10 +369,10 @@ fn fault_of(rule: &Rule) -> Option<Fault> {
     })
 }
 
-/// The loop costs 7 a turn, the function its 5 locals and 3 operators, and each of the fillers 1.
+/// The loop costs 7 a turn, the function its 5 locals, its result and 3 operators, and each of the fillers 1.
 #[test]
 fn fuel_runs_out_at_the_very_operator_that_the_price_table_says() {
-    const OUTSIDE: u64 = 5 + 3;
+    const OUTSIDE: u64 = 5 + 1 + 3;
     const TURN: u64 = 7;
     let with = |turns: u64, fill: u64| {
         let fill = "(drop (i32.const 0))".repeat(fill as usize);
@@ -404,9 +404,9 @@ fn a_long_copy_costs_its_length() {
         let one = "(memory.fill (i32.const 0) (i32.const 7) (i32.const 65536))";
         rule("", &format!("{EVALUATE} {} (i32.const 0))", one.repeat(count as usize)))
     };
-    // By length, for the operator, and for its operands; the rest are 4 locals and the answer.
-    let price = 65_536 / 16 + 32 + 3;
-    let fitting = ((FUEL_PER_EVALUATION - 5) / price) as u32;
+    // By length, for the operator, and for its operands; the rest are 4 locals, a result and the answer.
+    let price = 65_536 / 16 + 64 + 3;
+    let fitting = ((FUEL_PER_EVALUATION - 6) / price) as u32;
     assert_eq!(fault_of(&fills(fitting)), None);
     assert_eq!(fault_of(&fills(fitting + 1)), Some(Fault::OutOfFuel));
 }

@@ -188,6 +188,14 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_MAX_BINDINGS_PER_RULE", default_value_t = 1_000_000, value_name = "N")]
     pub max_bindings_per_rule: u32,
 
+    /// The most memory for params and states of the live bindings of one tenant, in MiB
+    #[arg(long, env = "TOCSIN_MAX_STATE_MIB_PER_TENANT", default_value_t = 1024, value_name = "N")]
+    pub max_state_mib_per_tenant: u32,
+
+    /// The most memory for params and states of the live bindings of one rule version, in MiB
+    #[arg(long, env = "TOCSIN_MAX_STATE_MIB_PER_RULE", default_value_t = 256, value_name = "N")]
+    pub max_state_mib_per_rule: u32,
+
     /// Log level, or a list of target=level
     #[arg(long, env = "TOCSIN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -323,6 +331,8 @@ impl ServeArgs {
             caps: BindingCaps {
                 per_tenant: self.max_bindings_per_tenant.into(),
                 per_rule: self.max_bindings_per_rule.into(),
+                bytes_per_tenant: u64::from(self.max_state_mib_per_tenant) << 20,
+                bytes_per_rule: u64::from(self.max_state_mib_per_rule) << 20,
             },
             evaluator: EvaluatorConfig {
                 group: evaluator::GROUP.into(),

@@ -36,7 +36,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tocsin_engine::domain::{BindingId, Digest, Position, Symbol};
+use tocsin_engine::domain::{BindingId, Digest, Position, RuleRef, Symbol};
 use tocsin_engine::{Arming, JudgeError, Judging};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -113,6 +113,18 @@ pub enum EvaluatorError {
     /// A thread could not be started.
     #[error("a worker thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// The engine panicked. The rule version that was being evaluated is out of service.
+    #[error(
+        "the engine panicked while it evaluated the rule {} {}: {text}. The rule version is out of service, and a new start \
+         goes on without it; please report this with the module",
+        .rule.name, .rule.version
+    )]
+    Panicked {
+        /// The rule version.
+        rule: Box<RuleRef>,
+        /// The panic's message.
+        text: String,
+    },
     /// A worker, the feeder or a committer ended though nobody stopped it.
     #[error("a part of the evaluator ended early: {0}")]
     Ended(String),

@@ -33,11 +33,13 @@ enum Target {
     Manifest,
     /// Generated modules that pass inspection are re-encoded and compiled
     Injection,
-    /// Generated rules are judged beside honest ones
+    /// Generated rules are evaluated beside honest ones
     Evaluation,
+    /// Modules that attack the layout of memory, against a twin whose every store is guarded
+    Layout,
 }
 
-const ALL: [Target; 4] = [Target::Validator, Target::Manifest, Target::Injection, Target::Evaluation];
+const ALL: [Target; 5] = [Target::Validator, Target::Manifest, Target::Injection, Target::Evaluation, Target::Layout];
 
 /// What `cargo xtask fuzz` takes.
 #[derive(clap::Args)]
@@ -57,6 +59,7 @@ impl Target {
             Self::Manifest => "manifest",
             Self::Injection => "injection",
             Self::Evaluation => "evaluation",
+            Self::Layout => "layout",
         }
     }
 
@@ -65,7 +68,7 @@ impl Target {
         match self {
             Self::Validator => &["engine/src/builtin/above.wasm", "engine/src/builtin/below.wasm"],
             Self::Manifest => &["example-rules/other-languages/volume-above.json"],
-            Self::Injection | Self::Evaluation => &[],
+            Self::Injection | Self::Evaluation | Self::Layout => &[],
         }
     }
 

@@ -11,7 +11,7 @@ use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Firing, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
 };
 use tocsin_engine::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, THREAD_STACK_BYTES};
-use tocsin_engine::{Arming, Engine, Event, Judging, Rule, Shard, builtin};
+use tocsin_engine::{Arming, Engine, Event, Fault, Judging, Rule, Shard, builtin};
 use tocsin_testdata::hostile;
 
 /// Honest alerts.
@@ -47,11 +47,16 @@ pub(crate) struct Report {
     rss_after_kib: u64,
 }
 
-/// Runs on a thread with the stack that rules may use up.
+/// Runs hostile rules among honest alerts.
 pub(crate) fn run(count: usize) -> Report {
+    on_a_rules_stack(move || run_here(count))
+}
+
+/// Runs on a thread with the stack that rules may use up.
+pub(crate) fn on_a_rules_stack<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
-    thread.spawn(move || send.send(run_here(count))).expect("a thread can be started");
+    thread.spawn(move || send.send(run())).expect("a thread can be started");
     receive.recv().expect("the honest fire as they would alone, and nothing panics")
 }
 
@@ -157,15 +162,15 @@ fn judge(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firing>,
             Event::Faulted { binding, fault, .. } => {
                 assert!(!(1..=HONEST).contains(&binding.0), "an honest alert faulted: {fault}");
                 report.hostile_faults += 1;
+                report.impure += usize::from(matches!(fault, Fault::Impure(_)));
             }
-            Event::Impure { .. } => report.impure += 1,
             _ => {}
         }
     }
 }
 
 /// Time that this thread has computed for: what others do on the machine is not a rule's doing.
-fn thread_cpu_time() -> Duration {
+pub(crate) fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
@@ -193,7 +198,7 @@ fn arm_honest(shard: &mut Shard, rules: &[Rule; 2], trades: &[tocsin_testdata::T
     }
 }
 
-fn arming(id: i64, symbol: Symbol, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
+pub(crate) fn arming(id: i64, symbol: Symbol, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
     Arming {
         binding: BindingId(id),
         alert: AlertId(id),
@@ -206,7 +211,7 @@ fn arming(id: i64, symbol: Symbol, rule: &Rule, params: Vec<u8>, repeat: Repeat)
     }
 }
 
-fn symbol(name: &str) -> Symbol {
+pub(crate) fn symbol(name: &str) -> Symbol {
     Symbol::parse(name).expect("recordings have good symbols")
 }
 
@@ -253,7 +258,7 @@ impl fmt::Display for Report {
             "{} hostile rules among {HONEST} honest alerts: the honest fired {} times, as they do alone",
             self.rules, self.honest_firings
         )?;
-        writeln!(f, "{} faults, {} rules found impure, 0 panics, 0 aborts", self.hostile_faults, self.impure)?;
+        writeln!(f, "{} faults, {} of them lies, 0 panics, 0 aborts", self.hostile_faults, self.impure)?;
         let [p50, p999, most] = [0.5, 0.999, 1.0].map(|part| self.quantile(part).as_secs_f64() * 1e6);
         writeln!(
             f,

@@ -1,5 +1,6 @@
 //! What the fuzz targets share: how modules are made, and what must hold for all of them.
 
+pub mod attack;
 pub mod document;
 pub mod plan;
 pub mod rate;

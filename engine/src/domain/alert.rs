@@ -71,6 +71,8 @@ pub struct Binding {
     pub status: BindingStatus,
     /// The first tick that counts: those published before the alert was created do not.
     pub counts_from: Option<Position>,
+    /// Firings that were not recorded, since it fired more often than a binding may.
+    pub suppressed: u64,
 }
 
 /// A user's standing request: symbols, a rule version, params and a lifecycle.

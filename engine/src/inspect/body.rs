@@ -1,23 +1,25 @@
 //! One pass over a function's body: limits on what makes compilers slow, and the price of the code.
 
-use wasmparser::{FunctionBody, Operator};
+use wasmparser::{BlockType, FunctionBody, Operator};
 
+use super::accesses::access;
+use super::sections::Signatures;
 use crate::cost::{FunctionCost, is_dynamic, price};
 use crate::limits::{MAX_BLOCKS, MAX_BODY_BYTES, MAX_BR_TABLE_TARGETS, MAX_LOCALS, MAX_NESTING};
 use crate::violation::{Code, Violations};
 
-/// Scans the body of function `index`, which has `params` parameters.
+/// Scans the body of function `index`.
 pub(super) fn scan(
     index: usize,
     body: &FunctionBody<'_>,
-    params: usize,
+    signatures: &Signatures,
     violations: &mut Violations,
 ) -> wasmparser::Result<FunctionCost> {
     // Of each kind once, but of every kind: the author shall not meet them one by one.
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut check = |count: u64, limit: u64, of: &'static str| {
-        if count > limit && !told.contains(&of) {
-            told.push(of);
+        if count > limit && !reported.contains(&of) {
+            reported.push(of);
             violations.add(Code::Limit, format!("function {index}: {count} {of}, more than the {limit} allowed"));
         }
     };
@@ -26,14 +28,16 @@ pub(super) fn scan(
     if bytes > MAX_BODY_BYTES {
         return Ok(FunctionCost::default());
     }
-    let mut locals = params as u64;
+    let (params, results) = signatures.arity_of_function(index as u32);
+    let mut locals = params;
     for group in body.get_locals_reader()? {
         locals += u64::from(group?.0);
     }
     check(locals, MAX_LOCALS.into(), "locals");
-    // Entering a function costs its locals: they are zeroed, and their frame is what a recursion fills the stack with.
-    let cost = FunctionCost { regions: vec![locals], ..FunctionCost::default() };
-    let mut scan = Scan { cost, open: vec![0], blocks: 0 };
+    // Entering a function costs its locals, which are zeroed, and its results, which are handed back in memory.
+    let values = locals + results;
+    let cost = FunctionCost { regions: vec![values], values, ..FunctionCost::default() };
+    let mut scan = Scan { cost, open: vec![0], blocks: 0, signatures };
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let operator = operators.read()?;
@@ -47,18 +51,24 @@ pub(super) fn scan(
     Ok(scan.cost)
 }
 
-struct Scan {
+struct Scan<'a> {
     cost: FunctionCost,
     /// For each open block, the region that its operators belong to; the function's own body first.
     open: Vec<usize>,
     blocks: u64,
+    signatures: &'a Signatures,
 }
 
-impl Scan {
+impl Scan<'_> {
     fn operator(&mut self, operator: &Operator<'_>) {
         let region = self.open.last().copied().unwrap_or(0);
-        self.cost.regions[region] += price(operator);
+        self.cost.values += self.values(operator);
         self.cost.unbounded |= is_dynamic(operator);
+        if access(operator).is_some() {
+            self.cost.accesses.push(region);
+            return;
+        }
+        self.cost.regions[region] += price(operator);
         match operator {
             Operator::Loop { .. } => {
                 self.cost.unbounded = true;
@@ -74,7 +84,24 @@ impl Scan {
                 self.open.pop();
             }
             Operator::Call { function_index } => self.cost.calls.push(*function_index),
+            Operator::CallIndirect { .. } => self.cost.calls_table = true,
             _ => {}
         }
+    }
+
+    /// The most values that an operator makes the compiler keep: what it leaves, and what a call takes and returns.
+    fn values(&self, operator: &Operator<'_>) -> u64 {
+        let (taken, left) = match operator {
+            Operator::Call { function_index } => self.signatures.arity_of_function(*function_index),
+            Operator::CallIndirect { type_index, .. } => self.signatures.arity_of_type(*type_index),
+            Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => match blockty {
+                BlockType::Empty => (0, 0),
+                BlockType::Type(_) => (0, 1),
+                BlockType::FuncType(ty) => self.signatures.arity_of_type(*ty),
+            },
+            Operator::End | Operator::Else | Operator::Nop | Operator::Drop => (0, 0),
+            _ => (0, 1),
+        };
+        taken + left
     }
 }

@@ -22,10 +22,13 @@ pub(super) struct Parsed<'a> {
     pub(super) manifest: Option<&'a [u8]>,
     pub(super) guest_pages: Option<u64>,
     pub(super) functions: Vec<FunctionCost>,
-    /// The parameter and result types of each type, None where it is not a function type.
-    types: Vec<Option<FuncType>>,
-    /// The type of each function.
-    function_types: Vec<u32>,
+    /// Functions that the table holds.
+    pub(super) in_table: Vec<u32>,
+    /// Globals that code can change, by index.
+    pub(super) mutable_globals: Vec<u32>,
+    /// What data segments write: offsets and bytes.
+    pub(super) data: Vec<(usize, Vec<u8>)>,
+    signatures: Signatures,
     /// None as long as no export section was read.
     exports: Option<Vec<(&'a str, ExternalKind, u32)>>,
     /// There are too many exports to read: what is missing among them cannot be told.
@@ -35,6 +38,36 @@ pub(super) struct Parsed<'a> {
     custom_bytes: usize,
     /// Every section was walked, or skipped because it breaks a limit.
     pub(super) complete: bool,
+}
+
+/// The types of a module's functions.
+#[derive(Default)]
+pub(super) struct Signatures {
+    /// The parameter and result types of each type, None where it is not a function type.
+    types: Vec<Option<FuncType>>,
+    /// The type of each function.
+    of_functions: Vec<u32>,
+}
+
+impl Signatures {
+    fn of_function(&self, function: u32) -> Option<&FuncType> {
+        let ty = *self.of_functions.get(function as usize)?;
+        self.types.get(ty as usize)?.as_ref()
+    }
+
+    /// How many values a function takes and returns; none where that is unknown, which a violation says then.
+    pub(super) fn arity_of_function(&self, function: u32) -> (u64, u64) {
+        self.of_function(function).map_or((0, 0), arity)
+    }
+
+    /// The same for a type.
+    pub(super) fn arity_of_type(&self, ty: u32) -> (u64, u64) {
+        self.types.get(ty as usize).and_then(Option::as_ref).map_or((0, 0), arity)
+    }
+}
+
+fn arity(ty: &FuncType) -> (u64, u64) {
+    (ty.params().len() as u64, ty.results().len() as u64)
 }
 
 /// The functions that the host calls.
@@ -83,13 +116,19 @@ impl<'a> Parsed<'a> {
             Payload::ImportSection(section) => imports(section, violations)?,
             Payload::FunctionSection(section) => {
                 if within(section.count().into(), MAX_FUNCTIONS as u64, "functions", violations) {
-                    self.function_types = section.into_iter().collect::<Result<_, _>>()?;
+                    self.signatures.of_functions = section.into_iter().collect::<Result<_, _>>()?;
                 }
             }
             Payload::TableSection(section) => self.tables(section, violations)?,
             Payload::MemorySection(section) => self.memories(section, violations)?,
             Payload::GlobalSection(section) => {
-                within(section.count().into(), MAX_GLOBALS as u64, "globals", violations);
+                if within(section.count().into(), MAX_GLOBALS as u64, "globals", violations) {
+                    for (index, global) in section.into_iter().enumerate() {
+                        if global?.ty.mutable {
+                            self.mutable_globals.push(index as u32);
+                        }
+                    }
+                }
             }
             Payload::ExportSection(section) => {
                 if within(section.count().into(), MAX_EXPORTS as u64, "exports", violations) {
@@ -122,8 +161,7 @@ impl<'a> Parsed<'a> {
             }
             Payload::CodeSectionEntry(function) => {
                 let index = self.functions.len();
-                let params = self.signature(index as u32).map_or(0, |ty| ty.params().len());
-                self.functions.push(body::scan(index, &function, params, violations)?);
+                self.functions.push(body::scan(index, &function, &self.signatures, violations)?);
             }
             Payload::CustomSection(section) => self.custom(&section, violations),
             _ => {}
@@ -140,7 +178,7 @@ impl<'a> Parsed<'a> {
             within(function.params().len() as u64, MAX_TYPE_VALUES as u64, "parameters of one type", violations);
             within(function.results().len() as u64, MAX_TYPE_VALUES as u64, "results of one type", violations);
         }
-        self.types.push(function);
+        self.signatures.types.push(function);
     }
 
     fn tables(
@@ -179,12 +217,14 @@ impl<'a> Parsed<'a> {
     }
 
     /// Data must lie inside the memory that the module asked for: behind it are the host's tables.
-    fn data_segment(&self, datum: &wasmparser::Data<'a>, violations: &mut Violations) -> wasmparser::Result<()> {
+    fn data_segment(&mut self, datum: &wasmparser::Data<'a>, violations: &mut Violations) -> wasmparser::Result<()> {
         let DataKind::Active { offset_expr, .. } = &datum.kind else {
             violations.add(Code::Feature, "a passive data segment: only active ones are allowed");
             return Ok(());
         };
-        let end = constant(offset_expr)?.map(|offset| offset + datum.data.len() as u64);
+        let offset = constant(offset_expr)?;
+        let end = offset.map(|offset| offset + datum.data.len() as u64);
+        self.data.extend(offset.map(|offset| (offset as usize, datum.data.to_vec())));
         let memory_bytes = self.guest_pages.map(|pages| pages * PAGE_BYTES);
         check_segment("data", "byte", end, memory_bytes, "bytes of memory", violations);
         Ok(())
@@ -192,7 +232,7 @@ impl<'a> Parsed<'a> {
 
     /// Elements must lie inside the table, so that no instance can fail at its start.
     fn element_segment(
-        &self,
+        &mut self,
         element: &wasmparser::Element<'a>,
         violations: &mut Violations,
     ) -> wasmparser::Result<()> {
@@ -206,6 +246,17 @@ impl<'a> Parsed<'a> {
         };
         let end = constant(offset_expr)?.map(|offset| offset + u64::from(count));
         check_segment("element", "element", end, self.table_elements, "elements of the table", violations);
+        match &element.items {
+            // As many as the table has at most: of more a violation was reported.
+            ElementItems::Functions(items) => {
+                for function in items.clone().into_iter().take(MAX_TABLE_ELEMENTS as usize) {
+                    self.in_table.push(function?);
+                }
+            }
+            ElementItems::Expressions(..) => {
+                violations.add(Code::Feature, "an element segment of expressions: only lists of functions are allowed");
+            }
+        }
         Ok(())
     }
 
@@ -223,11 +274,6 @@ impl<'a> Parsed<'a> {
                 format!("more than {MAX_CUSTOM_BYTES} bytes of custom sections beside the manifest; strip the module");
             violations.add(Code::Limit, text);
         }
-    }
-
-    fn signature(&self, function: u32) -> Option<&FuncType> {
-        let ty = *self.function_types.get(function as usize)?;
-        self.types.get(ty as usize)?.as_ref()
     }
 
     /// Checks exports: `evaluate` and `memory` are there with the right types, and no other function is but `migrate`.
@@ -274,11 +320,12 @@ impl<'a> Parsed<'a> {
 
     /// Where the types were skipped for their number, that of a function is unknown, and not wrong.
     fn check_function(&self, name: &str, index: u32, meaning: &str, violations: &mut Violations) -> Option<u32> {
-        if self.types.is_empty() || self.function_types.is_empty() {
+        if self.signatures.types.is_empty() || self.signatures.of_functions.is_empty() {
             return None;
         }
         let expected = self
-            .signature(index)
+            .signatures
+            .of_function(index)
             .filter(|ty| ty.params() == [ValType::I32; 4].as_slice() && ty.results() == [ValType::I32].as_slice());
         if expected.is_none() {
             violations.add(

@@ -19,7 +19,8 @@ use crate::store::{BindingCaps, Store};
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;
 
 /// So few that a test reaches them.
-pub(super) const CAPS: BindingCaps = BindingCaps { per_tenant: 1_000, per_rule: 600 };
+pub(super) const CAPS: BindingCaps =
+    BindingCaps { per_tenant: 1_000, per_rule: 600, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
 
 /// An API and what lies behind it.
 pub(super) struct Backends {

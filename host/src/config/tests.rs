@@ -85,7 +85,10 @@ fn judging_is_indexed_and_audited_unless_told_otherwise() {
     assert_eq!(judging(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
     assert_eq!(judging(&["--audit-every", "1"]).audit_every_calls, 1);
     let caps = settle(&["--max-bindings-per-rule", "7"]).unwrap().caps;
-    assert_eq!(caps, BindingCaps { per_tenant: 2_000_000, per_rule: 7 });
+    assert_eq!(
+        caps,
+        BindingCaps { per_tenant: 2_000_000, per_rule: 7, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 }
+    );
     for bad in [&["--waking", "naive"][..], &["--audit-every", "-1"], &["--max-bindings-per-tenant", "many"]] {
         assert!(Typed::try_parse_from(["tocsin"].iter().chain(bad)).is_err(), "{bad:?}");
     }

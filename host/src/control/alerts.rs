@@ -183,13 +183,26 @@ pub(super) fn params_violations(errors: Vec<ParamError>) -> Vec<FieldViolation> 
 /// `needs` says what would exceed the cap.
 pub(super) fn cap_reached(reached: CapReached, tenant: &Tenant, rule: &RuleRef, needs: &str) -> ControlError {
     let CapReached { capped, live, cap } = reached;
-    let (of, setting) = match capped {
-        Capped::Tenant => (format!("the tenant {tenant}"), "--max-bindings-per-tenant"),
-        Capped::Rule => (format!("the rule {} {}", rule.name, rule.version), "--max-bindings-per-rule"),
+    let of = match capped {
+        Capped::Tenant | Capped::TenantBytes => format!("the tenant {tenant}"),
+        Capped::Rule | Capped::RuleBytes => format!("the rule {} {}", rule.name, rule.version),
+    };
+    let has = match capped {
+        Capped::Tenant | Capped::Rule => {
+            format!("has {live} live bindings (one for each alert and symbol) of at most {cap}")
+        }
+        Capped::TenantBytes | Capped::RuleBytes => {
+            format!("has live bindings whose params and states take {live} bytes of at most {cap}")
+        }
+    };
+    let setting = match capped {
+        Capped::Tenant => "--max-bindings-per-tenant",
+        Capped::Rule => "--max-bindings-per-rule",
+        Capped::TenantBytes => "--max-state-mib-per-tenant",
+        Capped::RuleBytes => "--max-state-mib-per-rule",
     };
     ControlError::CapReached(format!(
-        "{of} has {live} live bindings (one for each alert and symbol) of at most {cap}, and {needs}: \
-         delete alerts that are not needed, or have the operator raise {setting}"
+        "{of} {has}, and {needs}: delete alerts that are not needed, or have the operator raise {setting}"
     ))
 }
 

@@ -306,7 +306,8 @@ impl Migrations {
 
     fn state(&mut self, held: HeldBinding) -> Result<SavedBinding, ControlError> {
         let HeldBinding { id, alert, symbol, from, packed_params, saved } = held;
-        let health = saved.as_ref().map(|saved| saved.health).unwrap_or_default();
+        let health = saved.as_ref().map(|saved| saved.health.for_another_version()).unwrap_or_default();
+        let pace = saved.as_ref().and_then(|saved| saved.pace);
         let state = match self.paths.get(&from) {
             Some(Path::Reset) => vec![0; self.rule.manifest().state_bytes],
             Some(Path::Migration(old)) => {
@@ -325,7 +326,7 @@ impl Migrations {
                 return Err(ControlError::Internal(format!("alert {} is on a version that was not planned", alert.0)));
             }
         };
-        Ok(SavedBinding { binding: id, health, state })
+        Ok(SavedBinding { binding: id, health, pace, state })
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tocsin_engine::domain::Symbol;
+use tocsin_engine::domain::{AlertId, Symbol};
+use tocsin_engine::{RuleUsage, Usage};
 use tracing::error;
 
 /// Counters since the start.
@@ -23,6 +24,41 @@ pub struct EvaluatorStats {
     workers: Mutex<Vec<Arc<AtomicI64>>>,
     partitions: Mutex<BTreeMap<u32, PartitionState>>,
     strays: Mutex<BTreeMap<Symbol, Strays>>,
+    /// By worker.
+    usage: Mutex<Vec<WorkerUsage>>,
+    alerts: Mutex<BTreeMap<AlertId, AlertActivity>>,
+}
+
+/// Alerts whose activity is counted. Where there are more, the least active are forgotten.
+const MAX_COUNTED_ALERTS: usize = 4096;
+
+/// The share of the time of evaluation from which on a rule is named as what makes it late, in hundredths.
+const BUSY_SHARE: u128 = 30;
+
+/// What the rules of one worker have cost.
+#[derive(Debug, Default)]
+struct WorkerUsage {
+    /// Since the start.
+    total: Vec<RuleUsage>,
+    /// At the last report before.
+    before: Vec<RuleUsage>,
+}
+
+/// What an alert did since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AlertActivity {
+    /// Firings that were recorded.
+    pub firings: u64,
+    /// Firings that were not, because a binding fired too often.
+    pub suppressed: u64,
+    /// Faults.
+    pub faults: u64,
+}
+
+impl AlertActivity {
+    fn sum(self) -> u64 {
+        self.firings + self.suppressed + self.faults
+    }
 }
 
 /// Symbols whose strays are told: more than a broken partitioner needs to be found.
@@ -135,6 +171,64 @@ impl EvaluatorStats {
         self.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// For one more worker to report the usage of its rules; the number to report it by.
+    pub(super) fn add_worker(&self) -> usize {
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.push(WorkerUsage::default());
+        usage.len() - 1
+    }
+
+    /// Takes what a worker's rules have cost since it began.
+    pub(super) fn report_usage(&self, worker: usize, total: Vec<RuleUsage>) {
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut usage[worker].total, total);
+        usage[worker].before = before;
+    }
+
+    /// What rule versions have cost since the start, the dearest first.
+    pub fn rule_usage(&self) -> Vec<RuleUsage> {
+        let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = sums(usage.iter().flat_map(|worker| &worker.total));
+        sums.sort_by_key(|sum| std::cmp::Reverse(sum.usage.time));
+        sums
+    }
+
+    /// The rule version that took most of the time lately, with its share in hundredths; None if none stands out.
+    pub fn busiest_rule(&self) -> Option<(RuleUsage, u32)> {
+        let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sums(usage.iter().flat_map(|worker| &worker.before));
+        let mut lately = sums(usage.iter().flat_map(|worker| &worker.total));
+        for rule in &mut lately {
+            let earlier = before.iter().find(|other| is_same(rule, other)).map_or(Usage::default(), |rule| rule.usage);
+            rule.usage.time = rule.usage.time.saturating_sub(earlier.time);
+        }
+        let all: u128 = lately.iter().map(|rule| rule.usage.time.as_nanos()).sum();
+        let busiest = lately.into_iter().max_by_key(|rule| rule.usage.time)?;
+        let share = (busiest.usage.time.as_nanos() * 100).checked_div(all)?;
+        (share >= BUSY_SHARE).then_some((busiest, share as u32))
+    }
+
+    /// Counts what an alert did.
+    pub(super) fn count_alert(&self, alert: AlertId, count: impl FnOnce(&mut AlertActivity)) {
+        let mut alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        if alerts.len() >= MAX_COUNTED_ALERTS && !alerts.contains_key(&alert) {
+            let mut sums: Vec<u64> = alerts.values().map(|activity| activity.sum()).collect();
+            let middle = sums.len() / 2;
+            let median = *sums.select_nth_unstable(middle).1;
+            alerts.retain(|_, activity| activity.sum() > median);
+        }
+        count(alerts.entry(alert).or_default());
+    }
+
+    /// The most active alerts since the start, at most `most`, the most active first.
+    pub fn active_alerts(&self, most: usize) -> Vec<(AlertId, AlertActivity)> {
+        let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active: Vec<_> = alerts.iter().map(|(alert, activity)| (*alert, *activity)).collect();
+        active.sort_by_key(|(_, activity)| std::cmp::Reverse(activity.sum()));
+        active.truncate(most);
+        active
+    }
+
     fn update(&self, partition: u32, update: impl FnOnce(&mut PartitionState)) {
         let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
         // One that was given up meanwhile is told of no more.
@@ -157,9 +251,61 @@ impl EvaluatorStats {
     }
 }
 
+/// One entry for each rule version and tenant.
+fn sums<'a>(usage: impl Iterator<Item = &'a RuleUsage>) -> Vec<RuleUsage> {
+    let mut sums: Vec<RuleUsage> = Vec::new();
+    for rule in usage {
+        match sums.iter_mut().find(|sum| is_same(sum, rule)) {
+            Some(sum) => sum.usage += rule.usage,
+            None => sums.push(rule.clone()),
+        }
+    }
+    sums
+}
+
+fn is_same(one: &RuleUsage, other: &RuleUsage) -> bool {
+    one.rule.digest == other.rule.digest && one.tenant == other.tenant
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rule_that_takes_the_time_is_named_and_the_most_active_alerts_are_kept() {
+        let used = |name: &str, ms: u64| RuleUsage {
+            rule: tocsin_engine::domain::RuleRef {
+                name: tocsin_engine::domain::RuleName::parse(name).unwrap(),
+                version: tocsin_engine::domain::Version::parse("1.0.0").unwrap(),
+                digest: tocsin_engine::domain::Digest::of(name.as_bytes()),
+            },
+            tenant: tocsin_engine::domain::Tenant::standard(),
+            usage: Usage { time: std::time::Duration::from_millis(ms), ..Usage::default() },
+        };
+        let stats = EvaluatorStats::default();
+        let workers = [stats.add_worker(), stats.add_worker()];
+        assert!(stats.busiest_rule().is_none());
+        stats.report_usage(workers[0], vec![used("a", 900), used("b", 10)]);
+        stats.report_usage(workers[1], vec![used("b", 20)]);
+        let busiest =
+            |stats: &EvaluatorStats| stats.busiest_rule().map(|(rule, share)| (rule.rule.name.to_string(), share));
+        assert_eq!(busiest(&stats), Some(("a".into(), 96)));
+        // Lately it was the other one.
+        stats.report_usage(workers[0], vec![used("a", 910), used("b", 10)]);
+        stats.report_usage(workers[1], vec![used("b", 110)]);
+        assert_eq!(busiest(&stats), Some(("b".into(), 90)));
+        assert_eq!(stats.rule_usage()[0].usage.time.as_millis(), 910);
+
+        for alert in 0..2 * MAX_COUNTED_ALERTS as i64 {
+            for _ in 0..=(alert % 7) {
+                stats.count_alert(AlertId(alert), |activity| activity.faults += 1);
+            }
+        }
+        stats.count_alert(AlertId(5), |activity| activity.suppressed += 1_000_000);
+        let active = stats.active_alerts(3);
+        assert_eq!((active.len(), active[0].0), (3, AlertId(5)));
+        assert!(stats.active_alerts(usize::MAX).len() <= MAX_COUNTED_ALERTS);
+    }
 
     #[test]
     fn the_oldest_tick_that_waits_for_any_worker_counts() {

@@ -96,7 +96,7 @@ impl Rig {
         let home = Home::make(member).await;
         let store = home.open().await;
         let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
-        let caps = BindingCaps { per_tenant: 100, per_rule: 100 };
+        let caps = BindingCaps { per_tenant: 100, per_rule: 100, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
         let control = Control::new(store.clone(), bus.clone(), library.clone(), clock.clone(), caps);
         for module in modules {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();

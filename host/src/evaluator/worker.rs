@@ -6,13 +6,15 @@ mod arming;
 mod lanes;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tocsin_engine::domain::{Digest, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
-use tocsin_engine::{Event, Judging, Shard};
+use tocsin_engine::{Event, JudgeError, Judging, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,8 +29,8 @@ use crate::store::{Commit, NewFault};
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
 
-/// How long ticks are judged before firings are handed over, changes are applied and the stop is heard. One tick may take
-/// longer, where very many costly bindings watch its symbol.
+/// How long ticks are evaluated before firings are handed over and changes are applied. One tick may take longer, where very
+/// many costly bindings watch its symbol: then what has fired so far is handed over meanwhile, and a stop is obeyed.
 const JUDGING_TIME: Duration = Duration::from_millis(20);
 
 /// Events after which a commit is handed over though its batch is not done.
@@ -61,9 +63,13 @@ pub(super) struct Worker {
     messages: mpsc::Receiver<Message>,
     stats: Arc<EvaluatorStats>,
     progress: Progress,
+    /// What it reports the usage of its rules by.
+    number: usize,
     checkpoint_interval: Duration,
     judging: Judging,
     counted: Counted,
+    /// The partition of a tick that a stop has broken off.
+    broken_off: Option<u32>,
     stop: CancellationToken,
 }
 
@@ -108,10 +114,12 @@ impl Worker {
             handed,
             messages,
             progress: stats.progress(),
+            number: stats.add_worker(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
             judging: config.judging,
             counted: Counted::default(),
+            broken_off: None,
             stop,
         })
     }
@@ -124,7 +132,8 @@ impl Worker {
     pub(super) fn spawn(mut self) -> Result<oneshot::Receiver<Result<(), EvaluatorError>>, EvaluatorError> {
         let (done, receiver) = oneshot::channel();
         std::thread::Builder::new().name("tocsin-shard".into()).stack_size(THREAD_STACK_BYTES).spawn(move || {
-            let ended = self.run();
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| self.run()));
+            let ended = ended.unwrap_or_else(|panic| Err(self.panicked(panic.as_ref())));
             drop(self);
             // Nobody listens only where the whole evaluator is gone.
             let _ = done.send(ended);
@@ -142,12 +151,37 @@ impl Worker {
                 self.poll(wait)?;
             }
             self.judge()?;
+            if let Some(partition) = self.broken_off.take() {
+                // Its last checkpoint stays: the tick is evaluated again from there.
+                self.forget(&[partition]);
+            }
             if Instant::now() >= checkpoint_due {
                 self.checkpoint()?;
+                self.stats.report_usage(self.number, self.shard.usage().collect());
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }
         }
         self.checkpoint()
+    }
+
+    /// The engine panicked: the rule version that was being evaluated is taken out of service, durably, so that the next
+    /// start does not evaluate it. Nothing else of this worker is written.
+    fn panicked(&mut self, panic: &(dyn std::any::Any + Send)) -> EvaluatorError {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("no message").to_owned();
+        let Some(rule) = self.shard.evaluated_in_panic() else {
+            return EvaluatorError::Ended(format!("an evaluator thread panicked: {text}"));
+        };
+        error!(
+            rule = %rule.name, version = %rule.version, panic = %text,
+            "the engine panicked while it evaluated a rule: the rule version is taken out of service"
+        );
+        let reason = format!("the engine panicked while it evaluated this rule version: {text}");
+        let commit = Commit { impure_rules: vec![(rule.clone(), reason)], ..Commit::default() };
+        match self.send(Handed::Events(Box::new(commit))) {
+            Ok(()) => EvaluatorError::Panicked { rule: Box::new(rule), text },
+            Err(error) => error,
+        }
     }
 
     fn poll(&mut self, wait: Duration) -> Result<(), EvaluatorError> {
@@ -237,7 +271,10 @@ impl Worker {
             let before = events.len();
             match self.homes.get(&record.tick.symbol) {
                 Some(Home::At(home)) if *home == position.partition => {
-                    self.shard.judge(&record.tick, position, &mut events)?;
+                    if !self.evaluate(record, &mut events)? {
+                        self.broken_off = Some(position.partition);
+                        break;
+                    }
                 }
                 None => {}
                 Some(_) => self.stray(&record.tick.symbol, position.partition)?,
@@ -258,6 +295,27 @@ impl Worker {
         self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
         self.counted.evaluations = evaluations;
         Ok(judged)
+    }
+
+    /// Evaluates one tick. False if it was broken off by a stop: the states of its partition are those of no offset.
+    fn evaluate(&mut self, record: &Record, events: &mut Vec<Event>) -> Result<bool, EvaluatorError> {
+        let (handed, stop) = (&self.handed, &self.stop);
+        let mut handed_over = Instant::now();
+        let mut between = |events: &mut Vec<Event>| {
+            if stop.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            if handed_over.elapsed() >= JUDGING_TIME {
+                handed_over = Instant::now();
+                return hand_over_firings(handed, events);
+            }
+            ControlFlow::Continue(())
+        };
+        match self.shard.judge_in_turns(&record.tick, record.position, events, &mut between) {
+            Ok(()) => Ok(true),
+            Err(JudgeError::Interrupted) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A tick that is not where its symbol is at home.
@@ -288,9 +346,13 @@ impl Worker {
         let mut commit = Commit::default();
         for event in events.drain(..) {
             match event {
-                Event::Fired { firing, last } => commit.firings.push((firing, last)),
+                Event::Fired { firing, last } => {
+                    self.stats.count_alert(firing.alert, |activity| activity.firings += 1);
+                    commit.firings.push((firing, last));
+                }
                 Event::Faulted { alert, binding, fault, quarantined, bundle } => {
                     self.stats.faults.fetch_add(1, Relaxed);
+                    self.stats.count_alert(alert, |activity| activity.faults += 1);
                     if quarantined {
                         warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
                         self.stats.quarantined.fetch_add(1, Relaxed);
@@ -328,6 +390,21 @@ impl Worker {
         self.stats.bindings.fetch_add(bindings.wrapping_sub(self.counted.bindings), Relaxed);
         self.counted.bindings = bindings;
     }
+}
+
+/// Hands the firings among some events to the committer. Breaks off where it is gone.
+fn hand_over_firings(handed: &mpsc::Sender<Handed>, events: &mut Vec<Event>) -> ControlFlow<()> {
+    let mut commit = Commit::default();
+    for event in std::mem::take(events) {
+        match event {
+            Event::Fired { firing, last } => commit.firings.push((firing, last)),
+            other => events.push(other),
+        }
+    }
+    if !commit.is_empty() && handed.blocking_send(Handed::Events(Box::new(commit))).is_err() {
+        return ControlFlow::Break(());
+    }
+    ControlFlow::Continue(())
 }
 
 /// The bytes of records that an event carries.

@@ -67,6 +67,10 @@ pub struct BindingCaps {
     pub per_tenant: u64,
     /// Of one rule version of one tenant.
     pub per_rule: u64,
+    /// Bytes of params and states of one tenant.
+    pub bytes_per_tenant: u64,
+    /// Bytes of params and states of one rule version of one tenant.
+    pub bytes_per_rule: u64,
 }
 
 /// What a cap counts.
@@ -76,6 +80,10 @@ pub enum Capped {
     Tenant,
     /// The bindings of a rule version.
     Rule,
+    /// The bytes of a tenant's params and states.
+    TenantBytes,
+    /// The bytes of a rule version's params and states.
+    RuleBytes,
 }
 
 /// A cap that an alert would have exceeded.
@@ -83,7 +91,7 @@ pub enum Capped {
 pub struct CapReached {
     /// What is counted.
     pub capped: Capped,
-    /// How many bindings live.
+    /// How many bindings live, or how many bytes they have.
     pub live: u64,
     /// How many may.
     pub cap: u64,

@@ -19,9 +19,10 @@ use tocsin_engine::{Fault, FaultBundle};
 use super::testing::{Home, Member};
 use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Start, Store, StoredAlert, StoredRule};
 
-pub(crate) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30 };
+pub(crate) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30, ..MANY };
 
-pub(crate) const MANY: BindingCaps = BindingCaps { per_tenant: 1_000_000, per_rule: 1_000_000 };
+pub(crate) const MANY: BindingCaps =
+    BindingCaps { per_tenant: 1_000_000, per_rule: 1_000_000, bytes_per_tenant: 1 << 40, bytes_per_rule: 1 << 40 };
 
 pub(crate) fn rule(name: &str) -> RuleRef {
     let name = RuleName::parse(name).unwrap();
@@ -104,6 +105,7 @@ pub(crate) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
         recovered: Vec::new(),
         released: Vec::new(),
         handed_over: Vec::new(),
+        suppressed: Vec::new(),
         groups: Vec::new(),
     }
 }

@@ -124,6 +124,8 @@ pub struct Checkpoint {
     pub released: Vec<BindingId>,
     /// Bindings that are handed over for a promotion: right behind it they are no longer judged.
     pub handed_over: Vec<HandedOver>,
+    /// How many firings of bindings were not recorded since the last checkpoint, because they fired too often.
+    pub suppressed: Vec<(BindingId, u64)>,
     /// Groups whose states changed since the last checkpoint.
     pub groups: Vec<GroupSnapshot>,
 }

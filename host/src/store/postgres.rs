@@ -83,7 +83,7 @@ const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM informati
     WHERE table_schema = current_schema()";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts"),
+    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_bounds"),
 );
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.

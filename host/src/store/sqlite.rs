@@ -61,7 +61,7 @@ const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_ta
     WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts"),
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_bounds"),
 );
 
 /// The database file in the data folder.

@@ -64,7 +64,7 @@ fn binding(binding: Binding) -> pb::Binding {
         BindingStatus::Triggered => (pb::BindingStatus::Triggered, String::new()),
         BindingStatus::Quarantined(reason) => (pb::BindingStatus::Quarantined, reason),
     };
-    pb::Binding { symbol: binding.symbol.to_string(), status: status.into(), reason }
+    pb::Binding { symbol: binding.symbol.to_string(), status: status.into(), reason, suppressed: binding.suppressed }
 }
 
 pub(super) fn firing(firing: Firing) -> pb::Firing {

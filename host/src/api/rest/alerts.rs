@@ -97,6 +97,13 @@ struct BindingBody {
     /// Why it is quarantined.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Firings that were not recorded: it fired more than 1000 times in a row, and faster than once in 100 ms.
+    #[serde(skip_serializing_if = "is_zero")]
+    suppressed: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize, ToSchema)]
@@ -154,7 +161,7 @@ impl BindingBody {
             BindingStatus::Triggered => ("triggered", None),
             BindingStatus::Quarantined(reason) => ("quarantined", Some(reason)),
         };
-        Self { symbol: binding.symbol.as_str().to_owned(), status, reason }
+        Self { symbol: binding.symbol.as_str().to_owned(), status, reason, suppressed: binding.suppressed }
     }
 }
 

@@ -36,7 +36,15 @@ impl Rig {
             created_at_ms: NOW_MS,
             idempotency: None,
         };
-        match self.store.create_alert(&new, BindingCaps { per_tenant: 100, per_rule: 100 }).await.unwrap() {
+        match self
+            .store
+            .create_alert(
+                &new,
+                BindingCaps { per_tenant: 100, per_rule: 100, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 },
+            )
+            .await
+            .unwrap()
+        {
             StoredAlert::Created(alert) => alert.id.0,
             other => panic!("{other:?}"),
         }

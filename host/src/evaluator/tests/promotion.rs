@@ -255,7 +255,7 @@ impl History {
             let count = f64::from_le_bytes(saved.state.try_into().unwrap());
             let factor = f64::from_le_bytes(held.packed_params.try_into().unwrap());
             let state = (count + 1000.0 * to as f64 + factor).to_le_bytes().to_vec();
-            tocsin_engine::SavedBinding { binding: held.id, health: saved.health, state }
+            tocsin_engine::SavedBinding { binding: held.id, health: saved.health, pace: saved.pace, state }
         });
         self.rig.store.stage_promotion(id, &states.collect::<Vec<_>>()).await.unwrap();
     }

@@ -84,7 +84,7 @@ impl Worker {
         Ok(())
     }
 
-    fn forget(&mut self, partitions: &[u32]) {
+    pub(super) fn forget(&mut self, partitions: &[u32]) {
         self.lanes.retain(|partition, _| !partitions.contains(partition));
         self.reader.remove(partitions);
         self.batch.drain(..self.judged);
@@ -151,8 +151,14 @@ impl Worker {
     fn checkpoint_before(&mut self, mut behind: Behind) -> Result<(), EvaluatorError> {
         let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for group in self.shard.take_changed() {
-            if let Some(Home::At(partition)) = self.homes.get(&group.symbol) {
-                groups.entry(*partition).or_default().push(group);
+            if let Some(partition) = self.home_of(&group.symbol) {
+                groups.entry(partition).or_default().push(group);
+            }
+        }
+        let mut suppressed: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for (binding, count) in self.shard.take_suppressed() {
+            if let Some(partition) = self.shard.symbol_of(binding).and_then(|symbol| self.home_of(symbol)) {
+                suppressed.entry(partition).or_default().push((binding, count));
             }
         }
         let (positions, revision, shard) = (self.positions(), self.revision, &self.shard);
@@ -160,6 +166,7 @@ impl Worker {
         for (partition, lane) in &mut self.lanes {
             let next_offset = positions[partition];
             let groups = groups.remove(partition).unwrap_or_default();
+            let suppressed = suppressed.remove(partition).unwrap_or_default();
             let Due { released, handed_over } = behind.remove(partition).unwrap_or_default();
             let handed_over: Vec<HandedOver> =
                 handed_over.into_iter().map(|binding| HandedOver { binding, saved: shard.saved(binding) }).collect();
@@ -170,12 +177,28 @@ impl Worker {
             // What it releases changes no group before the next one: that must be written, and release nothing.
             lane.checkpointed = released.is_empty().then_some(now);
             let (partition, recovered) = (*partition, std::mem::take(&mut lane.recovered));
-            checkpoints.push(Checkpoint { partition, next_offset, revision, recovered, released, handed_over, groups });
+            checkpoints.push(Checkpoint {
+                partition,
+                next_offset,
+                revision,
+                recovered,
+                released,
+                handed_over,
+                suppressed,
+                groups,
+            });
         }
         if checkpoints.is_empty() {
             return Ok(());
         }
         self.send(Handed::Events(Box::new(Commit { checkpoints, ..Commit::default() })))
+    }
+
+    fn home_of(&self, symbol: &Symbol) -> Option<u32> {
+        match self.homes.get(symbol) {
+            Some(Home::At(partition)) => Some(*partition),
+            _ => None,
+        }
     }
 
     /// Asks the bus again for as long as its brokers are away.

@@ -55,7 +55,7 @@ async fn who_lost_its_claim_writes_nothing(member: Member) {
 }
 
 fn saved(binding: i64, state: u8) -> SavedBinding {
-    SavedBinding { binding: BindingId(binding), health: Health::default(), state: vec![state; 3] }
+    SavedBinding { binding: BindingId(binding), health: Health::default(), pace: None, state: vec![state; 3] }
 }
 
 async fn states_are_replaced_group_by_group(member: Member) {

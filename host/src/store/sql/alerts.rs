@@ -146,6 +146,40 @@ async fn cap_reached(
     let more = new.symbols.len() as u64;
     let counts = [(Capped::Tenant, of_tenant, caps.per_tenant), (Capped::Rule, of_rule, caps.per_rule)];
     let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live.unwrap_or(0) as u64, cap });
+    match counts.into_iter().find(|count| count.live + more > count.cap) {
+        None => bytes_reached(transaction, new, caps).await,
+        reached => Ok(reached),
+    }
+}
+
+/// The cap on bytes that an alert would exceed.
+async fn bytes_reached(
+    transaction: &mut Tx,
+    new: &NewAlert,
+    caps: BindingCaps,
+) -> Result<Option<CapReached>, StoreError> {
+    let (of_tenant, of_rule): (i64, i64) = sqlx::query_as(
+        "SELECT CAST(COALESCE(SUM(l.live * r.record_bytes), 0) AS BIGINT),
+                CAST(COALESCE(SUM(CASE WHEN l.rule_digest = $1 THEN l.live * r.record_bytes ELSE 0 END), 0) AS BIGINT)
+         FROM live_by_rule l JOIN (SELECT DISTINCT digest, record_bytes FROM rule_versions WHERE tenant = $2) r
+           ON r.digest = l.rule_digest
+         WHERE l.tenant = $3 AND l.live > 0",
+    )
+    .bind(&new.rule.digest.0[..])
+    .bind(new.tenant.as_str())
+    .bind(new.tenant.as_str())
+    .fetch_one(&mut **transaction)
+    .await?;
+    let record_bytes: Option<i64> =
+        sqlx::query_scalar("SELECT record_bytes FROM rule_versions WHERE tenant = $1 AND digest = $2 LIMIT 1")
+            .bind(new.tenant.as_str())
+            .bind(&new.rule.digest.0[..])
+            .fetch_optional(&mut **transaction)
+            .await?;
+    let more = new.symbols.len() as u64 * record_bytes.unwrap_or(0) as u64;
+    let counts =
+        [(Capped::TenantBytes, of_tenant, caps.bytes_per_tenant), (Capped::RuleBytes, of_rule, caps.bytes_per_rule)];
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live as u64, cap });
     Ok(counts.into_iter().find(|count| count.live + more > count.cap))
 }
 
@@ -241,6 +275,7 @@ async fn fetch_bindings(
             symbol: rows::symbol(row.try_get("symbol")?)?,
             status,
             counts_from: rows::start(row)?,
+            suppressed: row.try_get::<i64, _>("suppressed")? as u64,
         };
         bindings.entry(row.try_get("alert_id")?).or_default().push(binding);
     }

@@ -156,6 +156,7 @@ async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Resu
     }
     set_status(transaction, "active", without_reason(&checkpoint.recovered)).await?;
     release(transaction, &checkpoint.released).await?;
+    count_suppressed(transaction, &checkpoint.suppressed).await?;
     take_over(transaction, checkpoint).await?;
     forget_resumed(transaction, checkpoint).await?;
     let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
@@ -166,6 +167,20 @@ async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Resu
         .bind(i64::from(checkpoint.partition))
         .execute(&mut **transaction)
         .await?;
+    Ok(())
+}
+
+/// Adds firings that were not recorded. Those since the last checkpoint are counted again by a replay from there, and written
+/// once.
+async fn count_suppressed(transaction: &mut Tx, suppressed: &[(BindingId, u64)]) -> Result<(), StoreError> {
+    for suppressed in suppressed.chunks(ROWS_AT_ONCE) {
+        let mut update =
+            QueryBuilder::<Db>::new("UPDATE bindings AS b SET suppressed = b.suppressed + v.column2 FROM (");
+        update.push_values(suppressed, |mut row, (binding, count)| {
+            row.push_bind(binding.0).push_bind(*count as i64);
+        });
+        update.push(") AS v WHERE b.id = v.column1").build().execute(&mut **transaction).await?;
+    }
     Ok(())
 }
 

@@ -18,9 +18,9 @@ impl Member {
         let mut transaction = self.write().await?;
         let inserted = sqlx::query(
             // Bytes that were found to be impure are so for everybody who uploads them.
-            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms,
+            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms, record_bytes,
                                         quarantine_reason, quarantined_at_ms, quarantine_revision)
-             SELECT $1, $2, $3, $4, $5, $6, $7, q.quarantine_reason, q.quarantined_at_ms, q.quarantine_revision
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, q.quarantine_reason, q.quarantined_at_ms, q.quarantine_revision
              FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM rule_versions
                                         WHERE digest = $4 AND quarantine_revision IS NOT NULL LIMIT 1) q ON true
              WHERE true ON CONFLICT DO NOTHING",
@@ -32,6 +32,7 @@ impl Member {
         .bind(&rule.manifest)
         .bind(module)
         .bind(rule.created_at_ms)
+        .bind(record_bytes(&rule.manifest))
         .execute(&mut *transaction)
         .await?
         .rows_affected();
@@ -113,4 +114,11 @@ impl Member {
             .fetch_optional(self.readers())
             .await?)
     }
+}
+
+/// Bytes of params and state that each binding of a rule has, by its manifest.
+fn record_bytes(manifest: &str) -> i64 {
+    let manifest: serde_json::Value = serde_json::from_str(manifest).unwrap_or_default();
+    let bytes = |record: &str| manifest[record]["size"].as_i64().unwrap_or(0);
+    bytes("params") + bytes("state")
 }

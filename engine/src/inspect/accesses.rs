@@ -1,10 +1,18 @@
-//! Which stores of `evaluate` stay inside of its own records, seen without running it. All others are guarded by code
-//! that [`crate::inject`] adds.
+//! Which loads and stores of `evaluate` stay inside the records of the binding that is evaluated, seen without running it.
+//! Stores that are not are guarded by code that [`crate::inject`] adds; loads and stores that are not cost more fuel, since
+//! their addresses may lie anywhere in a large memory.
 //!
-//! A store is known where its address is one of the function's parameters, or that and a constant: compilers write
-//! records so. They also reuse a parameter's local once they are done with it; it holds the parameter wherever no
-//! assignment can have come before: none stands before in the text, and none stands later in a loop around it. The walk
-//! rides on the validator's, whose operand stack it mirrors.
+//! # What the proof rests on
+//!
+//! - The parameters of `evaluate` are the addresses of the current binding's records. That holds for the driver's call and
+//!   for no other, so a module that can enter `evaluate` itself gets no proof at all: one that calls it, lists it in a
+//!   table, or exports it as `migrate` too ([`super::inspect`] decides that).
+//! - An access is proven where its address is such a parameter, or a parameter and a constant that is not negative, and it
+//!   ends inside the record. Records end below 2^31, so the sum cannot wrap.
+//! - Compilers reuse a parameter's local once they are done with it. It holds the parameter wherever no assignment can have
+//!   come before: none stands before in the text, and none stands later in a loop around it.
+//!
+//! The walk rides on the validator's, whose operand stack it mirrors.
 
 use tocsin_rules_sdk::abi;
 use wasmparser::{
@@ -12,25 +20,51 @@ use wasmparser::{
     WasmModuleResources,
 };
 
-/// The parameters of `evaluate` that it may write to.
-const STATE: u32 = 2;
-const VERDICT: u32 = 3;
-
-/// A store to a record, from its start up to this byte.
+/// The records that `evaluate` gets, in the order of its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
-    State { end: u64 },
-    Verdict { end: u64 },
+pub(crate) enum Record {
+    Tick,
+    Params,
+    State,
+    Verdict,
 }
 
-impl Known {
-    /// Whether it stays inside.
-    pub(crate) fn fits(self, state_bytes: usize) -> bool {
-        match self {
-            Self::State { end } => end <= state_bytes as u64,
-            Self::Verdict { end } => end <= abi::VERDICT_BYTES as u64,
-        }
+impl Record {
+    fn of_parameter(local: u32) -> Option<Self> {
+        [Self::Tick, Self::Params, Self::State, Self::Verdict].get(local as usize).copied()
     }
+}
+
+/// An access to a record, from its start up to the byte `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InRecord {
+    record: Record,
+    end: u64,
+    is_store: bool,
+}
+
+impl InRecord {
+    /// Whether it stays inside the record, and is allowed there: the tick and the params are not written to.
+    pub(crate) fn is_allowed(self, params_bytes: usize, state_bytes: usize) -> bool {
+        let bytes = match self.record {
+            Record::Tick | Record::Params if self.is_store => return false,
+            Record::Tick => abi::TICK_BYTES,
+            Record::Params => params_bytes,
+            Record::State => state_bytes,
+            Record::Verdict => abi::VERDICT_BYTES,
+        };
+        self.end <= bytes as u64
+    }
+}
+
+/// A load or a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    /// The constant that is added to its address.
+    pub(crate) offset: u64,
+    /// How many bytes it reads or writes.
+    pub(crate) bytes: u64,
+    pub(crate) is_store: bool,
 }
 
 /// What is known of a value on the operand stack.
@@ -47,9 +81,9 @@ enum Value {
     },
 }
 
-/// A store, and where in the text the parameter was read that is its address.
-struct Store {
-    known: Option<Known>,
+/// An access, and where in the text the parameter was read that is its address.
+struct Walked {
+    known: Option<InRecord>,
     parameter: u32,
     read_at: usize,
 }
@@ -59,7 +93,7 @@ struct Store {
 struct Walk {
     /// Mirrors the validator's.
     operands: Vec<Value>,
-    stores: Vec<Store>,
+    accesses: Vec<Walked>,
     /// Where the text of each open block began that is a loop; None for other blocks.
     open: Vec<Option<usize>>,
     /// Parameters that were assigned to so far.
@@ -90,7 +124,7 @@ impl Walk {
 
     /// From here on the local is a variable like any other; around the loops that are open, it was all along.
     fn assign(&mut self, local: u32) {
-        if !matches!(local, STATE | VERDICT) {
+        if Record::of_parameter(local).is_none() {
             return;
         }
         self.assigned.push(local);
@@ -100,42 +134,42 @@ impl Walk {
                 *operand = Value::Unknown;
             }
         }
-        for store in &mut self.stores {
-            if store.parameter == local && store.read_at >= begin {
-                store.known = None;
+        for access in &mut self.accesses {
+            if access.parameter == local && access.read_at >= begin {
+                access.known = None;
             }
         }
     }
 }
 
-/// Validates a module and returns, for each store of the function `evaluate` in their order, what is known of it.
+/// Validates a module and returns, for each load and store of the function `evaluate` in their order, what is known of it.
 pub(super) fn validate(
     module: &[u8],
     features: WasmFeatures,
     evaluate: Option<u32>,
-) -> wasmparser::Result<Vec<Option<Known>>> {
+) -> wasmparser::Result<Vec<Option<InRecord>>> {
     let mut validator = Validator::new_with_features(features);
     let mut allocations = FuncValidatorAllocations::default();
-    let mut stores = Vec::new();
+    let mut accesses = Vec::new();
     for payload in Parser::new(0).parse_all(module) {
         if let ValidPayload::Func(function, body) = validator.payload(&payload?)? {
             let is_evaluate = Some(function.index) == evaluate;
             let mut function = function.into_validator(allocations);
             if is_evaluate {
-                stores = walk(&mut function, &body)?;
+                accesses = walk(&mut function, &body)?;
             } else {
                 function.validate(&body)?;
             }
             allocations = function.into_allocations();
         }
     }
-    Ok(stores)
+    Ok(accesses)
 }
 
 fn walk<R: WasmModuleResources>(
     validator: &mut FuncValidator<R>,
     body: &FunctionBody<'_>,
-) -> wasmparser::Result<Vec<Option<Known>>> {
+) -> wasmparser::Result<Vec<Option<InRecord>>> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
     let mut walk = Walk::default();
@@ -143,8 +177,9 @@ fn walk<R: WasmModuleResources>(
         let position = reader.original_position();
         let operator = reader.peek_operator(&validator.visitor(position))?;
         let (_, pushed) = operator.operator_arity(&*validator).unwrap_or_default();
-        if let Some((offset, bytes)) = store(&operator) {
-            walk.stores.push(known(walk.operand(2), offset, bytes));
+        if let Some(access) = access(&operator) {
+            // A store's value lies above its address.
+            walk.accesses.push(known(walk.operand(if access.is_store { 2 } else { 1 }), access));
         }
         let result = walk.operator(&operator, position);
         reader.visit_operator(&mut validator.visitor(position))??;
@@ -159,20 +194,17 @@ fn walk<R: WasmModuleResources>(
         }
     }
     reader.finish_expression(&validator.visitor(reader.original_position()))?;
-    Ok(walk.stores.into_iter().map(|store| store.known).collect())
+    Ok(walk.accesses.into_iter().map(|access| access.known).collect())
 }
 
-fn known(address: Value, offset: u64, bytes: u64) -> Store {
+fn known(address: Value, access: Access) -> Walked {
     let Value::Record { parameter, start, read_at } = address else {
-        return Store { known: None, parameter: u32::MAX, read_at: 0 };
+        return Walked { known: None, parameter: u32::MAX, read_at: 0 };
     };
+    let Access { offset, bytes, is_store } = access;
     let end = start.checked_add(offset).and_then(|at| at.checked_add(bytes));
-    let known = match parameter {
-        STATE => end.map(|end| Known::State { end }),
-        VERDICT => end.map(|end| Known::Verdict { end }),
-        _ => None,
-    };
-    Store { known, parameter, read_at }
+    let known = Record::of_parameter(parameter).zip(end);
+    Walked { known: known.map(|(record, end)| InRecord { record, end, is_store }), parameter, read_at }
 }
 
 fn sum(one: Value, other: Value) -> Value {
@@ -190,25 +222,32 @@ fn sum(one: Value, other: Value) -> Value {
     }
 }
 
-/// The offset of a store and how many bytes it writes.
-pub(crate) fn store(operator: &Operator<'_>) -> Option<(u64, u64)> {
+/// What an operator loads or stores; None for every other operator.
+pub(crate) fn access(operator: &Operator<'_>) -> Option<Access> {
     use Operator as O;
-    let (memory, bytes) = match operator {
-        O::I32Store8 { memarg } | O::I64Store8 { memarg } => (memarg, 1),
-        O::I32Store16 { memarg } | O::I64Store16 { memarg } => (memarg, 2),
-        O::I32Store { memarg } | O::F32Store { memarg } | O::I64Store32 { memarg } => (memarg, 4),
-        O::I64Store { memarg } | O::F64Store { memarg } => (memarg, 8),
+    let (memory, bytes, is_store) = match operator {
+        O::I32Store8 { memarg } | O::I64Store8 { memarg } => (memarg, 1, true),
+        O::I32Store16 { memarg } | O::I64Store16 { memarg } => (memarg, 2, true),
+        O::I32Store { memarg } | O::F32Store { memarg } | O::I64Store32 { memarg } => (memarg, 4, true),
+        O::I64Store { memarg } | O::F64Store { memarg } => (memarg, 8, true),
+        O::I32Load8S { memarg } | O::I32Load8U { memarg } => (memarg, 1, false),
+        O::I64Load8S { memarg } | O::I64Load8U { memarg } => (memarg, 1, false),
+        O::I32Load16S { memarg } | O::I32Load16U { memarg } => (memarg, 2, false),
+        O::I64Load16S { memarg } | O::I64Load16U { memarg } => (memarg, 2, false),
+        O::I32Load { memarg } | O::F32Load { memarg } => (memarg, 4, false),
+        O::I64Load32S { memarg } | O::I64Load32U { memarg } => (memarg, 4, false),
+        O::I64Load { memarg } | O::F64Load { memarg } => (memarg, 8, false),
         _ => return None,
     };
-    Some((memory.offset, bytes))
+    Some(Access { offset: memory.offset, bytes, is_store })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What is known of the stores of an `evaluate` of this body.
-    fn check(body: &str, expect: &[Option<Known>]) {
+    /// What is known of each access of an `evaluate` of this body.
+    fn check(body: &str, expect: &[Option<InRecord>]) {
         let text = format!(
             "(module (memory 1) (func (param $t i32) (param $p i32) (param $s i32) (param $v i32) (result i32)
                (local $x i32) {body} (i32.const 0)))"
@@ -218,20 +257,50 @@ mod tests {
         assert_eq!(validate(&module, features, Some(0)).unwrap(), expect, "{body}");
     }
 
+    fn store_to(record: Record, end: u64) -> Option<InRecord> {
+        Some(InRecord { record, end, is_store: true })
+    }
+
     #[test]
     fn a_store_to_a_parameter_and_a_constant_is_known() {
-        let state = |end| Some(Known::State { end });
+        let state = |end| store_to(Record::State, end);
         check("(i32.store (local.get $s) (i32.const 1))", &[state(4)]);
         check("(f64.store offset=16 (local.get $s) (f64.const 1))", &[state(24)]);
         check("(i64.store8 (i32.add (local.get $s) (i32.const 7)) (i64.const 1))", &[state(8)]);
-        check("(i64.store (i32.add (i32.const 8) (local.get $v)) (i64.const 1))", &[Some(Known::Verdict { end: 16 })]);
-        check("(i32.store (local.get $s) (i32.load (i32.add (local.get $x) (i32.const 1))))", &[state(4)]);
+        check("(i64.store (i32.add (i32.const 8) (local.get $v)) (i64.const 1))", &[store_to(Record::Verdict, 16)]);
+        check("(i32.store (local.get $s) (i32.add (local.get $x) (i32.const 1)))", &[state(4)]);
         check("(i32.store (local.get $s) (block (result i32) (i32.const 3)))", &[state(4)]);
     }
 
     #[test]
+    fn loads_are_proven_as_stores_are_and_need_no_right_to_write() {
+        let load = |record, end| Some(InRecord { record, end, is_store: false });
+        check("(drop (f64.load offset=8 (local.get $t)))", &[load(Record::Tick, 16)]);
+        check("(drop (i32.load8_u (i32.add (local.get $p) (i32.const 3))))", &[load(Record::Params, 4)]);
+        check(
+            "(f64.store (local.get $s) (f64.load (i32.add (local.get $x) (i32.const 8))))",
+            &[None, store_to(Record::State, 8)],
+        );
+        for (known, allowed) in [
+            (load(Record::Tick, 32), true),
+            (load(Record::Tick, 33), false),
+            (load(Record::Params, 16), true),
+            (load(Record::Params, 17), false),
+            (load(Record::Verdict, 56), true),
+            (store_to(Record::Tick, 8), false),
+            (store_to(Record::Params, 8), false),
+            (store_to(Record::State, 24), true),
+            (store_to(Record::State, 25), false),
+            (store_to(Record::Verdict, 56), true),
+            (store_to(Record::Verdict, 57), false),
+        ] {
+            assert_eq!(known.unwrap().is_allowed(16, 24), allowed, "{known:?}");
+        }
+    }
+
+    #[test]
     fn a_parameter_is_one_until_it_is_assigned_to() {
-        let known = Some(Known::State { end: 4 });
+        let known = store_to(Record::State, 4);
         let assign = "(local.set $s (i32.const 0))";
         let store = "(i32.store (local.get $s) (i32.const 1))";
         check(&format!("{store} {assign}"), &[known]);
@@ -245,8 +314,6 @@ mod tests {
     #[test]
     fn other_addresses_are_not() {
         for address in [
-            "(local.get $t)",
-            "(local.get $p)",
             "(local.get $x)",
             "(i32.const 8)",
             "(i32.sub (local.get $s) (i32.const 8))",
@@ -266,11 +333,8 @@ mod tests {
         check(&format!("(loop (loop {store}) (block {assign}))"), &[None]);
         check(&format!("(loop (i32.store (local.get $s) (block (result i32) {assign} (i32.const 1))))"), &[None]);
         check("(loop (i32.store (local.get $v) (local.tee $v (i32.const 0))))", &[None]);
-        check(&format!("(loop {store}) (loop {store} {assign}) {store}"), &[Some(Known::State { end: 4 }), None, None]);
+        check(&format!("(loop {store}) (loop {store} {assign}) {store}"), &[store_to(Record::State, 4), None, None]);
         // Where no code runs, the operand stack holds anything.
-        check(
-            "(block (br 0) i32.store) (i32.store (local.get $s) (i32.const 1))",
-            &[None, Some(Known::State { end: 4 })],
-        );
+        check("(block (br 0) i32.store) (i32.store (local.get $s) (i32.const 1))", &[None, store_to(Record::State, 4)]);
     }
 }
