@@ -28,6 +28,7 @@ mod runtime;
 mod shard;
 mod slab;
 mod snapshot;
+pub mod strict_json;
 mod table;
 pub mod trial;
 pub mod violation;
