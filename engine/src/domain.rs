@@ -10,7 +10,9 @@ mod tick;
 
 pub use alert::{Alert, AlertId, Binding, BindingId, BindingStatus, Lifecycle, Params, Position, Repeat, UserId};
 pub use firing::{Evidence, FaultId, Firing, FiringId};
-pub use rule::{Digest, NameError, RuleName, RuleQuarantine, RuleRef, RuleVersion, Version};
+pub use rule::{
+    Digest, NameError, RuleName, RuleQuarantine, RuleRef, RuleVersion, Version, VersionError, parse_version,
+};
 pub use symbol::{MAX_SYMBOL_BYTES, Symbol, SymbolError};
 pub use tenant::Tenant;
 pub use tick::{Conditions, MAX_TIME_MS, Tick, TickError};

@@ -31,6 +31,7 @@ mod runtime;
 mod shard;
 mod slab;
 mod snapshot;
+pub mod strict_json;
 mod table;
 pub mod trial;
 mod usage;

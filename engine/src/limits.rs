@@ -1,4 +1,7 @@
-//! Every bound of the engine, with its unit and its reason. `docs/abi.md` repeats those that an author meets.
+//! Every bound of the engine, with its unit and its reason. `docs/abi.md` repeats those that an author meets. What the SDK
+//! must know as well is defined in its [`abi`] module.
+
+use tocsin_rules_sdk::abi;
 
 /// The largest module, in bytes. A rule is a few hundred bytes to a few KiB; the SDK's largest example is below 8 KiB.
 pub const MAX_MODULE_BYTES: usize = 1024 * 1024;
@@ -7,10 +10,29 @@ pub const MAX_MODULE_BYTES: usize = 1024 * 1024;
 pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
 
 /// The most params that a rule may have.
-pub const MAX_PARAMS: usize = 64;
+pub const MAX_PARAMS: usize = abi::MAX_PARAMS;
 
 /// The most older versions that a rule may migrate from.
-pub const MAX_MIGRATES: usize = 64;
+pub const MAX_MIGRATES: usize = abi::MAX_MIGRATES;
+
+/// The longest name of a rule, a param or an evidence number, in bytes: names are in every firing and in every error. It
+/// also bounds each string of a manifest that has no bound of its own.
+pub const MAX_NAME_BYTES: usize = abi::MAX_NAME_BYTES;
+
+/// The longest version, in bytes: it is in every firing.
+pub const MAX_VERSION_BYTES: usize = abi::MAX_VERSION_BYTES;
+
+/// The longest description, of the rule or of a param, and the longest author, in bytes: some paragraphs.
+pub const MAX_TEXT_BYTES: usize = abi::MAX_TEXT_BYTES;
+
+/// The longest title of a schema or a param, in bytes: a line.
+pub const MAX_TITLE_BYTES: usize = abi::MAX_TITLE_BYTES;
+
+/// The longest unit of a param, in bytes: a word.
+pub const MAX_UNIT_BYTES: usize = abi::MAX_UNIT_BYTES;
+
+/// The longest text that a param of a fixed list may be, in bytes: it is in every alert that chooses it.
+pub const MAX_ENUM_VALUE_BYTES: usize = abi::MAX_ENUM_VALUE_BYTES;
 
 /// The most types, and the most parameters or results of one: compilers slow down with both.
 pub const MAX_TYPES: usize = 256;

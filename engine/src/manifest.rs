@@ -1,18 +1,20 @@
 //! What a module says of itself, readable without running it: the JSON of its custom section `tocsin.manifest`.
 
+mod texts;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tocsin_rules_sdk::abi;
 
-use crate::domain::{RuleName, Version};
-use crate::limits::{MAX_MANIFEST_BYTES, MAX_MIGRATES};
+use crate::domain::{RuleName, Version, VersionError, parse_version};
+use crate::limits::{MAX_MANIFEST_BYTES, MAX_MIGRATES, MAX_NAME_BYTES};
 use crate::params::{ParamsSpec, RawParams};
+use crate::strict_json::repeated_members;
 use crate::violation::{Code, Violation, Violations};
 
-/// The longest description or author, in bytes.
-const MAX_TEXT_BYTES: usize = 4096;
+use self::texts::check_texts;
 
 /// A module's manifest, checked.
 #[derive(Clone, Debug)]
@@ -79,14 +81,19 @@ impl Manifest {
             violations.add(Code::Manifest, text);
             return None;
         }
-        let json: Value = match serde_json::from_slice(bytes) {
-            Ok(json) => json,
+        let before = violations.len();
+        let read = repeated_members(bytes).and_then(|repeated| Ok((repeated, serde_json::from_slice(bytes)?)));
+        let (repeated, json): (Vec<String>, Value) = match read {
+            Ok(read) => read,
             Err(error) => {
                 violations.add(Code::Manifest, format!("the manifest is not JSON: {error}"));
                 return None;
             }
         };
-        let before = violations.len();
+        for path in repeated {
+            violations.add(Code::Manifest, format!("manifest.{path}: is given more than once; leave one of them"));
+        }
+        check_texts(&json, &mut |text| violations.add(Code::Manifest, text));
         let (raw, unread) = RawManifest::read(json.clone(), violations)?;
         raw.check(json, &unread, violations).filter(|_| violations.len() == before)
     }
@@ -133,18 +140,11 @@ impl RawManifest {
         if let Some(version) = self.abi.filter(|version| *version != abi::VERSION) {
             wrong(format!("manifest.abi: {version} is not supported, this host speaks ABI {}", abi::VERSION));
         }
-        let name = self
-            .name
-            .and_then(|name| RuleName::parse(&name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok());
-        let version = self.version.and_then(|text| {
-            let told = |error| wrong(format!("manifest.version: {text:?} is not a semantic version: {error}"));
-            Version::parse(&text).map_err(told).ok()
-        });
-        for (member, text) in [("description", &self.description), ("author", &self.author)] {
-            if text.len() > MAX_TEXT_BYTES {
-                wrong(format!("manifest.{member}: {} bytes, more than the {MAX_TEXT_BYTES} allowed", text.len()));
-            }
-        }
+        // Of strings that are too long all is said.
+        let name = self.name.filter(|name| name.len() <= MAX_NAME_BYTES);
+        let name =
+            name.and_then(|name| RuleName::parse(&name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok());
+        let version = self.version.and_then(|text| check_version("manifest.version", &text, &mut wrong));
         check_record_size("manifest.state.size", self.state.size, abi::MAX_STATE_BYTES, &mut wrong);
         check_evidence(&self.evidence, &mut wrong);
         let migrates = check_migrates(&self.migrates, version.as_ref(), &mut wrong);
@@ -186,7 +186,7 @@ fn check_evidence(names: &[String], wrong: &mut impl FnMut(String)) {
     if names.len() > abi::MAX_EVIDENCE {
         wrong(format!("manifest.evidence: {} names, more than the {} allowed", names.len(), abi::MAX_EVIDENCE));
     }
-    for (i, name) in names.iter().enumerate() {
+    for (i, name) in names.iter().enumerate().filter(|(_, name)| name.len() <= MAX_NAME_BYTES) {
         if !is_member_name(name) {
             wrong(format!("manifest.evidence[{i}]: {name:?} is not a name of letters, digits and underscores"));
         } else if names[..i].contains(name) {
@@ -201,23 +201,34 @@ fn check_migrates(texts: &[String], own: Option<&Version>, wrong: &mut impl FnMu
     }
     let mut versions = Vec::new();
     for (i, text) in texts.iter().enumerate() {
-        match Version::parse(text) {
-            Err(error) => wrong(format!("manifest.migrates[{i}]: {text:?} is not a semantic version: {error}")),
-            Ok(version) if versions.contains(&version) => {
-                wrong(format!("manifest.migrates[{i}]: {text:?} is named twice"))
-            }
-            Ok(version) if own.is_some_and(|own| version >= *own) => {
-                wrong(format!("manifest.migrates[{i}]: {text:?} is not older than the rule's own version"));
-            }
-            Ok(version) => versions.push(version),
+        let path = format!("manifest.migrates[{i}]");
+        let Some(version) = check_version(&path, text, wrong) else { continue };
+        if versions.contains(&version) {
+            wrong(format!("{path}: {text:?} is named twice"));
+        } else if own.is_some_and(|own| version >= *own) {
+            wrong(format!("{path}: {text:?} is not older than the rule's own version"));
+        } else {
+            versions.push(version);
         }
     }
     versions
 }
 
+fn check_version(path: &str, text: &str, wrong: &mut impl FnMut(String)) -> Option<Version> {
+    match parse_version(text) {
+        Ok(version) => Some(version),
+        // Said already, as of every string.
+        Err(VersionError::TooLong { .. }) => None,
+        Err(error) => {
+            wrong(format!("{path}: {error}"));
+            None
+        }
+    }
+}
+
 /// Whether a text can name a param or an evidence number.
 pub(crate) fn is_member_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
+    (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

@@ -260,8 +260,15 @@ fn candidates(property: &Value, choice: Choice) -> Vec<Value> {
         // An integer where the property is one: the schema's validator takes 2.0 for it.
         Some([json!(limit + step), json!(limit + step * 0.01)])
     };
-    let low = [bound("minimum")].into_iter().chain(both(beyond("exclusiveMinimum", 1.0))).flatten();
-    let high = [bound("maximum")].into_iter().chain(both(beyond("exclusiveMaximum", -1.0))).flatten();
+    // A bound that no 32-bit float equals may be rounded out of itself: its neighbour on the inner side is not.
+    let inside = |keyword: &str, inwards: fn(f32) -> f32| {
+        let limit = property.get(keyword)?.as_f64()?;
+        Some(json!(f64::from(inwards(limit as f32))))
+    };
+    let low = [bound("minimum"), inside("minimum", f32::next_up)].into_iter();
+    let low = low.chain(both(beyond("exclusiveMinimum", 1.0))).flatten();
+    let high = [bound("maximum"), inside("maximum", f32::next_down)].into_iter();
+    let high = high.chain(both(beyond("exclusiveMaximum", -1.0))).flatten();
     let (mut low, mut high): (Vec<Value>, Vec<Value>) = (low.collect(), high.collect());
     let listed = property.get("enum").and_then(Value::as_array).cloned().unwrap_or_default();
     low.extend(listed.first().cloned());
@@ -413,6 +420,12 @@ mod tests {
             samples(r#"{"a":{"type":"string","enum":["x","y"]},"b":{"type":"boolean"}}"#, "a:enum b:bool"),
             [json!({"a": "x", "b": false}), json!({"a": "y", "b": true})]
         );
+    }
+
+    #[test]
+    fn bounds_that_no_32_bit_float_equals_are_approached_from_inside() {
+        let found = samples(r#"{"a":{"type":"number","minimum":0.7,"maximum":0.8}}"#, "a:f32");
+        assert_eq!(found, [json!({"a": 0.700_000_047_683_715_8}), json!({"a": 0.799_999_952_316_284_2})]);
     }
 
     #[test]

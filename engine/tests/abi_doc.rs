@@ -72,7 +72,7 @@ fn the_c_example_is_a_rule() {
 
 #[test]
 fn the_quoted_limits_are_those_of_the_code() {
-    let rows: [(&str, u64); 18] = [
+    let rows: [(&str, u64); 24] = [
         ("module", limits::MAX_MODULE_BYTES as u64),
         ("types", limits::MAX_TYPES as u64),
         ("parameters, and results, of a type", limits::MAX_TYPE_VALUES as u64),
@@ -91,6 +91,12 @@ fn the_quoted_limits_are_those_of_the_code() {
         ("custom sections beside the manifest", limits::MAX_CUSTOM_BYTES as u64),
         ("stack of functions that call one another", limits::MAX_CHAIN_BYTES),
         ("bindings evaluated by one call of the host", limits::MAX_BINDINGS_PER_CALL.into()),
+        ("name of a rule, a param or an evidence number", limits::MAX_NAME_BYTES as u64),
+        ("version", limits::MAX_VERSION_BYTES as u64),
+        ("author, description of the rule or of a param", limits::MAX_TEXT_BYTES as u64),
+        ("title of the schema or of a param, `$schema`", limits::MAX_TITLE_BYTES as u64),
+        ("`x-unit`", limits::MAX_UNIT_BYTES as u64),
+        ("value of an `enum`, `default` that is a string", limits::MAX_ENUM_VALUE_BYTES as u64),
     ];
     for (of, most) in rows {
         let (row, row_in_bytes) = (format!("| {of} | {most} |"), format!("| {of} | {most} bytes |"));
@@ -131,6 +137,9 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
         format!("may fire {} times in a row", limits::FIRINGS_AT_ONCE),
         format!("once for each {} ms of event time", limits::FIRING_INTERVAL_MS),
         format!("an object, at most {} bytes", limits::MAX_MANIFEST_BYTES),
+        format!("1 to {} lower-case letters, digits and single hyphens", limits::MAX_NAME_BYTES),
+        format!("at most {} bytes; build metadata", limits::MAX_VERSION_BYTES),
+        format!("| `author` | string | at most {} bytes |", limits::MAX_TEXT_BYTES),
         format!("a multiple of 8, at most {};", abi::MAX_STATE_BYTES),
         format!("a multiple of 8, at most {}.", abi::MAX_PARAMS_BYTES),
         format!("at most {} different names", abi::MAX_EVIDENCE),

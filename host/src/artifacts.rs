@@ -188,23 +188,40 @@ fn touch(path: &Path) {
     }
 }
 
-/// The key of a data folder; a new one where there is none, or where others may have read or written the old one.
+/// The key of a data folder; a new one where there is none, or where others could read the old one. One that this server
+/// cannot have written is refused: whoever wrote it knows it.
 fn key(data_dir: &Path) -> io::Result<[u8; HASH_BYTES]> {
     let path = data_dir.join(KEY_FILE);
-    match fs::read(&path) {
-        Ok(bytes) => match bytes.try_into() {
-            Ok(key) if private::is_closed(&path)? => return Ok(key),
-            _ => {
-                warn!(path = %path.display(), "the key of compiled rules is damaged or open to others: it is replaced")
-            }
-        },
+    match private::open(&path) {
+        Ok(mut file) if private::is_closed(&file)? => return read_key(&mut file).map_err(|what| refused(&path, &what)),
+        Ok(_) => warn!(path = %path.display(), "the key of compiled rules is open to others: it is replaced"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(refused(&path, &error.to_string())),
     }
     let random = ring::rand::generate::<[u8; HASH_BYTES]>(&SystemRandom::new());
     let key = random.map_err(|_| io::Error::other("the system gives no random numbers"))?.expose();
     private::write(&path, &key)?;
     Ok(key)
+}
+
+fn read_key(file: &mut File) -> Result<[u8; HASH_BYTES], String> {
+    let mut bytes = Vec::new();
+    // One byte over the length shows that it is over.
+    file.take(HASH_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let found = bytes.len();
+    let key: [u8; HASH_BYTES] = bytes.try_into().map_err(|_| match found {
+        0..HASH_BYTES => format!("it has {found} bytes, and a key has {HASH_BYTES}"),
+        _ => format!("it has more than the {HASH_BYTES} bytes of a key"),
+    })?;
+    if key == [0; HASH_BYTES] { Err("it is all zeros, which no key is".into()) } else { Ok(key) }
+}
+
+fn refused(path: &Path, what: &str) -> io::Error {
+    let path = path.display();
+    io::Error::other(format!(
+        "the key of compiled rules {path} is not used: {what}. Find out who wrote it, then remove it with `rm {path}`: a \
+         new one is made, and all rules are compiled again"
+    ))
 }
 
 mod private {
@@ -240,10 +257,31 @@ mod private {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
     }
 
+    /// Opens a regular file of this user's own, and no link to one.
     #[cfg(unix)]
-    pub(super) fn is_closed(path: &Path) -> io::Result<bool> {
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+
+        let file = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS.bits().cast_signed()).open(path)?;
+        let (metadata, user) = (file.metadata()?, rustix::process::geteuid().as_raw());
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        if metadata.uid() != user {
+            let owner = metadata.uid();
+            return Err(io::Error::other(format!("it belongs to user {owner}, and the server runs as user {user}")));
+        }
+        Ok(file)
+    }
+
+    /// Follow no link, and do not wait for a writer where the file is a pipe.
+    #[cfg(unix)]
+    const OPEN_FLAGS: rustix::fs::OFlags = rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK);
+
+    #[cfg(unix)]
+    pub(super) fn is_closed(file: &File) -> io::Result<bool> {
         use std::os::unix::fs::PermissionsExt as _;
-        Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
+        Ok(file.metadata()?.permissions().mode() & 0o077 == 0)
     }
 
     #[cfg(not(unix))]
@@ -252,7 +290,12 @@ mod private {
     }
 
     #[cfg(not(unix))]
-    pub(super) fn is_closed(_path: &Path) -> io::Result<bool> {
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn is_closed(_file: &File) -> io::Result<bool> {
         Ok(true)
     }
 }
@@ -324,6 +367,42 @@ mod tests {
         let again = ArtifactCache::open(folder.path()).unwrap();
         assert_eq!([mode(&cache.folder), mode(&key)], [0o700, 0o600]);
         assert_eq!(again.get(MODULE, MADE_BY), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_this_server_did_not_write_is_refused_and_left_alone() {
+        use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+        #[track_caller]
+        fn check(what: &str, put: impl FnOnce(&Path)) {
+            let (folder, _) = filled();
+            let key = folder.path().join(KEY_FILE);
+            put(&key);
+            let before = fs::read(&key).unwrap();
+            let error = ArtifactCache::open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(&format!("`rm {}`", key.display())), "{error}");
+            assert_eq!(fs::read(&key).unwrap(), before, "it is evidence");
+            fs::remove_file(&key).unwrap();
+            ArtifactCache::open(folder.path()).unwrap();
+        }
+        check("all zeros", |key| fs::write(key, [0; HASH_BYTES]).unwrap());
+        check("it has 0 bytes", |key| fs::write(key, b"").unwrap());
+        check("it has 31 bytes", |key| fs::write(key, [1; HASH_BYTES - 1]).unwrap());
+        check("more than the 32 bytes", |key| fs::write(key, [1; HASH_BYTES + 1]).unwrap());
+        check("not used: Too many levels of symbolic links", |key| {
+            let elsewhere = key.with_extension("elsewhere");
+            fs::rename(key, &elsewhere).unwrap();
+            symlink(&elsewhere, key).unwrap();
+        });
+        if rustix::process::geteuid().is_root() {
+            check("it belongs to user 65534", |key| chown(key, Some(65_534), None).unwrap());
+            // Whether others may read it or not.
+            check("it belongs to user 65534", |key| {
+                fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
+                chown(key, Some(65_534), None).unwrap();
+            });
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod tests;
 mod watch;
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -29,8 +30,7 @@ use serde_json::json;
 
 use self::failure::Failure;
 use self::output::Output;
-use crate::compiler::ChildArgs;
-use crate::config::{ServeArgs, StoreArgs};
+use crate::config::{ServeArgs, StoreArgs, env_file};
 
 /// Where `tocsin serve` listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
@@ -84,6 +84,10 @@ pub struct Global {
     /// Write JSON, for programs; failures too, on standard error
     #[arg(long, global = true, display_order = GLOBAL_ORDER)]
     json: bool,
+
+    /// File of settings, in the place of `.env` in the working folder
+    #[arg(long = env_file::OPTION, global = true, value_name = "FILE", display_order = GLOBAL_ORDER)]
+    env_file: Option<PathBuf>,
 }
 
 /// What to do.
@@ -96,7 +100,7 @@ Examples:
   TICKERS=AAPL,MSFT FINNHUB_API_KEY=… tocsin serve
   tocsin serve --feed binance --tickers BTCUSDT,ETHUSDT
 
-Every option can also be set in the environment or in a file `.env`.")]
+Every option can also be set in the environment or in the file `.env` of the working folder.")]
     Serve(Box<ServeArgs>),
     /// Bring the store's schema up to this version, and exit
     #[command(
@@ -129,9 +133,6 @@ Examples:
         /// The shell
         shell: Shell,
     },
-    /// Compile a module from standard input under limits: the server starts this for each upload
-    #[command(hide = true)]
-    CompileModule(ChildArgs),
 }
 
 impl Cli {
@@ -196,13 +197,11 @@ fn with_command(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
-/// Runs any command of the client: `serve`, `migrate` and `compile-module` are the caller's.
+/// Runs any command of the client: `serve` and `migrate` are the caller's.
 pub async fn run(command: Command, global: Global) -> ExitCode {
     let output = Output { json: global.json };
     let done = match command {
-        Command::Serve(_) | Command::Migrate(_) | Command::CompileModule(_) => {
-            Err(Failure::Local("this is not a command of the client".into()))
-        }
+        Command::Serve(_) | Command::Migrate(_) => Err(Failure::Local("this is not a command of the client".into())),
         Command::Feed(args) => feed::run(args, output).await,
         Command::Rule(command) => rule::run(command, &global.server, output).await,
         Command::Alert(command) => alert::run(command, &global.server, output).await,

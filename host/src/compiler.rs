@@ -2,7 +2,7 @@
 //!
 //! A valid module within the limits of validation can still take the compiler long or much memory, and a fault in the
 //! compiler is a fault of whoever runs it. So the server starts itself again as `tocsin compile-module`, with limits on
-//! memory, CPU time and files, with no environment, and with a deadline; whatever becomes of the child is an answer to the
+//! memory, CPU time and files, with no environment and no settings, and with a deadline; whatever becomes of the child is an answer to the
 //! uploader. The child also holds the trial run.
 //!
 //! This is a limit on what compiling costs, not a jail: the child runs as the same user.
@@ -20,7 +20,7 @@ use tocsin_engine::limits::MAX_MODULE_BYTES;
 use tocsin_engine::violation::{Code, Rejection, Violation};
 use tokio::task::JoinError;
 
-pub use self::child::{ChildArgs, run_child};
+pub use self::child::run_if_child;
 pub use self::job::try_module;
 pub use self::process::ChildCompiler;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{self, Cli, Command, Global};
-use crate::{compiler, config, roles, signals, telemetry};
+use crate::{compiler, config, data_dir, roles, signals, telemetry};
 
 /// Does what the command line says; the exit code of the process.
 ///
@@ -13,14 +13,18 @@ use crate::{compiler, config, roles, signals, telemetry};
 /// No other thread may run yet: settings are read into the environment, which all threads share.
 #[expect(unsafe_code, reason = "the environment is written to")]
 pub unsafe fn run() -> ExitCode {
-    // SAFETY: the caller's.
-    let env_file = unsafe { config::env_file::load() };
-    let cli = Cli::parse();
-    if let Command::CompileModule(args) = &cli.command {
-        return compiler::run_child(args);
+    // A compiler of strangers' modules has no business with settings.
+    if let Some(ended) = compiler::run_if_child(std::env::args_os()) {
+        return ended;
     }
+    // SAFETY: the caller's.
+    let env_file = unsafe { config::env_file::load(std::env::args_os()) };
+    let cli = Cli::parse();
     if let Err(error) = env_file {
         return cli::exit_code(Err(error.into()), &cli.global);
+    }
+    if let Command::Serve(_) | Command::Migrate(_) = cli.command {
+        data_dir::create_privately();
     }
     let runtime = tokio::runtime::Runtime::new().expect("the system can start threads");
     let ended = runtime.block_on(async {

@@ -42,6 +42,30 @@ pub const MAX_PARAMS_BYTES: usize = 4 * 1024;
 /// The largest state record, in bytes.
 pub const MAX_STATE_BYTES: usize = 64 * 1024;
 
+/// The most params that a rule may have.
+pub const MAX_PARAMS: usize = 64;
+
+/// The most older versions that a rule may migrate from.
+pub const MAX_MIGRATES: usize = 64;
+
+/// The longest name of a rule, a param or an evidence number, in bytes: names are in every firing and in every error.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// The longest version, in bytes: it is in every firing.
+pub const MAX_VERSION_BYTES: usize = 64;
+
+/// The longest description, of the rule or of a param, and the longest author, in bytes: some paragraphs.
+pub const MAX_TEXT_BYTES: usize = 4096;
+
+/// The longest title of a schema or a param, in bytes: a line.
+pub const MAX_TITLE_BYTES: usize = 256;
+
+/// The longest unit of a param, in bytes: a word.
+pub const MAX_UNIT_BYTES: usize = 64;
+
+/// The longest text that a param of a fixed list may be, in bytes: it is in every alert that chooses it.
+pub const MAX_ENUM_VALUE_BYTES: usize = 128;
+
 /// Params and state records start at multiples of this many bytes, and their sizes are multiples of it.
 pub const RECORD_ALIGN: usize = 8;
 

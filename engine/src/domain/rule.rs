@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-/// The longest rule name, in bytes.
-const MAX_NAME_BYTES: usize = 64;
+use crate::limits::{MAX_NAME_BYTES, MAX_VERSION_BYTES};
 
 /// A rule's name: 1 to 64 lower-case letters, digits and single hyphens, starting with a letter (`percent-move`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +53,51 @@ impl fmt::Display for RuleName {
     }
 }
 
-/// A semantic version (<https://semver.org>): what orders a rule's versions.
+/// A semantic version (<https://semver.org>): what orders a rule's versions. [`parse_version`] reads one.
 pub type Version = semver::Version;
+
+/// Why a text is not the version of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VersionError {
+    /// It is longer than any version needs to be.
+    #[error("{bytes} bytes, more than the {MAX_VERSION_BYTES} allowed")]
+    TooLong {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// It is not a semantic version.
+    #[error("{text:?} is not a semantic version such as 1.0.0: {reason}")]
+    Malformed {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It carries build metadata, by which semantic versions are not ordered: of two that differ in nothing else neither
+    /// is the newer one.
+    #[error(
+        "{text:?} has build metadata (+{build}), and versions that differ in it alone have no order: leave it out, or \
+         raise the number"
+    )]
+    BuildMetadata {
+        /// The text.
+        text: String,
+        /// What stands behind the `+`.
+        build: String,
+    },
+}
+
+/// Parses the version of a rule: a semantic version of at most [`MAX_VERSION_BYTES`], without build metadata.
+pub fn parse_version(text: &str) -> Result<Version, VersionError> {
+    if text.len() > MAX_VERSION_BYTES {
+        return Err(VersionError::TooLong { bytes: text.len() });
+    }
+    match Version::parse(text) {
+        Ok(version) if version.build.is_empty() => Ok(version),
+        Ok(version) => Err(VersionError::BuildMetadata { text: text.into(), build: version.build.to_string() }),
+        Err(error) => Err(VersionError::Malformed { text: text.into(), reason: error.to_string() }),
+    }
+}
 
 /// The SHA-256 digest of a module's bytes: its identity. Shown as `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -144,6 +186,22 @@ mod tests {
         let long = "a".repeat(65);
         for bad in ["", "-a", "a-", "a--b", "Above", "1a", "a_b", "a b", "é", "a\0", "\u{202e}a", &long] {
             assert!(RuleName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_ordered_and_bounded() {
+        for good in ["0.0.0", "1.2.3", "1.0.0-rc.1", &format!("1.0.0-{}", "a".repeat(58))] {
+            assert_eq!(parse_version(good).unwrap().to_string(), good);
+        }
+        for (bad, why) in [
+            ("1.0", "\"1.0\" is not a semantic version"),
+            ("1.0.0+build", "\"1.0.0+build\" has build metadata (+build)"),
+            ("1.0.0-rc.1+a.b", "(+a.b)"),
+            (&format!("1.0.0-{}", "a".repeat(59)), "65 bytes, more than the 64"),
+        ] {
+            let error = parse_version(bad).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 

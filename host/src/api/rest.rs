@@ -17,7 +17,6 @@ mod problem;
 mod promotion;
 mod rules;
 mod status;
-mod strict_json;
 #[cfg(test)]
 mod tests;
 mod trades;

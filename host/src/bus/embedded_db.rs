@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use crate::lock_holder;
+
 /// Block cache, bytes. Small: readers stream through the log and mostly read what memtables still hold.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -21,6 +23,12 @@ const WORKER_THREADS: usize = 2;
 /// Memtable of a keyspace of small records (offsets, prices), bytes.
 const SMALL_MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The file whose lock says that a process has the folder.
+const LOCK: &str = "log.lock";
+
+/// The database's own lock.
+const DATABASE_LOCK: &str = "log/lock";
+
 /// The file that fjall writes last when it creates a database.
 const VERSION_FILE: &str = "version";
 
@@ -29,10 +37,18 @@ const VERSION_FILE: &str = "version";
 pub enum EmbeddedDbError {
     /// Another process has it open.
     #[error(
-        "the data folder {} is in use by another process: stop that one, or give this one another folder with --data-dir",
-        .0.display()
+        "the data folder {} is in use by {holder}, which has locked {lock}: stop that one, or give this one another folder \
+         with --data-dir",
+        folder.display()
     )]
-    InUse(PathBuf),
+    InUse {
+        /// The data folder.
+        folder: PathBuf,
+        /// The file that is locked, in the folder.
+        lock: &'static str,
+        /// Who has locked it, as far as the system says.
+        holder: String,
+    },
     /// The folder `log` is something else.
     #[error(
         "{} holds no Tocsin log: move it away, or give another data folder with --data-dir",
@@ -93,7 +109,7 @@ impl EmbeddedDb {
         if !path.join(VERSION_FILE).exists() {
             return Err(EmbeddedDbError::NotALog(path));
         }
-        let database = open_database(&path)?;
+        let database = open_database(&path).map_err(|error| in_use(error, data_dir))?;
         Ok(Self(Arc::new(Opened { data_dir: data_dir.to_owned(), database, _lock: lock })))
     }
 
@@ -130,30 +146,40 @@ fn create(data_dir: &Path, path: &Path) -> Result<(), EmbeddedDbError> {
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(io_error("remove", &unfinished))?;
     }
-    drop(open_database(&unfinished)?);
+    drop(open_database(&unfinished).map_err(|error| in_use(error, data_dir))?);
     fs::rename(&unfinished, path).map_err(io_error("create", path))?;
     File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(io_error("sync", data_dir))
 }
 
-fn open_database(path: &Path) -> Result<Database, EmbeddedDbError> {
+fn open_database(path: &Path) -> Result<Database, fjall::Error> {
     Database::builder(path)
         .cache_size(CACHE_BYTES)
         .max_journaling_size(MAX_JOURNAL_BYTES)
         .worker_threads(WORKER_THREADS)
         .open()
-        .map_err(|error| match error {
-            fjall::Error::Locked => EmbeddedDbError::InUse(path.to_owned()),
-            error => EmbeddedDbError::failed("open")(error),
-        })
+}
+
+fn in_use(error: fjall::Error, data_dir: &Path) -> EmbeddedDbError {
+    match error {
+        fjall::Error::Locked => locked(data_dir, DATABASE_LOCK),
+        error => EmbeddedDbError::failed("open")(error),
+    }
+}
+
+/// The error of a lock that another process holds.
+fn locked(data_dir: &Path, lock: &'static str) -> EmbeddedDbError {
+    let holder = File::open(data_dir.join(lock)).ok().and_then(|file| lock_holder::holder(&file));
+    let holder = holder.map_or_else(|| "another process".into(), |holder| holder.to_string());
+    EmbeddedDbError::InUse { folder: data_dir.to_owned(), lock, holder }
 }
 
 /// Takes the lock that keeps other processes out. The operating system frees it when this process ends, however it ends.
 fn take_lock(data_dir: &Path) -> Result<File, EmbeddedDbError> {
-    let path = data_dir.join("log.lock");
+    let path = data_dir.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(EmbeddedDbError::InUse(data_dir.to_owned())),
+        Err(TryLockError::WouldBlock) => Err(locked(data_dir, LOCK)),
         Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
     }
 }
@@ -171,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = EmbeddedDb::open(dir.path()).unwrap();
         let error = EmbeddedDb::open(dir.path()).err().unwrap();
-        assert!(matches!(error, EmbeddedDbError::InUse(_)), "{error}");
+        assert!(matches!(error, EmbeddedDbError::InUse { .. }), "{error}");
         drop(first);
         EmbeddedDb::open(dir.path()).unwrap();
     }

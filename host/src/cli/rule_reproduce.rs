@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tocsin_engine::domain::{Conditions, Digest, Position, RuleName, RuleRef, Symbol, Tick, Version};
+use tocsin_engine::domain::{Conditions, Digest, Position, RuleName, RuleRef, Symbol, Tick, parse_version};
 use tocsin_engine::limits::{MAX_MODULE_BYTES, THREAD_STACK_BYTES};
 use tocsin_engine::{Engine, Fault, FaultBundle, NotReproduced, Rule, reproduce as evaluate};
 
@@ -104,7 +104,7 @@ impl Bundle {
         Ok(FaultBundle {
             rule: RuleRef {
                 name: RuleName::parse(&rule.name).map_err(|error| no_bundle("rule.name", &error))?,
-                version: Version::parse(&rule.version).map_err(|error| no_bundle("rule.version", &error))?,
+                version: parse_version(&rule.version).map_err(|error| no_bundle("rule.version", &error))?,
                 digest: rule.digest.parse().map_err(|error| no_bundle("rule.digest", &error))?,
             },
             tick: tick.map_err(|error| no_bundle("tick", &error))?,

@@ -1,11 +1,13 @@
 //! `tocsin compile-module`: what runs in the child. A module comes on standard input, an answer goes to standard output.
 //!
-//! The process limits itself before it reads anything of the module. No limit can be raised again past its hard value.
+//! The process limits itself before it reads anything but its arguments: no settings, whatever its environment and folder
+//! are, and nothing of the module. No limit can be raised again past its hard value.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::Parser;
 use tocsin_engine::Engine;
 use tocsin_engine::limits::MAX_MODULE_BYTES;
 
@@ -15,31 +17,44 @@ use super::{DEFAULT_CPU_S, DEFAULT_MEMORY_MIB, answer};
 /// The exit status of a child that could not do its work for reasons of its own.
 pub(super) const EXIT_BROKEN: u8 = 70;
 
-/// Compile a module under limits
-#[derive(Args, Clone, Debug)]
-pub struct ChildArgs {
+/// The first argument of a child.
+pub(super) const COMMAND: &str = "compile-module";
+
+/// Compile a module from standard input under limits: the server starts this for each upload
+#[derive(Debug, Parser)]
+#[command(name = "tocsin compile-module")]
+struct ChildArgs {
     /// Address space while compiling, in MiB
     #[arg(long, default_value_t = DEFAULT_MEMORY_MIB)]
-    pub memory_mib: u64,
+    memory_mib: u64,
     /// CPU time, in seconds
     #[arg(long, default_value_t = DEFAULT_CPU_S)]
-    pub cpu_s: u64,
+    cpu_s: u64,
     /// Hold a trial run as well
     #[arg(long)]
-    pub trial: bool,
+    trial: bool,
 }
 
-/// Reads, compiles, answers. Runs without an async runtime: its threads would count against the limits.
-pub fn run_child(args: &ChildArgs) -> ExitCode {
-    match answer_one(args) {
+/// Does the work of a child and returns its exit code, where that is what the arguments of this process say. Reads, compiles,
+/// answers, without an async runtime: its threads would count against the limits.
+pub fn run_if_child(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter().skip(1).peekable();
+    args.peek().filter(|command| *command == COMMAND)?;
+    let args = match ChildArgs::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    Some(match answer_one(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        // There is nobody to tell: standard error leads nowhere. The status says enough.
+        // Standard error leads nowhere: the status says enough.
         Err(_) => ExitCode::from(EXIT_BROKEN),
-    }
+    })
 }
 
 fn answer_one(args: &ChildArgs) -> anyhow::Result<()> {
     limits::narrow(args.memory_mib, args.cpu_s)?;
+    // No file of a user's folder is near, whoever started this.
+    std::env::set_current_dir("/")?;
     let mut module = Vec::new();
     // One byte over the cap shows that it is over; the rest is not needed for that.
     std::io::stdin().take(MAX_MODULE_BYTES as u64 + 1).read_to_end(&mut module)?;

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use super::answer::{self, HEAD_BYTES, Received};
-use super::child::EXIT_BROKEN;
+use super::child::{COMMAND, EXIT_BROKEN};
 use super::{CompileError, CompileLimits, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS, Purpose};
 
 /// Compiles in child processes.
@@ -71,7 +71,7 @@ impl ChildCompiler {
     fn spawn(&self, purpose: Purpose, limits: CompileLimits) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program);
         command
-            .arg("compile-module")
+            .arg(COMMAND)
             .args(["--memory-mib", &limits.memory_mib.to_string()])
             .args(["--cpu-s", &limits.cpu_s.to_string()])
             .args((purpose == Purpose::Upload).then_some("--trial"))

@@ -1,7 +1,8 @@
 //! The file `.env`: settings that are read at the start as if they stood in the environment.
 //!
-//! It is looked for in the working folder and in those above it. A variable of the environment wins over the file's.
-//! A line is one of
+//! It is the one of the working folder, and of no folder above it, or the one that `--env-file` names. Settings say which
+//! server is talked to and where keys go, so the file must be the user's or root's own, and closed to the hands of others.
+//! A variable of the environment wins over the file's. A line is one of
 //!
 //! ```text
 //! NAME=value                 the rest of the line, trimmed; ` #` begins a comment
@@ -16,25 +17,35 @@
 //! configuration would look like a whole one.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use super::ConfigError;
 
 /// What the file is called.
 const FILE_NAME: &str = ".env";
 
+/// The option that names another one.
+pub const OPTION: &str = "env-file";
+
 /// The largest file that is read, in bytes: settings take a few hundred.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// Reads the file, if there is one, and sets what the environment does not have yet.
+/// Reads the file, if there is one, and sets what the environment does not have yet. `args` is this process's command line:
+/// the file is read before the rest of it, whose defaults it sets.
 ///
 /// # Safety
 ///
 /// No other thread may run: it might be reading the environment.
 #[expect(unsafe_code, reason = "only the caller can know that no other thread runs")]
-pub unsafe fn load() -> Result<(), ConfigError> {
-    let folder = std::env::current_dir().map_err(|error| ConfigError(format!("the working folder: {error}")))?;
-    for (name, value) in read(&folder)? {
+pub unsafe fn load(args: impl IntoIterator<Item = OsString>) -> Result<(), ConfigError> {
+    let named = named_file(args);
+    let variables = match &named {
+        Some(file) => read(file)?.ok_or_else(|| refused(file, "there is no such file"))?,
+        None => read(Path::new(FILE_NAME))?.unwrap_or_default(),
+    };
+    for (name, value) in variables {
         if std::env::var_os(&name).is_none() {
             // SAFETY: the caller's promise.
             unsafe { std::env::set_var(name, value) };
@@ -43,22 +54,99 @@ pub unsafe fn load() -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The variables of the file that is nearest above a folder; none if there is no file.
-fn read(folder: &Path) -> Result<Vec<(OsString, String)>, ConfigError> {
-    let Some(file) = folder.ancestors().map(|folder| folder.join(FILE_NAME)).find(|file| file.is_file()) else {
-        return Ok(Vec::new());
-    };
-    let refused = |what: String| ConfigError(format!("{}: {what}", file.display()));
-    let unread = |error: std::io::Error| refused(format!("cannot be read ({error}): mend or remove it"));
-    let bytes = file.metadata().map_err(unread)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(refused(format!(
-            "has {bytes} bytes, more than the {MAX_FILE_BYTES} allowed: is it a list of settings?"
-        )));
+/// The file that a command line names. What is wrong with the command line is found when all of it is read.
+fn named_file(args: impl IntoIterator<Item = OsString>) -> Option<PathBuf> {
+    let mut args = args.into_iter().skip(1).take_while(|arg| arg != "--");
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        let Some(option) = text.strip_prefix("--").and_then(|option| option.strip_prefix(OPTION)) else { continue };
+        match option.strip_prefix('=') {
+            Some(file) => return Some(file.into()),
+            None if option.is_empty() => return args.next().map(Into::into),
+            None => {}
+        }
     }
-    parse(&std::fs::read(&file).map_err(unread)?).map_err(|(line, what)| {
-        refused(format!("line {line}: {what}; write NAME=value, or begin the line with # if it is a comment"))
-    })
+    None
+}
+
+fn refused(file: &Path, what: impl std::fmt::Display) -> ConfigError {
+    // The name alone would not say in which folder.
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    ConfigError(format!("{}: {what}", file.display()))
+}
+
+/// The variables of a file; None if it is not there.
+fn read(file: &Path) -> Result<Option<Vec<(OsString, String)>>, ConfigError> {
+    let unread = |error: io::Error| refused(file, format!("cannot be read ({error}): mend or remove it"));
+    let opened = match open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unread)?,
+    };
+    let metadata = opened.metadata().map_err(unread)?;
+    if !metadata.is_file() {
+        return Err(refused(file, "is no regular file, and not read: remove it, or name another one with --env-file"));
+    }
+    check_owner(file, &metadata)?;
+    let bytes = metadata.len();
+    if bytes > MAX_FILE_BYTES {
+        let what = format!("has {bytes} bytes, more than the {MAX_FILE_BYTES} allowed: is it a list of settings?");
+        return Err(refused(file, what));
+    }
+    let mut text = Vec::new();
+    opened.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(unread)?;
+    let variables = parse(&text).map_err(|(line, what)| {
+        let advice = "write NAME=value, or begin the line with # if it is a comment";
+        refused(file, format!("line {line}: {what}; {advice}"))
+    })?;
+    Ok(Some(variables))
+}
+
+/// Opens a file without waiting, also where it is a pipe without a writer.
+#[cfg(unix)]
+fn open(file: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(file)
+}
+
+/// Refuses a file that another user owns or may change, and a link that another user made.
+#[cfg(unix)]
+fn check_owner(file: &Path, opened: &Metadata) -> Result<(), ConfigError> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    /// What group and others may do to a file, so that it is not its owner's alone to change.
+    const WRITE_BY_OTHERS: u32 = 0o022;
+
+    let user = rustix::process::geteuid().as_raw();
+    let link = file.symlink_metadata().map_err(|error| refused(file, format!("cannot be looked at ({error})")))?;
+    for owner in [opened.uid(), link.uid()] {
+        if owner != user && owner != 0 {
+            return Err(refused(
+                file,
+                format!(
+                    "belongs to user {owner}, and settings are read only from a file of your own (user {user}) or of \
+                     root's: remove it, work in another folder, or name a file of yours with --env-file"
+                ),
+            ));
+        }
+    }
+    if opened.mode() & WRITE_BY_OTHERS != 0 {
+        let (mode, path) = (opened.mode() & 0o777, file.display());
+        let what = format!("other users may write to it (mode {mode:o}), and it is not read: `chmod go-w {path}`");
+        return Err(refused(file, what));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn open(file: &Path) -> io::Result<File> {
+    File::open(file)
+}
+
+#[cfg(not(unix))]
+fn check_owner(_file: &Path, _opened: &Metadata) -> Result<(), ConfigError> {
+    Ok(())
 }
 
 /// The variables of a text, in its order; or the number of the first bad line, from 1, and what is wrong with it.
@@ -234,19 +322,38 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_file_counts_and_a_bad_one_is_named() {
+    fn a_bad_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let below = folder.path().join("a/b");
-        std::fs::create_dir_all(&below).unwrap();
-        std::fs::write(folder.path().join(".env"), "A=1").unwrap();
-        assert_eq!(read(&below).unwrap(), [("A".into(), "1".to_owned())]);
-        std::fs::write(below.join(".env"), "KEY=1\nsesame").unwrap();
-        let error = read(&below).unwrap_err().to_string();
-        let place = format!("{}: line 2: ", below.join(".env").display());
+        let file = folder.path().join(".env");
+        assert_eq!(read(&file).unwrap(), None);
+        std::fs::write(&file, "A=1").unwrap();
+        assert_eq!(read(&file).unwrap().unwrap(), [("A".into(), "1".to_owned())]);
+        std::fs::write(&file, "KEY=1\nsesame").unwrap();
+        let error = read(&file).unwrap_err().to_string();
+        let place = format!("{}: line 2: ", file.display());
         assert!(error.starts_with(&place) && error.contains("write NAME=value"), "{error}");
         assert!(!error.contains("sesame"), "it may be a key: {error}");
-        std::fs::write(below.join(".env"), vec![b'#'; MAX_FILE_BYTES as usize + 1]).unwrap();
-        assert!(read(&below).unwrap_err().to_string().contains("65536"));
+        std::fs::write(&file, vec![b'#'; MAX_FILE_BYTES as usize + 1]).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("65536"));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("is no regular file"));
+    }
+
+    #[test]
+    fn the_command_line_names_the_file() {
+        for (args, expect) in [
+            (&["tocsin"][..], None),
+            (&["tocsin", "--env-file", "a"], Some("a")),
+            (&["tocsin", "serve", "--port", "1", "--env-file=b/c"], Some("b/c")),
+            (&["tocsin", "--env-file=", "x"], Some("")),
+            (&["tocsin", "--env-file"], None),
+            (&["tocsin", "--env-files", "a"], None),
+            (&["--env-file", "a"], None),
+            (&["tocsin", "rule", "check", "--", "--env-file", "a"], None),
+        ] {
+            assert_eq!(named_file(args.iter().map(Into::into)), expect.map(PathBuf::from), "{args:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Uploading and reading rules.
 
-use tocsin_engine::domain::{RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
+use tocsin_engine::domain::{self, RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
 use tocsin_engine::trial::trial_migration;
 use tocsin_engine::{Rule, builtin};
 
 use super::thread::on_thread;
-use super::{Control, ControlError, FieldViolation, Page, page, page_size};
+use super::{Control, ControlError, Page, page, page_size};
 use crate::store::StoredRule;
 
 /// What an upload led to.
@@ -117,10 +117,7 @@ impl Control {
 }
 
 pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlError> {
-    Version::parse(text).map_err(|error| {
-        let message = format!("{text:?} is not a semantic version such as 1.0.0: {error}");
-        ControlError::Invalid(vec![FieldViolation::new(field, message)])
-    })
+    domain::parse_version(text).map_err(|error| ControlError::invalid(field, error.to_string()))
 }
 
 /// Nothing can be asked of a rule version that is judged no more.

@@ -13,6 +13,7 @@ use crate::artifacts::ArtifactCache;
 use crate::bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
 use crate::compiler::{ChildCompiler, Compiler};
 use crate::config::{Settings, StoreArgs, StoreChoice};
+use crate::data_dir;
 use crate::health::Health;
 use crate::library::Library;
 use crate::prices::{EmbeddedPrices, Prices, RedisPrices};
@@ -92,7 +93,7 @@ impl<'a> Backends<'a> {
             let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
             let compiler = Compiler::Child(Arc::new(ChildCompiler::new(program, self.settings.compile)));
             let data_dir = &self.settings.data_dir;
-            std::fs::create_dir_all(data_dir).with_context(|| self.folder())?;
+            data_dir::prepare(data_dir).with_context(|| self.folder())?;
             let artifacts = ArtifactCache::open(data_dir).context("opening the folder of compiled rules")?;
             Ok(Library::new(Engine::new()?, self.store().await?, compiler, Some(artifacts)))
         };
@@ -101,7 +102,7 @@ impl<'a> Backends<'a> {
 
     async fn embedded(&self) -> anyhow::Result<&EmbeddedDb> {
         let open = async || {
-            std::fs::create_dir_all(&self.settings.data_dir).with_context(|| self.folder())?;
+            data_dir::prepare(&self.settings.data_dir).with_context(|| self.folder())?;
             EmbeddedDb::open(&self.settings.data_dir).with_context(|| self.folder())
         };
         self.embedded.get_or_try_init(open).await
@@ -136,7 +137,7 @@ pub async fn migrate(args: StoreArgs) -> anyhow::Result<String> {
 async fn open_store(choice: &StoreChoice, data_dir: &Path) -> Result<Store, StoreError> {
     match choice {
         StoreChoice::Sqlite => {
-            std::fs::create_dir_all(data_dir).map_err(|error| StoreError::Open(error.to_string()))?;
+            data_dir::prepare(data_dir).map_err(|error| StoreError::Open(error.to_string()))?;
             Store::open_sqlite(data_dir).await
         }
         StoreChoice::Postgres(url) => Store::open_postgres(url).await,

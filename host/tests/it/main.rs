@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod gostocks;
 mod kill;
+mod local_users;
 mod operations;
 mod other_languages;
 mod promotion;

@@ -22,7 +22,9 @@ macro_rules! rows {
 #[test]
 fn the_limits_are_those_of_the_code() {
     let rows = rows![
-        limits::MAX_MODULE_BYTES, limits::MAX_MANIFEST_BYTES, limits::MAX_PARAMS, limits::MAX_MIGRATES, limits::MAX_TYPES,
+        limits::MAX_MODULE_BYTES, limits::MAX_MANIFEST_BYTES, limits::MAX_PARAMS, limits::MAX_MIGRATES,
+        limits::MAX_NAME_BYTES, limits::MAX_VERSION_BYTES, limits::MAX_TEXT_BYTES, limits::MAX_TITLE_BYTES,
+        limits::MAX_UNIT_BYTES, limits::MAX_ENUM_VALUE_BYTES, limits::MAX_TYPES,
         limits::MAX_TYPE_VALUES, limits::MAX_FUNCTIONS, limits::MAX_LOCALS, limits::MAX_BODY_BYTES,
         limits::MAX_CODE_BYTES, limits::MAX_NESTING, limits::MAX_BLOCKS, limits::MAX_BR_TABLE_TARGETS,
         limits::MAX_GLOBALS, limits::MAX_EXPORTS, limits::MAX_SEGMENTS, limits::MAX_TABLE_ELEMENTS,

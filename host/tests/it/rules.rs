@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::server::{Server, wait_for};
+use crate::server::{Server, tocsin, wait_for};
 
 /// Behaves for as long as a trial run lasts, and then never ends again.
 const ENDLESS: &str = r#"(module (memory (export "memory") 1)
@@ -41,4 +41,38 @@ fn a_bad_module_is_refused_with_every_violation() {
     let codes: Vec<&str> =
         problem["violations"].as_array().unwrap().iter().map(|v| v["code"].as_str().unwrap()).collect();
     assert!(["import", "export", "manifest"].iter().all(|code| codes.contains(code)), "{problem}");
+}
+
+#[test]
+fn a_version_with_build_metadata_is_refused_on_the_command_line_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["--feed", "none"]);
+    let file = folder.path().join("rule.wasm");
+    std::fs::write(&file, wat::parse_str(ENDLESS.replace("1.0.0", "1.0.0+b")).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [
+        &["rule", "check", file][..],
+        &["rule", "upload", file],
+        &["rule", "show", "above", "--version", "1.0.0+b"],
+        &["rule", "promote", "above", "1.0.0+b"],
+        &["rule", "promote", "above", "1.0.0", "--from", "1.0.0+b"],
+        &[
+            "alert",
+            "create",
+            "--user",
+            "1",
+            "--symbol",
+            "X",
+            "--rule",
+            "above",
+            "--version",
+            "1.0.0+b",
+            "--param",
+            "target=1",
+        ],
+    ] {
+        let (status, said) = tocsin(&server, arguments);
+        assert_eq!(status, Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("\"1.0.0+b\" has build metadata (+b)"), "{arguments:?}: {said}");
+    }
 }

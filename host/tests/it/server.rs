@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// Where gRPC is served; empty if it is not.
     pub(crate) grpc_url: String,
+    /// What it logged until then.
+    pub(crate) said: Vec<String>,
     client: reqwest::blocking::Client,
 }
 
@@ -87,7 +89,7 @@ impl Server {
             said.push(line);
         };
         hear(log);
-        Ok(Self { child, url, grpc_url, client: reqwest::blocking::Client::new() })
+        Ok(Self { child, url, grpc_url, said, client: reqwest::blocking::Client::new() })
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {

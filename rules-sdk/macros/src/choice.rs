@@ -24,8 +24,19 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
         }
     }
     let ident = &input.ident;
-    let names = data.variants.iter().map(|variant| text::kebab(&variant.ident.to_string()));
+    let names: Vec<String> = data.variants.iter().map(|variant| text::kebab(&variant.ident.to_string())).collect();
+    for (index, (name, variant)) in names.iter().zip(&data.variants).enumerate() {
+        if names[..index].contains(name) {
+            let message = format!("alerts would write this variant as {name:?}, like an earlier one: rename it");
+            return Err(Error::new_spanned(&variant.ident, message));
+        }
+    }
+    let bounds = names.iter().zip(&data.variants).map(|(name, variant)| {
+        text::bound(name, &format!("the name {name:?}"), "MAX_ENUM_VALUE_BYTES", variant.ident.span())
+    });
     Ok(quote! {
+        #(#bounds)*
+
         // SAFETY: a `u32` enum without fields and explicit numbers; the names are in the order of its variants.
         unsafe impl ::tocsin_rules_sdk::Choice for #ident {
             const NAMES: &'static [&'static str] = &[#(#names),*];

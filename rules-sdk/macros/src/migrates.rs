@@ -1,6 +1,6 @@
 //! `migrates(…)` of `#[rule]`: the functions that take over states of older versions.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use semver::Version;
 use syn::parse::{Parse, ParseStream};
@@ -45,14 +45,27 @@ pub(crate) fn parse(key: &Ident, input: ParseStream<'_>) -> Result<Vec<Takeover>
     Ok(takeovers)
 }
 
-fn check_versions<'a>(texts: impl Iterator<Item = &'a LitStr>) -> Result<()> {
+/// Why no version of a rule has it.
+const BUILD_METADATA: &str = "build metadata (behind the `+`) gives versions no order";
+
+/// The version of the package, which is the rule's.
+pub(crate) fn package_version(text: &str, span: Span) -> Result<Version> {
     // Cargo takes no other.
-    let own = Version::parse(&package("VERSION")).expect("a package has a semantic version");
+    let version = Version::parse(text).expect("a package has a semantic version");
+    if version.build.is_empty() {
+        return Ok(version);
+    }
+    Err(Error::new(span, format!("the package's version is {version}: {BUILD_METADATA}; take it out of Cargo.toml")))
+}
+
+fn check_versions<'a>(texts: impl Iterator<Item = &'a LitStr>) -> Result<()> {
+    let own = package_version(&package("VERSION"), Span::call_site())?;
     let mut known = Vec::new();
     for text in texts {
         let refuse = |message: String| Err(Error::new(text.span(), message));
         match Version::parse(&text.value()) {
             Err(error) => return refuse(format!("not a semantic version such as \"1.0.0\": {error}")),
+            Ok(version) if !version.build.is_empty() => return refuse(format!("{BUILD_METADATA}: take it away")),
             Ok(version) if version >= own => {
                 return refuse(format!(
                     "not older than this version, {own}: raise `version` in Cargo.toml, or take the name away"
@@ -101,4 +114,16 @@ pub(crate) fn expand(takeovers: &[Takeover], params: Option<&Type>, state: Optio
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_whose_version_has_build_metadata_is_no_rule() {
+        assert_eq!(package_version("1.2.3-rc.1", Span::call_site()).unwrap(), Version::parse("1.2.3-rc.1").unwrap());
+        let error = package_version("1.2.3+x.7", Span::call_site()).unwrap_err().to_string();
+        assert!(error.contains("1.2.3+x.7") && error.contains("Cargo.toml"), "{error}");
+    }
 }

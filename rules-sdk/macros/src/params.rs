@@ -13,7 +13,13 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let ident = &input.ident;
     let fields = record::fields(input, "params")?;
     let params = fields.iter().map(|field| expand_field(ident, field)).collect::<Result<Vec<_>>>()?;
+    let bounds = fields.iter().map(|field| expand_bounds(field)).collect::<Result<Vec<_>>>()?;
+    let count = fields.len();
+    let too_many = "a rule has more params than `tocsin_rules_sdk::abi::MAX_PARAMS`: use fewer fields";
     Ok(quote! {
+        const _: () = ::core::assert!(#count <= ::tocsin_rules_sdk::abi::MAX_PARAMS, #too_many);
+        #(#bounds)*
+
         // SAFETY: every field is listed, with its type and offset.
         unsafe impl ::tocsin_rules_sdk::Params for #ident {
             const FIELDS: &'static [::tocsin_rules_sdk::manifest::Param] = &[#(#params),*];
@@ -67,6 +73,17 @@ fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
             unit: #unit,
         }
     })
+}
+
+/// Assertions that a field's texts are no longer than a manifest takes, each at the text.
+fn expand_bounds(field: &Field) -> Result<TokenStream> {
+    let ident = field.ident.as_ref().expect("the fields are named");
+    let unit = Options::parse(field, Kind::of(&field.ty)?)?.unit;
+    let name = text::bound(&ident.unraw().to_string(), "the param's name", "MAX_NAME_BYTES", ident.span());
+    let description = text::first_paragraph(&field.attrs);
+    let description = text::bound(&description, "the param's description", "MAX_TEXT_BYTES", ident.span());
+    let unit = unit.map(|unit| text::bound(&unit.value(), "the param's unit", "MAX_UNIT_BYTES", unit.span()));
+    Ok(quote! { #name #description #unit })
 }
 
 /// What `#[param(…)]` says of a field.
@@ -152,7 +169,8 @@ impl Options {
                 }
             }
         }
-        let Some((default, span)) = self.default_number else { return Ok(()) };
+        let Some((given, span)) = self.default_number else { return Ok(()) };
+        let default = kind.packed(given).map_err(|message| Error::new(span, message))?;
         let breaks = |(keyword, bound): &(&str, Number)| match *keyword {
             "minimum" => default < *bound,
             "maximum" => default > *bound,
@@ -162,11 +180,13 @@ impl Options {
         match self.bounds(kind).into_iter().find(breaks) {
             None => Ok(()),
             Some((keyword, bound)) => {
-                let (default, bound) = (default.json(), bound.json());
-                Err(Error::new(
-                    span,
-                    format!("the default {default} is outside of the range: its {keyword} is {bound}"),
-                ))
+                let packed = match default == given {
+                    true => String::new(),
+                    false => format!(", packed as {},", default.json()),
+                };
+                let (given, bound) = (given.json(), bound.json());
+                let message = format!("the default {given}{packed} is outside of the range: its {keyword} is {bound}");
+                Err(Error::new(span, message))
             }
         }
     }
@@ -253,6 +273,17 @@ impl Kind {
             "bool" => Self::Named(Name::Bool),
             _ => Self::Choice,
         })
+    }
+
+    /// What a rule reads of a number that is packed.
+    fn packed(self, number: Number) -> std::result::Result<Number, String> {
+        let (Self::Named(Name::F32), Number::Real(given)) = (self, number) else { return Ok(number) };
+        let packed = given as f32;
+        let has_sign = packed == 0.0 && given < 0.0;
+        if packed.is_finite() && !has_sign {
+            return Ok(Number::Real(packed.into()));
+        }
+        Err(format!("the default {given} is packed as the f32 {packed}, which no param can be: give another number"))
     }
 
     /// Reads a number literal, perhaps negative, that a param of this kind can hold.

@@ -81,6 +81,27 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Assertions that what the manifest says is no longer than it may be: `texts` of the rule, with what each is and its
+    /// limit, and the options' own.
+    fn expand_texts(&self, function: &ItemFn, texts: &[(&str, &str, &str)]) -> TokenStream {
+        let span = self.name.as_ref().map_or_else(|| function.sig.ident.span(), LitStr::span);
+        let texts = texts.iter().map(|(text, what, limit)| text::bound(text, what, limit, span));
+        let evidence = self.evidence.iter();
+        let evidence =
+            evidence.map(|name| text::bound(&name.value(), "the evidence's name", "MAX_NAME_BYTES", name.span()));
+        let versions = self.migrates.iter().flat_map(|takeover| &takeover.versions);
+        let versions =
+            versions.map(|version| text::bound(&version.value(), "the version", "MAX_VERSION_BYTES", version.span()));
+        let count = self.migrates.iter().flat_map(|takeover| &takeover.versions).count();
+        let too_many = "a rule takes over no more versions than `tocsin_rules_sdk::abi::MAX_MIGRATES`: take some away";
+        quote! {
+            #(#texts)* #(#evidence)* #(#versions)*
+            const _: () = ::core::assert!(#count <= ::tocsin_rules_sdk::abi::MAX_MIGRATES, #too_many);
+        }
+    }
+}
+
 /// What Cargo says of the package that is compiled.
 pub(crate) fn package(variable: &str) -> String {
     std::env::var(format!("CARGO_PKG_{variable}")).unwrap_or_default()
@@ -154,7 +175,7 @@ pub(crate) fn expand(options: &Options, function: &ItemFn) -> Result<TokenStream
 fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) -> Result<TokenStream> {
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let name = options.rule_name(function)?;
-    let version = package("VERSION");
+    let version = migrates::package_version(&package("VERSION"), function.sig.ident.span())?.to_string();
     let author = package("AUTHORS").replace(':', ", ");
     let description = match text::first_paragraph(&function.attrs) {
         none if none.is_empty() => package("DESCRIPTION"),
@@ -164,6 +185,15 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
     let nothing = syn::parse_quote! { () };
     let (params, state) = (signature.params.unwrap_or(&nothing), signature.state.unwrap_or(&nothing));
     let bounds = expand_bounds(options, params, state);
+    let texts = options.expand_texts(
+        function,
+        &[
+            (&name, "the rule's name", "MAX_NAME_BYTES"),
+            (&version, "the package's version", "MAX_VERSION_BYTES"),
+            (&description, "the rule's description", "MAX_TEXT_BYTES"),
+            (&author, "the list of the package's authors", "MAX_TEXT_BYTES"),
+        ],
+    );
     let arguments =
         signature.params.map(|_| quote! { params }).into_iter().chain(signature.state.map(|_| quote! { state }));
     let versions = options.migrates.iter().flat_map(|takeover| &takeover.versions);
@@ -202,6 +232,7 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
             #migrate
         }
         #bounds
+        #texts
     })
 }
 

@@ -1,5 +1,7 @@
 //! Words and doc comments.
 
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::quote_spanned;
 use syn::{Attribute, Expr, ExprLit, Lit, Meta, MetaNameValue};
 
 /// The first paragraph of a doc comment on one line, or nothing.
@@ -18,6 +20,16 @@ fn doc_line(attribute: &Attribute) -> Option<String> {
             Some(text.value())
         }
         _ => None,
+    }
+}
+
+/// An assertion that a text is no longer than a constant of the SDK's `abi` allows. `what` names the text in the error.
+pub(crate) fn bound(text: &str, what: &str, limit: &str, span: Span) -> TokenStream {
+    let bytes = text.len();
+    let message = format!("{what} has {bytes} bytes, more than `tocsin_rules_sdk::abi::{limit}`: shorten it");
+    let limit = Ident::new(limit, span);
+    quote_spanned! { span =>
+        const _: () = ::core::assert!(#bytes <= ::tocsin_rules_sdk::abi::#limit, #message);
     }
 }
 

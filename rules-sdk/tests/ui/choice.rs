@@ -17,4 +17,12 @@ enum WithNumbers {
     Up = 1,
 }
 
+#[derive(Choice, Clone, Copy)]
+#[repr(u32)]
+#[allow(non_camel_case_types)]
+enum WrittenAlike {
+    Top10,
+    top10,
+}
+
 fn main() {}

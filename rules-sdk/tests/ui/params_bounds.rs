@@ -58,4 +58,18 @@ struct UnknownKey {
     count: u32,
 }
 
+#[derive(Params)]
+#[repr(C)]
+struct DefaultRoundsOut {
+    #[param(max = 0.1, default = 0.1)]
+    ratio: f32,
+}
+
+#[derive(Params)]
+#[repr(C)]
+struct DefaultHasNoFloat {
+    #[param(default = 1e39)]
+    ratio: f32,
+}
+
 fn main() {}

@@ -40,6 +40,11 @@ fn h(_tick: &Tick) -> Verdict {
     Verdict::hold()
 }
 
+#[rule(name = "i", migrates("0.0.0-a+build" => from_v1))]
+fn i(_tick: &Tick, _state: &mut f64) -> Verdict {
+    Verdict::hold()
+}
+
 fn from_v1(_old: &f64, _state: &mut f64) -> bool {
     true
 }

@@ -12,10 +12,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Map;
+use tocsin_engine::strict_json::repeated_members;
 
 use super::members::Members;
 use super::problem::{Kind, Problem};
-use super::strict_json::UniqueMembers;
 use crate::control::{ControlError, FieldViolation};
 
 /// How long a body may take to arrive.
@@ -150,8 +150,10 @@ pub(super) fn json(body: &[u8]) -> Result<Members, Problem> {
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::invalid(BODY, "is not a JSON object"));
     }
-    read_json::<UniqueMembers>(body)?;
-    read_json(body).map(Members::new)
+    let members = read_json(body)?;
+    let repeated = repeated_members(body).unwrap_or_default().into_iter();
+    let violations: Vec<_> = repeated.map(|path| FieldViolation::new(path, "is given more than once")).collect();
+    if violations.is_empty() { Ok(Members::new(members)) } else { Err(ControlError::Invalid(violations).into()) }
 }
 
 /// Reads the members of a JSON object as [`json`] does; a body that is left out has none.
@@ -174,7 +176,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 /// Names the member that a JSON error is about. Where a name could not be read (`?`), that is the object around it. Its
-/// place in the text helps with what is no JSON; a member that is given twice is found by its name.
+/// place in the text helps with what is no JSON.
 fn wrong_json(path: &str, reason: &serde_json::Error) -> Problem {
     let member = path.trim_end_matches('?').trim_matches('.');
     let text = reason.to_string();

@@ -121,6 +121,7 @@ async fn a_bad_field_of_an_alert_is_named() {
         (with(|r| r.rule = "No Such".into()), "rule"),
         (with(|r| r.version = "newest".into()), "version"),
         (with(|r| r.version = "9".repeat(500_000)), "version"),
+        (with(|r| r.version = "1.0.0+b".into()), "version"),
         (with(|r| r.params = None), "params.direction"),
         (with(|r| r.lifecycle = Some(Lifecycle { repeat: 3 })), "lifecycle.repeat"),
         (with(|r| r.lifecycle = Some(Lifecycle { repeat: -1 })), "lifecycle.repeat"),

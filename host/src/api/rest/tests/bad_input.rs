@@ -121,7 +121,8 @@ async fn every_member_of_an_alert() {
     check_member(&server, uri, &with("symbols"), "symbols[1]", &second).await;
     check_member(&server, uri, &with("rule"), "rule", NO_TEXT).await;
     check_member(&server, uri, &with("rule"), "rule", &["\"Above\"", "\"../x\"", "\"\\u202eabove\""]).await;
-    let no_version = ["0", "1.5", "true", "[]", "{}", "\"\"", "\"1\"", "\"1.0\"", "\"v1.0.0\"", "\"-1.0.0\"", "NaN"];
+    let no_version =
+        ["0", "1.5", "true", "[]", "{}", "\"\"", "\"1\"", "\"1.0\"", "\"v1.0.0\"", "\"-1.0.0\"", "\"1.0.0+b\"", "NaN"];
     check_member(&server, uri, &with("version"), "version", &no_version).await;
     check_member(&server, uri, &with("params"), "params", &["0", "\"\"", "true", "[]", "NaN"]).await;
     let no_target = ["null", "\"1\"", "[]", "{}", "true", "NaN", "1e400", "-Infinity"];
@@ -223,7 +224,7 @@ async fn every_member_of_a_promotion() {
     // Without a version to leave, all others are meant.
     let no_text: Vec<&str> = NO_TEXT.iter().copied().filter(|text| *text != "null").collect();
     check_member(&server, uri, r#"{"from":{}}"#, "from", &no_text).await;
-    check_member(&server, uri, r#"{"from":{}}"#, "from", &["\"one\"", &format!("{version:?}")]).await;
+    check_member(&server, uri, r#"{"from":{}}"#, "from", &["\"one\"", "\"0.9.0+b\"", &format!("{version:?}")]).await;
     check_member(&server, uri, r#"{"reset_state":{}}"#, "reset_state", &["null", "1", "\"true\"", "[]"]).await;
     check_member(&server, uri, r#"{"unknown":{}}"#, "unknown", &["1", "null"]).await;
     for body in ["null", "[]", "\"1.0.0\"", "{"] {
@@ -369,7 +370,7 @@ async fn every_parameter_of_a_path() {
         let uri = format!("/api/v1/rules/{name}/versions/1.0.0/promote");
         check_named(&server.call("POST", &uri, &[], "").await, &uri, "name");
     }
-    for version in ["x", "0", "1.0", "-1", "%00", "%FF", "99999999999999999999.0.0", &"1".repeat(5000)] {
+    for version in ["x", "0", "1.0", "-1", "%00", "%FF", "99999999999999999999.0.0", "1.0.0+b", &"1".repeat(5000)] {
         for rest in ["", "/module"] {
             let uri = format!("/api/v1/rules/above/versions/{version}{rest}");
             check_named(&server.get(&uri).await, &uri, "version");
