@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cli;
 pub mod compiler;
 pub mod config;
+pub mod connections;
 pub mod control;
 pub mod delivery;
 pub mod disk;

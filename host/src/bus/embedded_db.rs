@@ -21,6 +21,10 @@ const WORKER_THREADS: usize = 2;
 /// Memtable of a keyspace of small records (offsets, prices), bytes.
 const SMALL_MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// Tables that are kept open: `connections::open_files` sets so many files aside, and fjall's own 900 would not leave any for
+/// connections under the usual limit of 1,024. A log at its default retention has some 20 tables.
+const MAX_OPEN_TABLES: usize = 128;
+
 /// The file that fjall writes last when it creates a database.
 const VERSION_FILE: &str = "version";
 
@@ -140,6 +144,7 @@ fn open_database(path: &Path) -> Result<Database, EmbeddedDbError> {
         .cache_size(CACHE_BYTES)
         .max_journaling_size(MAX_JOURNAL_BYTES)
         .worker_threads(WORKER_THREADS)
+        .max_cached_files(Some(MAX_OPEN_TABLES))
         .open()
         .map_err(|error| match error {
             fjall::Error::Locked => EmbeddedDbError::InUse(path.to_owned()),

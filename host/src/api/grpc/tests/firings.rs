@@ -151,7 +151,7 @@ async fn a_stop_ends_watches() {
     let mut watch = firings.watch(0, "").await;
     firings.server.stop.cancel();
     assert!(watch.message().await.unwrap().is_none());
-    firings.server.served.await.unwrap().unwrap();
+    firings.server.served.await.unwrap();
 }
 
 #[tokio::test]
