@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// How long an answer is waited for where there is an earlier one.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How old an earlier answer may be, and how long the first is waited for: a backend that has not answered for so long is
 /// away.

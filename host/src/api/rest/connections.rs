@@ -37,8 +37,9 @@ const STATUS_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Headers of one request. Browsers send about 20.
 pub(super) const MAX_HEADERS: usize = 64;
 
-/// Bytes of one connection's read buffer, and so of a request's line and headers.
-pub(super) const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of one connection's read buffer, and so of a request's line and headers; and of what it has buffered for a client
+/// that does not read.
+pub(super) const MAX_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What is served.
 #[derive(Clone)]

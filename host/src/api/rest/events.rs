@@ -25,8 +25,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The comment.
 const COMMENT: &str = ":\n\n";
 
-/// Events that are sent in one piece at most, some 25 KB.
-const MAX_EVENTS_AT_ONCE: usize = 64;
+/// Events that are sent in one piece at most, some 13 KB.
+const MAX_EVENTS_AT_ONCE: usize = 32;
 
 /// The data of a stream's first event.
 #[derive(Serialize)]
