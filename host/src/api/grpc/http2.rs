@@ -135,3 +135,86 @@ where
         tracing::debug!(%error, "a gRPC connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, sleep};
+    use tonic::service::Routes;
+
+    use super::*;
+
+    const MAGIC: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// A connection in memory, so that time can be held still: only timers let it pass.
+    async fn connect() -> (DuplexStream, JoinHandle<()>) {
+        let (client, server) = tokio::io::duplex(1024);
+        let connections = Connections::new(1, 1);
+        let calls = Calls::new(Routes::default(), connections.streams().clone());
+        let place = connections.admit().await.unwrap();
+        (client, tokio::spawn(serve_one(server, place, calls, CancellationToken::new())))
+    }
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 0], payload].concat()
+    }
+
+    /// The next frame of this kind: its payload.
+    async fn next(client: &mut DuplexStream, kind: u8) -> Vec<u8> {
+        loop {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            client.read_exact(&mut payload).await.unwrap();
+            if head[3] == kind && head[4] & ACK == 0 {
+                return payload;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_preface_that_does_not_come_whole_is_waited_for_only_so_long() {
+        let settings = frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 9]);
+        for sent in [&[][..], &MAGIC[..10], MAGIC, &[MAGIC, &settings[..12]].concat()] {
+            let (mut client, server) = connect().await;
+            let begun = Instant::now();
+            client.write_all(sent).await.unwrap();
+            server.await.unwrap();
+            let held = begun.elapsed();
+            assert!((PREFACE_TIMEOUT..PREFACE_TIMEOUT * 2).contains(&held), "{held:?} after {} bytes", sent.len());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_kept_for_as_long_as_it_answers_pings() {
+        let (mut client, server) = connect().await;
+        client.write_all(&[MAGIC, &frame(SETTINGS, 0, &[])].concat()).await.unwrap();
+        for _ in 0..10 {
+            let ping = next(&mut client, PING).await;
+            client.write_all(&frame(PING, ACK, &ping)).await.unwrap();
+        }
+        assert!(!server.is_finished());
+        sleep(KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT + Duration::from_secs(1)).await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_hears_of_the_bounds() {
+        let (mut client, _server) = connect().await;
+        client.write_all(&[MAGIC, &frame(SETTINGS, 0, &[])].concat()).await.unwrap();
+        let settings = next(&mut client, SETTINGS).await;
+        let settings: Vec<(u8, u32)> = settings
+            .chunks(6)
+            .map(|setting| (setting[1], u32::from_be_bytes(setting[2..].try_into().unwrap())))
+            .collect();
+        // RFC 9113, section 6.5.2.
+        for expect in [(3, MAX_CONCURRENT_STREAMS), (5, MAX_FRAME_BYTES), (6, MAX_HEADER_LIST_BYTES)] {
+            // A setting that is HTTP/2's default need not be sent.
+            assert!(settings.contains(&expect) || expect == (5, 16_384), "{expect:?} is not in {settings:?}");
+        }
+    }
+}
