@@ -1,26 +1,25 @@
 //! The API: translates REST and gRPC to use cases and back. It decides nothing.
 
+mod accept;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
+mod guarded;
 pub mod rest;
+mod socket;
 mod unserved;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
 use crate::bus::Bus;
+use crate::connections::Connections;
 use crate::control::Control;
 use crate::health::Health;
 use crate::prices::Prices;
 
 pub use self::unserved::Warned;
-
-/// How long a client may read nothing, once all buffers between it and the server are full, before its connection is
-/// cut. What a stream has not sent by then is behind its cursor.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What both protocols are served from. Cloning is cheap.
 #[derive(Clone)]
@@ -33,6 +32,8 @@ pub struct Api {
     pub bus: Bus,
     /// Health of this process.
     pub health: Health,
+    /// Connections and streams of this process.
+    pub connections: Connections,
     /// What is subscribed and served.
     pub tickers: Arc<[Symbol]>,
     /// Of which symbols the log has been warned that nobody serves them.

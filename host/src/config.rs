@@ -196,6 +196,17 @@ pub struct ServeArgs {
     #[arg(long, env = "TOCSIN_MAX_STATE_MIB_PER_RULE", default_value_t = 256, value_name = "N")]
     pub max_state_mib_per_rule: u32,
 
+    /// The most connections at a time, of REST, WebSocket, SSE and gRPC together. Idle ones are closed to make room for
+    /// others; where none is idle, new ones get 503. Each takes an open file, and so does what the store and the log need
+    /// (some 300): the limit of open files (ulimit -Hn) must allow both [default: what it allows, at most 16384]
+    #[arg(long, env = "TOCSIN_MAX_CONNECTIONS", value_name = "N", value_parser = from_one::<u32>)]
+    pub max_connections: Option<u32>,
+
+    /// The most live streams at a time: SSE, WebSockets and gRPC watches together. More are refused: 429, over gRPC
+    /// RESOURCE_EXHAUSTED. Firings wait in the store for those that come back [default: 2048, or three of four connections]
+    #[arg(long, env = "TOCSIN_MAX_STREAMS", value_name = "N", value_parser = from_one::<u32>)]
+    pub max_streams: Option<u32>,
+
     /// Log level, or a list of target=level
     #[arg(long, env = "TOCSIN_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -283,6 +294,10 @@ pub struct Settings {
     pub log: LogConfig,
     /// The most live bindings.
     pub caps: BindingCaps,
+    /// The most connections; what the limit of open files allows if not set.
+    pub max_connections: Option<u32>,
+    /// The most streams; a part of the connections if not set.
+    pub max_streams: Option<u32>,
     /// The evaluate role.
     pub evaluator: EvaluatorConfig,
     /// Limits of compiling one module.
@@ -334,6 +349,8 @@ impl ServeArgs {
                 bytes_per_tenant: u64::from(self.max_state_mib_per_tenant) << 20,
                 bytes_per_rule: u64::from(self.max_state_mib_per_rule) << 20,
             },
+            max_connections: self.max_connections,
+            max_streams: self.max_streams,
             evaluator: EvaluatorConfig {
                 group: evaluator::GROUP.into(),
                 workers: self.workers.unwrap_or(cores),

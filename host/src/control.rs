@@ -19,8 +19,10 @@ use crate::compiler::CompileError;
 use crate::library::{Library, LibraryError};
 use crate::store::{BindingCaps, Store, StoreError};
 
+use self::firings::Tail;
+
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
-pub use self::firings::START;
+pub use self::firings::{Recorded, START};
 pub use self::price_alerts::{Condition, CreatePriceAlert};
 pub use self::promotion::{PromoteRule, Promoted};
 pub use self::rules::Upload;
@@ -44,6 +46,7 @@ struct Inner {
     library: Library,
     clock: Clock,
     caps: BindingCaps,
+    tail: Tail,
 }
 
 /// One thing that is wrong with a request.
@@ -183,7 +186,8 @@ fn page<T>(size: Result<u32, FieldViolation>, after: Result<T, ControlError>) ->
 impl Control {
     /// The use cases over these backends.
     pub fn new(store: Store, bus: Bus, library: Library, clock: Clock, caps: BindingCaps) -> Self {
-        Self(Arc::new(Inner { store, bus, library, clock, caps }))
+        let tail = Tail::new(store.clone());
+        Self(Arc::new(Inner { store, bus, library, clock, caps, tail }))
     }
 
     /// Stores the built-in rules of a tenant; those that are there already stay.

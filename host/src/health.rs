@@ -1,5 +1,7 @@
 //! What this process says of itself when asked whether it is well: from its start, before anything is open, to its end.
 
+mod looks;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,15 +10,14 @@ use std::time::Duration;
 
 use tocsin_engine::domain::RuleRef;
 
+use self::looks::{ANSWER_TIMEOUT, Looks};
 use crate::bus::Clock;
+use crate::connections::{ConnectionCounts, Connections};
 use crate::disk;
 use crate::evaluator::{EvaluatorStats, Strays};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
 use crate::store::Store;
-
-/// How long the store may take to answer before it counts as away.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a tick may wait to be judged before that is told.
 const MAX_WAIT_MS: i64 = 5_000;
@@ -36,13 +37,24 @@ struct Inner {
     about: About,
     clock: Clock,
     store: OnceLock<Store>,
+    store_looks: Looks<StoreSeen>,
     prices: OnceLock<Prices>,
+    prices_looks: Looks<Vec<String>>,
+    connections: OnceLock<Connections>,
     /// The data folder, and what is kept free on its disk, bytes.
     disk: OnceLock<(PathBuf, u64)>,
     feed: OnceLock<Arc<FeedStatus>>,
     evaluation: OnceLock<Arc<EvaluatorStats>>,
     evaluating: AtomicBool,
     told: Mutex<Told>,
+}
+
+/// What a look at the store has shown.
+#[derive(Clone)]
+struct StoreSeen {
+    /// Why it does not answer.
+    problem: Option<String>,
+    impure_rules: Vec<String>,
 }
 
 /// What a process is.
@@ -96,6 +108,8 @@ pub struct HealthReport {
     pub feed_connected: bool,
     /// Frames and trades of the feed that gave no tick since the start, by reason; reasons that were not met are left out.
     pub feed_rejected: Vec<(RejectReason, u64)>,
+    /// Connections and streams; None before the ports are open.
+    pub connections: Option<ConnectionCounts>,
     /// What is wrong, for people.
     pub problems: Vec<String>,
 }
@@ -128,7 +142,10 @@ impl Health {
             about,
             clock,
             store: OnceLock::new(),
+            store_looks: Looks::new(),
             prices: OnceLock::new(),
+            prices_looks: Looks::new(),
+            connections: OnceLock::new(),
             disk: OnceLock::new(),
             feed: OnceLock::new(),
             evaluation: OnceLock::new(),
@@ -145,6 +162,11 @@ impl Health {
     /// Looks after prices from now on.
     pub fn watch_prices(&self, prices: Prices) {
         let _ = self.0.prices.set(prices);
+    }
+
+    /// Looks after connections from now on.
+    pub fn watch_connections(&self, connections: Connections) {
+        let _ = self.0.connections.set(connections);
     }
 
     /// Looks after the room under the data folder from now on.
@@ -223,30 +245,33 @@ impl Health {
         self.0.feed.get().map(|status| status.snapshot())
     }
 
-    /// Whether the store does not answer.
-    async fn store_problem(&self) -> Option<String> {
-        let problem = match tokio::time::timeout(STORE_TIMEOUT, self.0.store.get()?.ping()).await {
-            Ok(Ok(())) => return None,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the store does not answer within {} s", STORE_TIMEOUT.as_secs()),
+    /// Whether the store does not answer, and what it says.
+    async fn store_seen(&self) -> StoreSeen {
+        let Some(store) = self.0.store.get().cloned() else {
+            return StoreSeen { problem: None, impure_rules: Vec::new() };
         };
+        let looking = async move {
+            let problem = store.ping().await.err().map(|error| error.to_string());
+            // A store that is away is reported already.
+            let impure = store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD).await.unwrap_or_default();
+            StoreSeen { problem, impure_rules: impure.into_iter().map(impure_rule).collect() }
+        };
+        let mut seen = self.0.store_looks.look(looking).await.unwrap_or_else(|| StoreSeen {
+            problem: Some(format!("the store does not answer within {} s", ANSWER_TIMEOUT.as_secs())),
+            impure_rules: Vec::new(),
+        });
         let store = self.0.about.backends.iter().find(|(port, _)| *port == "store");
-        Some(store.map_or_else(|| problem.clone(), |(_, told)| format!("{told}: {problem}")))
+        if let (Some(problem), Some((_, told))) = (&mut seen.problem, store) {
+            *problem = format!("{told}: {problem}");
+        }
+        seen
     }
 
-    /// Impure rules with alerts that wait for somebody to act. A store that is away is told already.
-    async fn impure_rules(&self) -> Vec<String> {
-        let Some(store) = self.0.store.get() else { return Vec::new() };
-        let asked = store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD);
-        let Ok(Ok(rules)) = tokio::time::timeout(STORE_TIMEOUT, asked).await else { return Vec::new() };
-        let tell = |(rule, live): (RuleRef, u64)| {
-            format!(
-                "the rule {} {} is impure and is judged no more: {live} bindings wait; create their alerts anew \
-                 on a version without this fault, and delete these",
-                rule.name, rule.version
-            )
-        };
-        rules.into_iter().map(tell).collect()
+    /// What is wrong with prices.
+    async fn prices_problems(&self) -> Vec<String> {
+        let Some(prices) = self.0.prices.get().cloned() else { return Vec::new() };
+        let seen = self.0.prices_looks.look(async move { prices.problems().await }).await;
+        seen.unwrap_or_else(|| vec![format!("prices do not answer within {} s", ANSWER_TIMEOUT.as_secs())])
     }
 
     /// Looks after everything.
@@ -260,8 +285,8 @@ impl Health {
             Phase::Running => Vec::new(),
             Phase::Draining => vec!["the process is stopping".into()],
         };
-        let (store_problem, impure) = tokio::join!(self.store_problem(), self.impure_rules());
-        problems.extend(store_problem);
+        let (store, prices_problems) = tokio::join!(self.store_seen(), self.prices_problems());
+        problems.extend(store.problem);
         let full = self.0.disk.get().and_then(|(folder, min_free)| disk::check(folder, *min_free).err());
         problems.extend(full.map(|full| full.to_string()));
         if !self.0.evaluating.load(Relaxed) {
@@ -271,11 +296,10 @@ impl Health {
         let ready = problems.is_empty();
         problems.extend(told);
         // They make the process no less ready: every other rule is judged.
-        problems.extend(impure);
+        problems.extend(store.impure_rules);
         // Alerts fire without them.
-        if let Some(prices) = self.0.prices.get() {
-            problems.extend(prices.problems().await);
-        }
+        problems.extend(prices_problems);
+        problems.extend(self.0.connections.get().map(Connections::problems).unwrap_or_default());
         problems.extend(self.lateness());
         problems.extend(self.strays());
         let About { roles, backends } = self.0.about.clone();
@@ -294,9 +318,19 @@ impl Health {
             feed: kind,
             feed_connected,
             feed_rejected,
+            connections: self.0.connections.get().map(Connections::counts),
             problems,
         }
     }
+}
+
+/// An impure rule with alerts that wait for somebody to act.
+fn impure_rule((rule, live): (RuleRef, u64)) -> String {
+    format!(
+        "the rule {} {} is impure and is judged no more: {live} bindings wait; create their alerts anew on a version \
+         without this fault, and delete these",
+        rule.name, rule.version
+    )
 }
 
 /// What is wrong with a feed now. The process is no less ready for it: nobody else would have the ticks.

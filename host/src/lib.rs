@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cli;
 pub mod compiler;
 pub mod config;
+pub mod connections;
 pub mod control;
 pub mod data_dir;
 pub mod delivery;

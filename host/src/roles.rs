@@ -7,6 +7,7 @@
 mod announce;
 mod api;
 mod backends;
+mod capacity;
 mod deliver;
 mod door;
 mod evaluate;
@@ -26,6 +27,7 @@ use self::door::Door;
 use self::stages::Stages;
 use crate::bus::system_clock;
 use crate::config::{Role, Settings, StoreChoice};
+use crate::connections::Connections;
 use crate::health::Health;
 
 pub use self::backends::migrate;
@@ -33,14 +35,16 @@ pub use self::backends::migrate;
 /// Runs the roles of this process until `stop` is cancelled, then stops cleanly.
 pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let health = Health::new(announce::about(&settings), system_clock());
-    let door = Door::open(&settings, health.clone(), &stop).await?;
+    let connections = capacity::connections(&settings)?;
+    health.watch_connections(connections.clone());
+    let door = Door::open(&settings, health.clone(), &connections, &stop).await?;
     let backends = Backends::new(&settings, &health);
     if settings.kafka.is_none() || matches!(settings.store, StoreChoice::Sqlite) {
         health.watch_disk(&settings.data_dir, settings.log.min_free_bytes);
     }
     let mut stages = Stages::new(stop.clone());
 
-    let starting = Box::pin(start(&settings, &backends, &health, &door, &mut stages));
+    let starting = Box::pin(start(&settings, &backends, &health, &connections, &door, &mut stages));
     let started = stop.run_until_cancelled(starting).await;
     let ended = match started {
         Some(Ok(())) => {
@@ -64,6 +68,7 @@ async fn start(
     settings: &Settings,
     backends: &Backends<'_>,
     health: &Health,
+    connections: &Connections,
     door: &Door,
     stages: &mut Stages,
 ) -> anyhow::Result<()> {
@@ -78,7 +83,7 @@ async fn start(
         evaluate::start(settings, backends, health, stages).await?;
     }
     if roles.has(Role::Api) {
-        api::start(settings, backends, health, door, stages).await?;
+        api::start(settings, backends, health, connections, door, stages).await?;
     }
     if let (true, Some(feed)) = (roles.has(Role::Ingest), settings.feed.clone()) {
         ingest::start(feed, settings.kafka.is_some(), backends, health, stages).await?;

@@ -85,7 +85,7 @@ impl Store {
         Ok(Self::Postgres(PostgresStore::open(url).await?))
     }
 
-    /// Whether the store answers.
+    /// Whether the store answers, on a connection of its own: calls that wait for one do not hold it up.
     pub async fn ping(&self) -> Result<(), StoreError> {
         on_member!(self, ping())
     }
@@ -186,6 +186,12 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(u64, Firing)>, StoreError> {
         on_member!(self, firings(tenant, alert, after, limit))
+    }
+
+    /// Firings of all tenants recorded behind the sequence number `after`, oldest first, at most `limit`, with their
+    /// numbers. Whoever hands them on does so by tenant.
+    pub async fn firings_of_all(&self, after: u64, limit: u32) -> Result<Vec<(u64, Firing)>, StoreError> {
+        on_member!(self, firings_of_all(after, limit))
     }
 
     /// The sequence number of a firing.

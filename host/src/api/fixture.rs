@@ -9,6 +9,7 @@ use tocsin_engine::domain::{Symbol, Tenant};
 use super::Api;
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use crate::compiler::Compiler;
+use crate::connections::Connections;
 use crate::control::Control;
 use crate::health::{About, Health};
 use crate::library::Library;
@@ -21,6 +22,10 @@ pub(super) const NOW_MS: i64 = 1_700_000_000_123;
 /// So few that a test reaches them.
 pub(super) const CAPS: BindingCaps =
     BindingCaps { per_tenant: 1_000, per_rule: 600, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
+
+/// As many as no test opens by accident.
+pub(super) const MAX_CONNECTIONS: u32 = 64;
+pub(super) const MAX_STREAMS: u32 = 32;
 
 /// An API and what lies behind it.
 pub(super) struct Backends {
@@ -47,6 +52,8 @@ pub(super) async fn backends() -> Backends {
     health.watch_prices(prices.clone());
     health.begun();
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
-    let api = Api { control, prices, bus, health, tickers, warned: Arc::default(), tenant };
+    let connections = Connections::new(MAX_CONNECTIONS, MAX_STREAMS);
+    health.watch_connections(connections.clone());
+    let api = Api { control, prices, bus, health, connections, tickers, warned: Arc::default(), tenant };
     Backends { api, store, _dir: dir }
 }

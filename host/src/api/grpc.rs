@@ -3,9 +3,12 @@
 //! `from_proto` and `to_proto` convert, `status` is the one table of errors; a service's file only calls.
 
 mod alerts;
-mod connection;
+mod body_deadline;
+mod calls;
 mod from_proto;
 mod health;
+mod http2;
+mod preface;
 mod price_alerts;
 mod rules;
 mod status;
@@ -17,7 +20,6 @@ mod watch;
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use tocsin_engine::limits::MAX_MODULE_BYTES;
 use tocsin_proto::FILE_DESCRIPTOR_SET;
 use tocsin_proto::alert::alert_service_server::AlertServiceServer as PriceAlertServiceServer;
@@ -25,11 +27,10 @@ use tocsin_proto::tocsin::v1::alert_service_server::AlertServiceServer;
 use tocsin_proto::tocsin::v1::rule_service_server::RuleServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Error, Server};
+use tonic::service::Routes;
 use tonic_reflection::server::Builder as Reflection;
 
-use self::connection::Connection;
+use self::calls::Calls;
 use super::Api;
 
 /// The largest other request, in bytes: an alert has a few KiB.
@@ -39,16 +40,12 @@ const MAX_REQUEST_BYTES: usize = MAX_MODULE_BYTES + 64 * 1024;
 /// still hears of it as of any other violation.
 const MAX_UPLOAD_BYTES: usize = 4 * MAX_MODULE_BYTES;
 
-/// How often an idle connection is asked whether its client is still there: a watch that nothing fires on would
-/// otherwise outlive a client that lost its power.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
 /// How long calls may take to end after the stop. Streams of ours end at once; a client may hold a health or
 /// reflection stream open for ever.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serves until stopped. Watches then end, other calls may finish within [`GRACE`].
-pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> Result<(), Error> {
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     // Known to the health service from the first call on; ready once the first look says so.
     health::publish(&reporter, false).await;
@@ -58,9 +55,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let valid = "the descriptors were written by the compiler of the .proto files";
-    let services = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(reflection().build_v1().expect(valid))
+    let routes = Routes::new(reflection().build_v1().expect(valid))
         .add_service(reflection().build_v1alpha().expect(valid))
         .add_service(health_service)
         .add_service(
@@ -72,18 +67,9 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
                 .max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_UPLOAD_BYTES));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let incoming = incoming.map(|accepted| accepted.map(Connection::new));
-    let serving = services.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    let overdue = async {
-        health::watch(&api.health, &reporter, &stop).await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = serving => served,
-        () = overdue => {
-            tracing::warn!("some gRPC calls did not end within {GRACE:?} and are cut");
-            Ok(())
-        }
-    }
+    let calls = Calls::new(routes, api.connections.streams().clone());
+    tokio::join!(
+        http2::serve(listener, calls, &api.connections, GRACE, stop.clone()),
+        health::watch(&api.health, &reporter, &stop),
+    );
 }

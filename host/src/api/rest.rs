@@ -6,6 +6,7 @@ mod alerts;
 mod candles;
 mod connections;
 mod etag;
+mod events;
 mod extract;
 mod faults;
 mod firings;
@@ -34,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::problem::{Kind, Problem};
 use self::trades::TradeFeed;
 use super::Api;
+use crate::connections::Connections;
 use crate::health::Health;
 
 pub use self::firings::firing_json;
@@ -62,16 +64,22 @@ impl Served {
 /// Serves until `stop` is cancelled; then streams and sockets are closed, and requests under way have
 /// 5 s to finish.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
-    let served = Served::new(api, stop.clone());
+    let served = Served::new(api.clone(), stop.clone());
     let tasks = served.tasks.clone();
-    connections::serve(listener, router(served), tasks, stop).await;
+    let served = connections::Served { routes: router(served), status: overloaded(api.health, &api.connections) };
+    connections::serve(listener, served, &api.connections, tasks, stop).await;
     Ok(())
 }
 
 /// Serves `/health` and `/ready` until `stop` is cancelled: what a process answers that has no API, or has one that it does
 /// not serve at this moment.
-pub async fn serve_status(listener: TcpListener, health: Health, has_api: bool, stop: CancellationToken) {
-    let (router, _) = OpenApiRouter::new().merge(status::routes()).split_for_parts();
+pub async fn serve_status(
+    listener: TcpListener,
+    health: Health,
+    connections: &Connections,
+    has_api: bool,
+    stop: CancellationToken,
+) {
     let (kind, absent) = if has_api {
         (Kind::Unavailable, "this process is starting or stopping: GET /ready tells; try again")
     } else {
@@ -80,12 +88,32 @@ pub async fn serve_status(listener: TcpListener, health: Health, has_api: bool, 
             "this process answers GET /health and GET /ready only: its roles, which /health tells, have no API",
         )
     };
-    let router = router
-        .fallback(async move || Problem::new(kind, absent))
+    let status = overloaded(health.clone(), connections);
+    let served = connections::Served { routes: status_router(health, kind, absent.into()), status };
+    connections::serve(listener, served, connections, TaskTracker::new(), stop).await;
+}
+
+/// What is answered on connections beyond the budget.
+fn overloaded(health: Health, connections: &Connections) -> Router {
+    let max = connections.counts().max;
+    status_router(
+        health,
+        Kind::Busy,
+        format!(
+            "all {max} connections that this server allows are in use: try again; --max-connections and the limit of open \
+             files (ulimit -n) allow more"
+        ),
+    )
+}
+
+/// `/health` and `/ready`, and one answer to everything else.
+fn status_router(health: Health, kind: Kind, otherwise: String) -> Router {
+    let (router, _) = OpenApiRouter::new().merge(status::routes()).split_for_parts();
+    router
+        .fallback(async move || Problem::new(kind, otherwise))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(axum::middleware::from_fn(host_check::check))
-        .with_state(health);
-    connections::serve(listener, router, TaskTracker::new(), stop).await;
+        .with_state(health)
 }
 
 impl FromRef<Served> for Health {

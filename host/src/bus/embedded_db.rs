@@ -29,6 +29,10 @@ const LOCK: &str = "log.lock";
 /// The database's own lock.
 const DATABASE_LOCK: &str = "log/lock";
 
+/// Tables that are kept open: `connections::open_files` sets so many files aside, and fjall's own 900 would not leave any for
+/// connections under the usual limit of 1,024. A log at its default retention has some 20 tables.
+const MAX_OPEN_TABLES: usize = 128;
+
 /// The file that fjall writes last when it creates a database.
 const VERSION_FILE: &str = "version";
 
@@ -156,6 +160,7 @@ fn open_database(path: &Path) -> Result<Database, fjall::Error> {
         .cache_size(CACHE_BYTES)
         .max_journaling_size(MAX_JOURNAL_BYTES)
         .worker_threads(WORKER_THREADS)
+        .max_cached_files(Some(MAX_OPEN_TABLES))
         .open()
 }
 

@@ -1,14 +1,23 @@
 //! Reading firings: in pages, and as they are recorded.
 
+mod tail;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream;
 use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
-use tokio::sync::watch;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+pub use self::tail::Recorded;
+pub(super) use self::tail::Tail;
 
 use super::alerts::no_alert;
-use super::{Control, ControlError, MAX_PAGE, Page, page, page_size};
+use super::{Control, ControlError, Page, page, page_size};
 
 /// The cursor before the first firing.
 pub const START: &str = "start";
@@ -37,18 +46,27 @@ impl Control {
         tenant: &Tenant,
         alert: Option<i64>,
         after: Option<&str>,
-    ) -> Result<(String, impl Stream<Item = Result<Firing, ControlError>> + Send + use<>), ControlError> {
-        let newest = self.0.store.newest_firing().await?;
+    ) -> Result<(String, impl Stream<Item = Result<Arc<Recorded>, ControlError>> + Send + use<>), ControlError> {
+        // Before anything is read: what is recorded meanwhile is handed to it.
+        let tail::Subscription { firings: live, after: live_after } = self.0.tail.subscribe().await?;
         let alert = self.existing_alert(tenant, alert).await?;
-        let (cursor, after) = match (after, self.cursor(tenant, after).await?) {
-            (Some(cursor), Some(after)) => (cursor.to_owned(), after),
+        let (cursor, after, is_behind) = match (after, self.cursor(tenant, after).await?) {
+            (Some(cursor), Some(after)) => (cursor.to_owned(), after, after < live_after),
             _ => match self.0.store.last_firing(tenant).await? {
-                Some((seq, firing)) => (firing.id.to_string(), seq),
-                None => (START.to_owned(), 0),
+                // It is the tenant's last, so none that is not handed out is missing in between.
+                Some((seq, firing)) => (firing.id.to_string(), seq, false),
+                None => (START.to_owned(), 0, false),
             },
         };
-        let watch =
-            Watch { control: self.clone(), tenant: tenant.clone(), alert, after, newest, read: VecDeque::new() };
+        let watch = Watch {
+            tail: self.0.tail.clone(),
+            tenant: tenant.clone(),
+            alert,
+            after,
+            live,
+            is_behind,
+            read: VecDeque::new(),
+        };
         let firings = stream::unfold(Some(watch), async |watch| {
             let mut watch = watch?;
             match watch.next().await {
@@ -81,29 +99,46 @@ impl Control {
 }
 
 struct Watch {
-    control: Control,
+    tail: Tail,
     tenant: Tenant,
     alert: Option<AlertId>,
+    /// The last firing that was given out, or that is none of this watch's.
     after: u64,
-    newest: watch::Receiver<u64>,
+    live: broadcast::Receiver<Arc<Recorded>>,
+    /// There may be firings behind `after` that will not be handed to it live.
+    is_behind: bool,
     /// Read from the store and not yet given out.
-    read: VecDeque<(u64, Firing)>,
+    read: VecDeque<Arc<Recorded>>,
 }
 
 impl Watch {
-    /// The next firing; None when the store is closed.
-    async fn next(&mut self) -> Result<Option<Firing>, ControlError> {
+    /// The next firing; None once none can come any more.
+    async fn next(&mut self) -> Result<Option<Arc<Recorded>>, ControlError> {
         loop {
-            if let Some((seq, firing)) = self.read.pop_front() {
-                self.after = seq;
-                return Ok(Some(firing));
+            if let Some(recorded) = self.read.pop_front() {
+                self.after = recorded.seq;
+                return Ok(Some(recorded));
             }
-            // Marked as seen before reading: a firing recorded meanwhile wakes the wait below.
-            self.newest.borrow_and_update();
-            let store = &self.control.0.store;
-            self.read = store.firings(&self.tenant, self.alert, self.after, MAX_PAGE).await?.into();
-            if self.read.is_empty() && self.newest.changed().await.is_err() {
-                return Ok(None);
+            if self.is_behind {
+                let (page, more) = self.tail.catch_up(&self.tenant, self.alert, self.after).await?;
+                (self.read, self.is_behind) = (page.into(), more);
+                continue;
+            }
+            match self.live.recv().await {
+                // Read from the store already.
+                Ok(recorded) if recorded.seq <= self.after => {}
+                Ok(recorded) => {
+                    self.after = recorded.seq;
+                    if recorded.is_of(&self.tenant, self.alert) {
+                        return Ok(Some(recorded));
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {
+                    // In this order: what is recorded while the store is read is handed to it.
+                    self.live = self.live.resubscribe();
+                    self.is_behind = true;
+                }
+                Err(RecvError::Closed) => return Ok(None),
             }
         }
     }

@@ -11,6 +11,7 @@ use super::stages::Stages;
 use crate::api::{self, Api};
 use crate::bus::system_clock;
 use crate::config::Settings;
+use crate::connections::Connections;
 use crate::control::Control;
 use crate::health::Health;
 
@@ -18,6 +19,7 @@ pub(super) async fn start(
     settings: &Settings,
     backends: &Backends<'_>,
     health: &Health,
+    connections: &Connections,
     door: &Door,
     stages: &mut Stages,
 ) -> anyhow::Result<()> {
@@ -35,6 +37,7 @@ pub(super) async fn start(
         prices: backends.prices().await?,
         bus,
         health: health.clone(),
+        connections: connections.clone(),
         tickers: settings.tickers.clone().into(),
         warned: Arc::default(),
         tenant: Tenant::standard(),
@@ -45,6 +48,9 @@ pub(super) async fn start(
     let (rest_api, rest_stop) = (api.clone(), stages.front.stop.clone());
     stages.front.spawn(async move { api::rest::serve(rest, rest_api, rest_stop).await.context("serving REST") });
     let stop = stages.front.stop.clone();
-    stages.front.spawn(async move { api::grpc::serve(grpc, api, stop).await.context("serving gRPC") });
+    stages.front.spawn(async move {
+        api::grpc::serve(grpc, api, stop).await;
+        Ok(())
+    });
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::rest;
 use crate::config::{Role, Settings};
+use crate::connections::Connections;
 use crate::health::Health;
 
 pub(super) struct Door {
@@ -24,22 +25,27 @@ pub(super) struct Door {
 
 impl Door {
     /// Listens, and begins to tell of the process.
-    pub(super) async fn open(settings: &Settings, health: Health, stop: &CancellationToken) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        settings: &Settings,
+        health: Health,
+        connections: &Connections,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let has_api = settings.roles.has(Role::Api);
         let rest = listen(settings, settings.port, "PORT").await?;
         let grpc = if has_api { Some(listen(settings, settings.grpc_port, "GRPC_PORT").await?) } else { None };
         let closed = CancellationToken::new();
         let (begun, stop) = (closed.child_token(), stop.clone());
         let (first, second) = (again(&rest)?, again(&rest)?);
-        let (api_begins, closes) = (begun.clone(), closed.clone());
+        let (api_begins, closes, connections) = (begun.clone(), closed.clone(), connections.clone());
         let status = tokio::spawn(async move {
             if !has_api {
-                rest::serve_status(first, health, has_api, closes).await;
+                rest::serve_status(first, health, &connections, has_api, closes).await;
                 return Ok(());
             }
-            rest::serve_status(first, health.clone(), has_api, api_begins).await;
+            rest::serve_status(first, health.clone(), &connections, has_api, api_begins).await;
             closes.run_until_cancelled(stop.cancelled()).await;
-            rest::serve_status(second, health, has_api, closes).await;
+            rest::serve_status(second, health, &connections, has_api, closes).await;
             Ok(())
         });
         Ok(Self { rest, grpc, begun, closed, status })

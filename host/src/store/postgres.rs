@@ -95,6 +95,9 @@ const LESSORS_TURN: i64 = 0x6f75_7462_6f78;
 /// Connections of this process at most: a server takes 100 as a rule, for all of them.
 const MAX_CONNECTIONS: u32 = 16;
 
+/// Connections on which the state of the store is asked for, beside those: by one at a time, see `health`.
+const STATUS_CONNECTIONS: u32 = 1;
+
 /// How long a call waits for a connection, a new one included, before it fails.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -112,6 +115,7 @@ pub struct PostgresStore(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
+    status: PgPool,
     newest: Arc<Newest>,
     listener: CancellationToken,
     _listener: DropGuard,
@@ -121,22 +125,24 @@ impl PostgresStore {
     pub(super) async fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
         migrate(url).await?;
         let options = url.options().clone().options(SESSION);
-        let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
-        let pool = pool.connect_with(options.clone()).await?;
+        let pool_of = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = pool_of(MAX_CONNECTIONS).connect_with(options.clone()).await?;
+        let status = pool_of(STATUS_CONNECTIONS).connect_lazy_with(options.clone());
         let (revision, firing): (i64, i64) = sqlx::query_as(NEWEST).fetch_one(&pool).await?;
         let newest = Arc::new(Newest::new(revision, firing));
         let listener = CancellationToken::new();
         tokio::spawn(listen::run(options, newest.clone(), listener.clone()));
-        Ok(Self(Arc::new(Inner { pool, newest, _listener: listener.clone().drop_guard(), listener })))
+        Ok(Self(Arc::new(Inner { pool, status, newest, _listener: listener.clone().drop_guard(), listener })))
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.0.pool).await?;
+        sqlx::query("SELECT 1").execute(&self.0.status).await?;
         Ok(())
     }
 
     pub(super) async fn close(&self) {
         self.0.listener.cancel();
+        self.0.status.close().await;
         self.0.pool.close().await;
     }
 
@@ -155,6 +161,10 @@ impl PostgresStore {
 
     fn readers(&self) -> &PgPool {
         &self.0.pool
+    }
+
+    fn status(&self) -> &PgPool {
+        &self.0.status
     }
 
     fn writer(&self) -> &PgPool {

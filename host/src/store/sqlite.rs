@@ -70,6 +70,9 @@ const FILE: &str = "tocsin.sqlite";
 /// Connections that read.
 const READERS: u32 = 4;
 
+/// Connections on which the state of the store is asked for: by one at a time, see `health`.
+const STATUS_READERS: u32 = 1;
+
 /// How long a statement waits for the database's lock before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,6 +83,7 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     writer: SqlitePool,
     readers: SqlitePool,
+    status: SqlitePool,
     newest: Newest,
 }
 
@@ -95,17 +99,20 @@ impl SqliteStore {
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         MIGRATIONS.run(&writer).await?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let options = options.read_only(true);
+        let status = SqlitePoolOptions::new().max_connections(STATUS_READERS).connect_with(options.clone()).await?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
         let (revision, firing): (i64, i64) = sqlx::query_as(NEWEST).fetch_one(&writer).await?;
-        Ok(Self(Arc::new(Inner { writer, readers, newest: Newest::new(revision, firing) })))
+        Ok(Self(Arc::new(Inner { writer, readers, status, newest: Newest::new(revision, firing) })))
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.0.readers).await?;
+        sqlx::query("SELECT 1").execute(&self.0.status).await?;
         Ok(())
     }
 
     pub(super) async fn close(&self) {
+        self.0.status.close().await;
         self.0.readers.close().await;
         self.0.writer.close().await;
     }
@@ -116,6 +123,10 @@ impl SqliteStore {
 
     fn readers(&self) -> &SqlitePool {
         &self.0.readers
+    }
+
+    fn status(&self) -> &SqlitePool {
+        &self.0.status
     }
 
     fn writer(&self) -> &SqlitePool {

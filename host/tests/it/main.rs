@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a failed test shows where
 
+#[cfg(unix)]
+mod connections;
 mod disk;
 mod docs;
 mod example_rules;

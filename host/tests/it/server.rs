@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tocsin");
 /// A `tocsin serve` process.
 pub(crate) struct Server {
     child: Child,
+    log: Arc<Mutex<Vec<String>>>,
     /// Where REST is served.
     pub(crate) url: String,
     /// Where gRPC is served; empty if it is not.
@@ -46,6 +48,14 @@ impl Server {
         Self::launch(serve(data_dir, arguments)).ok()
     }
 
+    /// The same under a limit of open files.
+    #[track_caller]
+    pub(crate) fn start_limited(data_dir: &Path, arguments: &[&str], files: u64) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]).arg(BINARY);
+        running(Self::launch(serve_by(command, data_dir, arguments)))
+    }
+
     /// Starts what who types `tocsin` in a folder gets, on free ports and without the settings of this environment.
     pub(crate) fn start_bare(folder: &Path) -> Self {
         let mut command = Command::new(BINARY);
@@ -62,8 +72,15 @@ impl Server {
     }
 
     fn launch(command: Command) -> Result<Self, Vec<String>> {
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let hears = heard.clone();
         // The pipe must not fill up.
-        Self::launch_heard_by(command, |log| drop(std::thread::spawn(move || log.for_each(drop))))
+        let hear = move |log: Lines<BufReader<ChildStderr>>| {
+            drop(std::thread::spawn(move || log.for_each(|line| hears.lock().unwrap().extend(line))));
+        };
+        let mut server = Self::launch_heard_by(command, hear)?;
+        server.log = heard;
+        Ok(server)
     }
 
     /// A running server, or what one that ended had said.
@@ -89,7 +106,24 @@ impl Server {
             said.push(line);
         };
         hear(log);
-        Ok(Self { child, url, grpc_url, said, client: reqwest::blocking::Client::new() })
+        Ok(Self { child, log: Arc::default(), said, url, grpc_url, client: reqwest::blocking::Client::new() })
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged since it said where it listens.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Memory that it has of the machine's, MiB.
+    pub(crate) fn rss_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
@@ -150,7 +184,10 @@ impl Drop for Server {
 }
 
 fn serve(data_dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    serve_by(Command::new(BINARY), data_dir, arguments)
+}
+
+fn serve_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Command {
     command.args(["serve", "--log-format", "json", "--data-dir"]).arg(data_dir).args(arguments);
     // Out of reach of a `.env` in the repository.
     command.current_dir(data_dir);

@@ -1,5 +1,7 @@
 //! `tocsin.v1.AlertService`.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tocsin_proto::tocsin::v1::alert_service_server::AlertService;
@@ -14,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::status::{list_status, status};
 use super::{from_proto, to_proto, watch};
 use crate::api::Api;
+use crate::control::Recorded;
 
 pub(super) struct Service {
     pub(super) api: Api,
@@ -91,7 +94,8 @@ impl AlertService for Service {
         let after = from_proto::given(request.after);
         let watch = self.api.control.watch_firings(&self.api.tenant, alert, after.as_deref());
         let (cursor, firings) = watch.await.map_err(status)?;
-        let firings = firings.map(|firing| firing.map(to_proto::firing).map_err(status));
+        let message = |recorded: Arc<Recorded>| to_proto::firing(recorded.firing.clone());
+        let firings = firings.map(move |firing| firing.map(message).map_err(status));
         let firings = watch::unless_stalled(firings.take_until(self.stop.clone().cancelled_owned()));
         let mut response = Response::new(firings.boxed());
         let cursor = cursor.parse().expect("cursors are ASCII");

@@ -15,7 +15,7 @@ use tocsin_proto::tocsin::v1::rule_service_client::RuleServiceClient;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Error};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -27,7 +27,7 @@ struct Server {
     channel: Channel,
     backends: Backends,
     stop: CancellationToken,
-    served: JoinHandle<Result<(), Error>>,
+    served: JoinHandle<()>,
 }
 
 impl Server {

@@ -11,8 +11,8 @@ use tonic::Status;
 /// The initial metadata that carries the cursor at which a watch begins.
 pub(super) const CURSOR_KEY: &str = "tocsin-after";
 
-/// Messages that wait for a client to read them; all others wait in the store.
-const MAX_WAITING: usize = 64;
+/// Messages that wait for a client to read them, some 10 KB; all others wait in the store.
+const MAX_WAITING: usize = 16;
 
 /// How long none of the waiting messages may be taken.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);

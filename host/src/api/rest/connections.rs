@@ -1,91 +1,147 @@
-//! Accepts connections and serves HTTP/1.1 on them, within bounds: axum's own `serve` has no timer for headers, so a
-//! client that sends them byte by byte would hold its connection for ever, and none for a client that reads nothing.
+//! Serves HTTP/1.1 on connections, within bounds: axum's own `serve` has no timer for headers, so a client that sends them
+//! byte by byte would hold its connection for ever, and none for a client that reads nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
-use crate::api::WRITE_TIMEOUT;
+use crate::api::accept::{Listener, has_first_byte};
+use crate::api::guarded::Guarded;
+use crate::api::socket::Socket;
+use crate::connections::{Connections, Place};
 
 /// How long requests under way may take to finish after a stop. Supervisors kill after 10 s.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// From the start of a connection, or the end of a response, to the end of the next request's headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the first byte of a connection to the end of its first request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From the end of a response to the end of the next request's headers: clients keep connections for the next request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From the first byte to the end of the headers on a connection beyond the budget: a probe sends them at once.
+const STATUS_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Headers of one request. Browsers send about 20.
 pub(super) const MAX_HEADERS: usize = 64;
 
-/// Bytes of one connection's read buffer, and so of a request's line and headers.
-pub(super) const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of one connection's read buffer, and so of a request's line and headers; and of what it has buffered for a client
+/// that does not read.
+pub(super) const MAX_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Connections at a time, sockets and streams included; others wait in the system's backlog.
-const MAX_CONNECTIONS: usize = 16 * 1024;
+/// What is served.
+#[derive(Clone)]
+pub(super) struct Served {
+    /// On connections within the budget.
+    pub(super) routes: Router,
+    /// On connections beyond it.
+    pub(super) status: Router,
+}
+
+/// How one connection is served.
+#[derive(Clone)]
+struct Terms {
+    routes: Router,
+    header_timeout: Duration,
+    keep_alive: bool,
+}
 
 /// Serves until `stop`, and until what is tracked in `tasks` has ended or [`GRACE`] is over.
-pub(super) async fn serve(mut listener: TcpListener, router: Router, tasks: TaskTracker, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(super) async fn serve(
+    listener: TcpListener,
+    served: Served,
+    connections: &Connections,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let mut listener = Listener::new(listener, connections);
     let kill = CancellationToken::new();
     loop {
-        let accept = async {
-            let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-            // Not the listener's own method: this one sits out errors such as too many open files.
-            (Listener::accept(&mut listener).await.0, permit)
-        };
-        let (stream, permit) = tokio::select! {
+        let stream = tokio::select! {
             // In this order: once it is to stop, a new connection is for whoever listens next.
             biased;
             () = stop.cancelled() => break,
-            accepted = accept => accepted,
+            stream = listener.accept() => stream,
         };
-        // Small frames of live streams must not wait for each other. A socket that refuses is about to fail anyway.
-        let _ = stream.set_nodelay(true);
-        let (router, stop, kill) = (router.clone(), stop.clone(), kill.clone());
+        let Some((place, terms)) = terms(connections, &served).await else { continue };
+        let (stop, kill) = (stop.clone(), kill.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = serve_one(stream, router, stop) => {}
+                () = begin(stream, place, terms, stop) => {}
                 () = kill.cancelled() => {}
             }
-            drop(permit);
         });
     }
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+    if timeout(GRACE, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "connections were cut: they did not end in time");
     }
     kill.cancel();
 }
 
-async fn serve_one<S>(stream: S, router: Router, stop: CancellationToken)
+/// The place of a new connection and what is served there; None if it is to be closed.
+async fn terms(connections: &Connections, served: &Served) -> Option<(Place, Terms)> {
+    if let Some(place) = connections.admit().await {
+        let routes = served.routes.clone();
+        return Some((place, Terms { routes, header_timeout: HEADER_TIMEOUT, keep_alive: true }));
+    }
+    let place = connections.admit_for_status().await?;
+    let routes = served.status.clone();
+    Some((place, Terms { routes, header_timeout: STATUS_HEADER_TIMEOUT, keep_alive: false }))
+}
+
+/// Serves a connection once it has sent something.
+async fn begin(stream: TcpStream, place: Place, terms: Terms, stop: CancellationToken) {
+    if has_first_byte(&stream, &place, &stop).await {
+        serve_one(stream, place, terms, stop).await;
+    }
+}
+
+async fn serve_one<S>(stream: S, place: Place, terms: Terms, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let service = service_fn(move |request| router.clone().call(request));
+    let Terms { routes, header_timeout, keep_alive } = terms;
+    let activity = place.activity();
+    let of_requests = activity.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let under_way = of_requests.begin();
+        request.extensions_mut().insert(of_requests.clone());
+        let answer = routes.clone().call(request);
+        async move { answer.await.map(|response| response.map(|body| Body::new(Guarded::new(body, under_way)))) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT.max(header_timeout))
+        .keep_alive(keep_alive)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        .serve_connection(TokioIo::new(Socket::new(stream, place)), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
+    let headers_late = async {
+        sleep(header_timeout).await;
+        if activity.has_had_request() {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = headers_late => return,
+        () = activity.evicted() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -98,14 +154,13 @@ where
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use axum::routing::get;
-    use futures_util::stream;
+    use futures_util::{FutureExt as _, stream};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::task::JoinHandle;
-    use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::api::socket::WRITE_TIMEOUT;
 
     const REQUEST: &[u8] = b"GET /short HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -115,7 +170,9 @@ mod tests {
         let endless = async move || Body::from_stream(stream::unfold((), move |()| async move { chunk() }));
         let router = Router::new().route("/short", get(async || "short")).route("/endless", get(endless));
         let (client, server) = tokio::io::duplex(1024);
-        (client, tokio::spawn(serve_one(server, router, CancellationToken::new())))
+        let terms = Terms { routes: router, header_timeout: HEADER_TIMEOUT, keep_alive: true };
+        let place = Connections::new(1, 1).admit().now_or_never().flatten().expect("there is a place");
+        (client, tokio::spawn(serve_one(server, place, terms, CancellationToken::new())))
     }
 
     /// Sends a request and reads its answer.
@@ -148,12 +205,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_headers_of_a_later_request_are_waited_for_only_so_long_too() {
+        let (mut client, server) = connect();
+        ask(&mut client).await;
+        client.write_all(&REQUEST[..20]).await.unwrap();
+        check_let_go(server, IDLE_TIMEOUT).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_kept_for_a_while() {
         let (mut client, server) = connect();
         ask(&mut client).await;
-        sleep(HEADER_TIMEOUT - Duration::from_secs(1)).await;
+        sleep(IDLE_TIMEOUT - Duration::from_secs(1)).await;
         ask(&mut client).await;
-        check_let_go(server, HEADER_TIMEOUT).await;
+        check_let_go(server, IDLE_TIMEOUT).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
@@ -41,15 +41,20 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let limit = request.extensions().get::<BodyLimit>().copied();
+        let too_large = || {
+            let message = limit.map_or_else(
+                || "is larger than this route takes".to_owned(),
+                |limit| format!("is larger than the {} bytes that this route takes", limit.0),
+            );
+            Problem::invalid_as(Kind::TooLarge, BODY, message)
+        };
+        // A client that waits for `100 Continue` gets it when its body is first read: so not at all.
+        if request.body().size_hint().lower() > limit.map_or(u64::MAX, |limit| limit.0 as u64) {
+            return Err(too_large());
+        }
         match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = limit.map_or_else(
-                    || "is larger than this route takes".to_owned(),
-                    |limit| format!("is larger than the {} bytes that this route takes", limit.0),
-                );
-                Err(Problem::invalid_as(Kind::TooLarge, BODY, message))
-            }
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
             Err(_) => {
                 let message = format!("did not arrive within {} s", BODY_TIMEOUT.as_secs());

@@ -1,26 +1,20 @@
 //! Firings: in pages, and as a stream of server-sent events.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::{Stream, StreamExt as _, stream};
+use axum::response::Response;
 use serde::Serialize;
 use tocsin_engine::domain::Firing;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Served;
 use super::extract::{self, Query, UrlPath};
-use super::problem::{Problem, ProblemBody};
-
-/// How often a comment is sent on a quiet stream, so that proxies do not take it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+use super::problem::{Kind, Problem, ProblemBody};
+use super::{Served, events};
 
 /// The header with which a client that reconnects names the last event that it saw.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
@@ -60,13 +54,6 @@ struct FiringsBody {
     firings: Vec<FiringBody>,
     /// What to give as `after` for the next page; null on the last.
     next: Option<String>,
-}
-
-/// The data of a stream's first event.
-#[derive(Serialize)]
-struct CursorBody<'a> {
-    /// What to give as `after` for the firings of this stream.
-    after: &'a str,
 }
 
 impl FiringBody {
@@ -157,13 +144,11 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
             description = "The request is wrong: `violations` lists all that is"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There was never such an alert"),
+        (status = 429, body = ProblemBody, content_type = "application/problem+json",
+            description = "As many streams are open as may be; Retry-After says when to try again"),
     ),
 )]
-async fn live(
-    State(served): State<Served>,
-    headers: HeaderMap,
-    mut query: Query,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+async fn live(State(served): State<Served>, headers: HeaderMap, mut query: Query) -> Result<Response, Problem> {
     let alert = query.text("alert_id");
     let after = query.text("after");
     query.finish()?;
@@ -171,25 +156,12 @@ async fn live(
     let last_seen = extract::header_text(&headers, LAST_EVENT_ID)?.filter(|id| !id.is_empty());
     let resumed = last_seen.is_some();
     let after = last_seen.or(after);
+    let streams = served.api.connections.streams();
+    let place = streams.open_one().ok_or_else(|| Problem::new(Kind::TooManyStreams, streams.refusal()))?;
     let firings = served.api.control.watch_firings(&served.api.tenant, alert, after.as_deref()).await;
     let (cursor, firings) = firings.map_err(|error| {
         let problem = Problem::from(error);
         if resumed { problem.renaming("after", LAST_EVENT_ID) } else { problem }
     })?;
-    let first = event("cursor", Some(&cursor), &CursorBody { after: &cursor });
-    let events = firings.map(|firing| match firing {
-        Ok(firing) => event("firing", Some(&firing.id.to_string()), &FiringBody::from_firing(firing)),
-        Err(error) => event("problem", None, &Problem::from(error).body()),
-    });
-    let events = stream::iter([first]).chain(events).map(Ok).take_until(served.stop.clone().cancelled_owned());
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
-}
-
-fn event(name: &str, id: Option<&str>, body: &impl Serialize) -> Event {
-    let data = serde_json::to_string(body).expect("texts and numbers are JSON");
-    let event = Event::default().event(name).data(data);
-    match id {
-        Some(id) => event.id(id),
-        None => event,
-    }
+    Ok(events::response(cursor, firings, place, served.stop))
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tocsin_engine::violation::Violation;
 use utoipa::ToSchema;
 
+use crate::connections::STREAMS_RETRY_AFTER;
 use crate::control::{BUSY_RETRY_AFTER_S, ControlError, FieldViolation};
 
 /// The most bytes of a field's name or a message. Both may quote a client, who should not have it all back.
@@ -47,6 +48,8 @@ pub(super) enum Kind {
     Unavailable,
     /// Too many ask for the same at once.
     Busy,
+    /// As many streams are open as may be.
+    TooManyStreams,
 }
 
 impl Kind {
@@ -68,6 +71,20 @@ impl Kind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable for now"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is waiting already"),
+            Self::TooManyStreams => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-many-streams", "As many streams are open as may be")
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// When to try again, seconds, where that is known.
+    fn retry_after_s(self) -> Option<u64> {
+        match self {
+            Self::Busy => Some(BUSY_RETRY_AFTER_S),
+            Self::TooManyStreams => Some(STREAMS_RETRY_AFTER.as_secs()),
+            _ => None,
         }
     }
 }
@@ -178,8 +195,8 @@ impl IntoResponse for Problem {
         let (kind, status) = (self.kind, self.kind.row().0);
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self.body())).into_response();
-        if kind == Kind::Busy {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_S));
+        if let Some(seconds) = kind.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::connections::ConnectionCounts;
 use crate::health::Health;
 
 pub(super) fn routes<S>() -> OpenApiRouter<S>
@@ -42,10 +43,55 @@ struct HealthBody {
     feed_connected: bool,
     /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
     feed_rejected: BTreeMap<&'static str, u64>,
+    /// Connections of all ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<ConnectionsBody>,
+    /// Live streams: server-sent events, WebSockets, gRPC watches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams: Option<StreamsBody>,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     problems: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Connections)]
+struct ConnectionsBody {
+    /// Those that are open.
+    open: u64,
+    /// The most that may be open at a time.
+    max: u64,
+    /// Idle ones that were closed to make room for others, since the start.
+    evicted: u64,
+    /// Those that there was no room for, since the start.
+    refused: u64,
+    /// Attempts to accept one that failed, as where too many files are open, since the start.
+    accept_failures: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Streams)]
+struct StreamsBody {
+    /// Those that are open.
+    open: u64,
+    /// The most that may be open at a time.
+    max: u64,
+    /// Those that there was no room for, since the start.
+    refused: u64,
+}
+
+impl ConnectionsBody {
+    fn from_counts(counts: ConnectionCounts) -> Self {
+        let ConnectionCounts { open, max, evicted, refused, accept_failures, .. } = counts;
+        Self { open, max, evicted, refused, accept_failures }
+    }
+}
+
+impl StreamsBody {
+    fn from_counts(counts: ConnectionCounts) -> Self {
+        Self { open: counts.streams_open, max: counts.streams_max, refused: counts.streams_refused }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -74,6 +120,8 @@ async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) 
         feed: report.feed,
         feed_connected: report.feed_connected,
         feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),
+        connections: report.connections.map(ConnectionsBody::from_counts),
+        streams: report.connections.map(StreamsBody::from_counts),
         problems: report.problems,
     };
     (code, Json(body))

@@ -122,6 +122,9 @@ async fn firings_are_numbered_in_their_order_and_read_as_they_were(member: Membe
     assert_eq!(store.firing_seq(&alert.tenant, made[7].id).await.unwrap(), Some(read[7].0));
     let page = store.firings(&alert.tenant, Some(alert.id), read[7].0, 2).await.unwrap();
     assert_eq!(page, read[8..10]);
+    assert_eq!(store.firings_of_all(read[7].0, 2).await.unwrap(), read[8..10]);
+    assert_eq!(store.firings_of_all(0, 10_000).await.unwrap(), read);
+    assert_eq!(store.firings_of_all(*last, 10).await.unwrap(), []);
 }
 
 async fn changes_come_in_order_and_no_revision_is_cut(member: Member) {

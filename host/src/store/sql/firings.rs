@@ -24,6 +24,16 @@ impl Member {
         query.build().fetch_all(self.readers()).await?.iter().map(rows::firing).collect()
     }
 
+    pub(in crate::store) async fn firings_of_all(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Firing)>, StoreError> {
+        let query = sqlx::query("SELECT * FROM firings WHERE seq > $1 ORDER BY seq LIMIT $2");
+        let rows = query.bind(after as i64).bind(i64::from(limit)).fetch_all(self.readers()).await?;
+        rows.iter().map(rows::firing).collect()
+    }
+
     pub(in crate::store) async fn firing_seq(&self, tenant: &Tenant, id: FiringId) -> Result<Option<u64>, StoreError> {
         let seq: Option<i64> = sqlx::query_scalar("SELECT seq FROM firings WHERE id = $1 AND tenant = $2")
             .bind(&id.as_bytes()[..])

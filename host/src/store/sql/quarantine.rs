@@ -47,7 +47,7 @@ impl Member {
              WHERE r.quarantine_revision IS NOT NULL AND l.live > 0 ORDER BY r.quarantine_revision LIMIT $1",
         )
         .bind(i64::from(limit))
-        .fetch_all(self.readers())
+        .fetch_all(self.status())
         .await?;
         rows.iter().map(|row| Ok((rows::rule_ref(row)?, row.try_get::<i64, _>("live")? as u64))).collect()
     }

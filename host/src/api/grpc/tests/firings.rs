@@ -11,6 +11,7 @@ use tocsin_proto::tocsin::v1::{
 use tonic::{Code, Streaming};
 
 use super::{NOW_MS, Server, fields};
+use crate::api::fixture::MAX_STREAMS;
 use crate::api::grpc::structs;
 use crate::store::{Claim, Commit};
 
@@ -146,12 +147,34 @@ async fn a_watch_that_is_lost_before_its_first_firing_goes_on_without_a_gap() {
 }
 
 #[tokio::test]
+async fn watches_are_so_many_and_one_that_ends_makes_room() {
+    let firings = Firings::start().await;
+    let request = || WatchFiringsRequest { alert_id: 0, after: String::new() };
+    let mut watches = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        watches.push(firings.watch(0, "").await);
+    }
+    let refused = firings.server.alerts().watch_firings(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("try again in 10 s") && refused.message().contains("--max-streams"));
+    let a = firings.fire(1, 1).await;
+    for watch in &mut watches {
+        assert_eq!(next(watch).await, a, "those that are open go on");
+    }
+    watches.pop();
+    // Its end is noticed in a moment.
+    while firings.server.alerts().watch_firings(request()).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stop_ends_watches() {
     let firings = Firings::start().await;
     let mut watch = firings.watch(0, "").await;
     firings.server.stop.cancel();
     assert!(watch.message().await.unwrap().is_none());
-    firings.server.served.await.unwrap().unwrap();
+    firings.server.served.await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::api::fixture::{MAX_CONNECTIONS, MAX_STREAMS};
 use crate::prices::testing::record;
 
 #[tokio::test]
@@ -11,6 +12,8 @@ async fn health_says_what_gostocks_says_and_more() {
     let expect = json!({
         "status": "ok", "service": "gateway", "roles": ["api"], "backends": {},
         "feed": "none", "feed_connected": false, "feed_rejected": {},
+        "connections": {"open": 0, "max": MAX_CONNECTIONS, "evicted": 0, "refused": 0, "accept_failures": 0},
+        "streams": {"open": 0, "max": MAX_STREAMS, "refused": 0},
     });
     let reply = server.get("/health").await;
     assert_eq!((reply.status, reply.json()), (StatusCode::OK, expect));

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::*;
+use crate::api::fixture::MAX_STREAMS;
 use crate::api::rest::connections;
 
 struct Live {
@@ -45,25 +46,39 @@ impl Live {
             .unwrap();
     }
 
-    /// Reads the event stream up to the end of the next event.
-    async fn next_event(response: &mut reqwest::Response) -> String {
-        let mut text = String::new();
-        while !text.ends_with("\n\n") {
-            text += std::str::from_utf8(&response.chunk().await.unwrap().expect("the stream goes on")).unwrap();
-        }
-        text
-    }
-
     /// Opens the event stream and reads its first event; returns the cursor in that too.
-    async fn stream(&self, query: &str, last_event_id: &str) -> (String, reqwest::Response) {
+    async fn stream(&self, query: &str, last_event_id: &str) -> (String, Events) {
         let url = format!("http://{}/api/v1/firings/stream{query}", self.address);
         let request = reqwest::Client::new().get(url).header("last-event-id", last_event_id);
-        let mut response = request.send().await.unwrap();
-        let mut lines: Vec<_> = Self::next_event(&mut response).await.lines().map(str::to_owned).collect();
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut events = Events { response, unread: String::new() };
+        let mut lines: Vec<_> = events.next().await.lines().map(str::to_owned).collect();
         lines.sort_unstable();
         let cursor = lines.last().unwrap().strip_prefix("id: ").unwrap().to_owned();
-        assert_eq!(lines[..3], [String::new(), format!(r#"data: {{"after":"{cursor}"}}"#), "event: cursor".to_owned()]);
-        (cursor, response)
+        assert_eq!(lines[..2], [format!(r#"data: {{"after":"{cursor}"}}"#), "event: cursor".to_owned()]);
+        (cursor, events)
+    }
+}
+
+/// An event stream that is read.
+struct Events {
+    response: reqwest::Response,
+    unread: String,
+}
+
+impl Events {
+    /// The next event, without the blank line behind it. One chunk may hold several.
+    async fn next(&mut self) -> String {
+        loop {
+            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+                let event = event.to_owned();
+                self.unread = rest.to_owned();
+                return event;
+            }
+            let chunk = self.response.chunk().await.unwrap().expect("the stream goes on");
+            self.unread += std::str::from_utf8(&chunk).unwrap();
+        }
     }
 }
 
@@ -148,7 +163,6 @@ async fn a_stream_of_firings_is_resumed_where_it_was_left() {
     let old = server.fixture.fire(1, 1).await;
     let (_, mut all) = server.stream("", "").await;
     let (_, mut of_y) = server.stream("?alert_id=2", "").await;
-    assert_eq!(all.headers()["content-type"], "text/event-stream");
     let x = server.fixture.fire(1, 2).await;
     let y = server.fixture.fire(2, 3).await;
     let check = |event: &str, firing: &Firing| {
@@ -162,19 +176,13 @@ async fn a_stream_of_firings_is_resumed_where_it_was_left() {
             (Some(&*firing.id.to_string()), Some(firing.alert.0))
         );
     };
-    check(&Live::next_event(&mut of_y).await, &y);
+    check(&of_y.next().await, &y);
     let (_, mut resumed) = server.stream("", &old.id.to_string()).await;
-    check(&Live::next_event(&mut resumed).await, &x);
+    check(&resumed.next().await, &x);
     let (_, mut after) = server.stream(&format!("?after={}", x.id), "").await;
-    check(&Live::next_event(&mut after).await, &y);
-    // One chunk may hold both.
-    let mut both = Live::next_event(&mut all).await;
-    if both.matches("\n\n").count() == 1 {
-        both += &Live::next_event(&mut all).await;
-    }
-    let (first, second) = both.split_once("\n\n").unwrap();
-    check(first, &x);
-    check(second, &y);
+    check(&after.next().await, &y);
+    check(&all.next().await, &x);
+    check(&all.next().await, &y);
 }
 
 #[tokio::test]
@@ -190,10 +198,76 @@ async fn a_stream_that_is_lost_before_its_first_firing_is_resumed_without_a_gap(
         for (query, last_event_id) in [(String::new(), &*cursor), (format!("?after={cursor}"), "")] {
             let (again, mut resumed) = server.stream(&query, last_event_id).await;
             assert_eq!(again, cursor);
-            let event = Live::next_event(&mut resumed).await;
-            assert!(event.contains(&format!("id: {}\n", missed.id)), "behind {cursor}: {event}");
+            let event = resumed.next().await;
+            assert!(event.ends_with(&format!("id: {}", missed.id)), "behind {cursor}: {event}");
         }
     }
+}
+
+/// The answers to as many streams as there is room for, and to one more of each kind.
+#[tokio::test]
+async fn streams_are_so_many_and_one_that_ends_makes_room() {
+    let server = live().await;
+    let mut open = vec![];
+    for _ in 1..MAX_STREAMS {
+        open.push(server.stream("", "").await.1);
+    }
+    let socket = server.socket("btcusdt").await;
+    for (path, upgrade) in [("api/v1/firings/stream", false), ("ws/trades/btcusdt", true), ("ws/trades/aapl", true)] {
+        let mut request = reqwest::Client::new().get(format!("http://{}/{path}", server.address));
+        if upgrade {
+            request = request
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        }
+        let reply = request.send().await.unwrap();
+        assert_eq!((reply.status().as_u16(), &reply.headers()["retry-after"]), (429, &"10".parse().unwrap()), "{path}");
+        let problem: Value = reply.json().await.unwrap();
+        assert_eq!(problem["type"], "urn:tocsin:problem:too-many-streams");
+        assert!(problem["detail"].as_str().unwrap().contains("--max-streams"), "{problem}");
+    }
+    let health = server.fixture.get("/health").await.json();
+    assert_eq!(health["streams"], json!({"open": MAX_STREAMS, "max": MAX_STREAMS, "refused": 3}), "{health}");
+    assert!(health["problems"][0].as_str().unwrap().starts_with("streams are refused"), "{health}");
+    drop((open.pop(), socket));
+    for _ in 0..2 {
+        // Its end is noticed in a moment.
+        while server.fixture.get("/health").await.json()["streams"]["open"] == MAX_STREAMS {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        open.push(server.stream("", "").await.1);
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_answers_no_ping_is_closed() {
+    let server = live().await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let request = "GET /ws/trades/btcusdt HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    silent.write_all(request.as_bytes()).await.unwrap();
+    let mut answering = server.socket("btcusdt").await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(silent.read_u8().await.unwrap());
+    }
+    tokio::time::pause();
+    let answers = async {
+        let mut pings = 0;
+        while let Some(Ok(message)) = answering.next().await {
+            pings += u32::from(message.is_ping());
+            if pings == 3 {
+                return;
+            }
+        }
+        panic!("a socket that answers was closed");
+    };
+    let mut frames = Vec::new();
+    tokio::join!(answers, silent.read_to_end(&mut frames)).1.unwrap();
+    assert!(frames.starts_with(&[0x89, 0, 0x88]), "a ping, then a close frame: {frames:?}");
+    assert!(String::from_utf8_lossy(&frames).contains("connect again"));
 }
 
 #[tokio::test]
@@ -206,7 +280,7 @@ async fn a_stop_ends_streams_sockets_and_the_server() {
     server.stop.cancel();
     assert_eq!(close_of(socket.next().await), (1001, "The server is stopping".to_owned()));
     socket.next().await;
-    while stream.chunk().await.unwrap().is_some() {}
+    while stream.response.chunk().await.unwrap().is_some() {}
     server.running.await.unwrap().unwrap();
     let mut rest = Vec::new();
     // Cut or ended: either way it is over.
@@ -225,6 +299,29 @@ async fn a_body_over_the_limit_is_answered_on_the_wire() {
         let request = reqwest::Client::new().post(format!("http://{}/api/v1/{path}", server.address));
         let reply = request.header("content-type", content_type).body(vec![b' '; bytes]).send().await.unwrap();
         assert_eq!(reply.status(), 413, "{bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_will_be_too_large_is_refused_before_any_of_it_is_sent() {
+    let server = live().await;
+    for (path, content_type, expect) in [
+        ("/api/v1/alerts", "application/json", "65536 bytes"),
+        ("/api/v1/rules", "application/wasm", "1048576 bytes"),
+        ("/alerts", "application/json", "65536 bytes"),
+    ] {
+        let mut connection = TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n\
+             Content-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // To the end: the connection is of no more use.
+        connection.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains(expect), "{path}: {answer}");
+        assert!(!answer.contains("100 Continue"), "{path}: {answer}");
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::rest::serve_status;
+use crate::connections::Connections;
 use crate::health::{About, Health};
 
 /// Status and body of a request for alerts.
@@ -14,7 +15,10 @@ async fn asked_for_alerts(has_api: bool) -> (u16, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (health, stop) = (Health::new(About::default(), Arc::new(|| 0)), CancellationToken::new());
-    let serving = tokio::spawn(serve_status(listener, health, has_api, stop.clone()));
+    let stopped = stop.clone();
+    let serving = tokio::spawn(async move {
+        serve_status(listener, health, &Connections::new(4, 1), has_api, stopped).await;
+    });
     let answer = reqwest::get(format!("{url}/api/v1/alerts")).await.unwrap();
     let answer = (answer.status().as_u16(), answer.json().await.unwrap());
     stop.cancel();

@@ -1,0 +1,29 @@
+//! How many connections and streams this process takes: what is set, within the limit of open files.
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use crate::config::Settings;
+use crate::connections::open_files::{Limit, Needs, raise_limit};
+use crate::connections::{Connections, DEFAULT_MAX_STREAMS};
+
+/// Streams take this part of the connections at most where nothing else is set, so that requests find room beside them.
+const STREAMS_OF_CONNECTIONS: (u32, u32) = (3, 4);
+
+/// Raises the limit of open files and divides it.
+pub(super) fn connections(settings: &Settings) -> anyhow::Result<Connections> {
+    let embedded = settings.kafka.is_none() || settings.prices.is_none();
+    let needs = Needs { embedded, kafka: settings.kafka.is_some() };
+    let limit = raise_limit().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files cannot be raised: going on with what there is");
+        Limit::current()
+    });
+    let max = needs.connections(limit, settings.max_connections).context("dividing the limit of open files")?;
+    let (part, of) = STREAMS_OF_CONNECTIONS;
+    let max_streams = settings.max_streams.unwrap_or_else(|| DEFAULT_MAX_STREAMS.min(max / of * part));
+    info!(
+        limit = %limit, raised_from = limit.before, reserved = needs.reserved(), max_connections = max, max_streams,
+        "open files: what the store, the log and others do not need is for connections"
+    );
+    Ok(Connections::new(max, max_streams))
+}
