@@ -72,9 +72,9 @@ pub const MAX_SEGMENTS: usize = 256;
 /// The largest table, in elements: indirect calls only.
 pub const MAX_TABLE_ELEMENTS: u64 = 1024;
 
-/// The memory that a module may ask for, in pages of 64 KiB: 2 MiB. Compilers ask for 1 to 17 unless they are told
-/// otherwise. The first touch of so much memory takes a machine half a millisecond.
-pub const MAX_GUEST_PAGES: u64 = 32;
+/// The memory that a module may ask for, in pages of 64 KiB: 1.25 MiB. Compilers ask for 1 to 17 unless they are told
+/// otherwise. The first touch of so much memory takes a machine up to half a millisecond.
+pub const MAX_GUEST_PAGES: u64 = 20;
 
 /// The memory of one instance, in pages of 64 KiB, the host's tables included: 2 GiB.
 pub const MAX_INSTANCE_PAGES: u64 = 32 * 1024;

@@ -214,6 +214,16 @@ impl Shard {
         Some(group.table.params(&self.instances[group.instance], place.slot as usize).to_vec())
     }
 
+    /// The alert of an armed binding.
+    pub fn alert_of(&self, binding: BindingId) -> Option<AlertId> {
+        let place = self.places.get(&binding)?;
+        let group = &self.groups[place.group as usize];
+        if place.slot == PARKED {
+            return group.parked.iter().find(|parked| parked.slot.binding == binding).map(|parked| parked.slot.alert);
+        }
+        Some(group.slots[place.slot as usize].alert)
+    }
+
     /// The symbol of an armed binding.
     pub fn symbol_of(&self, binding: BindingId) -> Option<&Symbol> {
         self.places.get(&binding).map(|place| &self.groups[place.group as usize].symbol)

@@ -312,7 +312,7 @@ fn what_is_just_within_the_limits_is_taken() {
         rule_and(&globals),
         rule_and("(table 1024 funcref) (elem (i32.const 1023) 0)"),
         rule_and("(data (i32.const 65535) \"a\")"),
-        with_memory(r#"(memory (export "memory") 32)"#),
+        with_memory(r#"(memory (export "memory") 20)"#),
         raw(&[rule_and("")[8..].to_vec(), custom("name", 200_000)]),
     ];
     for (i, module) in modules.iter().enumerate() {

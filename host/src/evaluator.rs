@@ -50,7 +50,7 @@ use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
 use crate::store::{Claim, Commit, Sought, Store, StoreError};
 
-pub use self::stats::{EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays};
+pub use self::stats::{AlertActivity, EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays};
 
 /// The consumer group of a server, named as in GoStocks. What it commits is for monitoring only.
 pub const GROUP: &str = "alert-service-group";

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tocsin_engine::domain::RuleRef;
+use tocsin_engine::RuleUsage;
+use tocsin_engine::domain::{AlertId, RuleRef};
 
 use self::looks::{ANSWER_TIMEOUT, Looks};
 use crate::bus::Clock;
 use crate::connections::{ConnectionCounts, Connections};
 use crate::disk;
-use crate::evaluator::{EvaluatorStats, Strays};
+use crate::evaluator::{AlertActivity, EvaluatorStats, Strays};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
 use crate::store::Store;
@@ -28,6 +29,10 @@ const FEED_SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// Impure rules that are told by name.
 const MAX_IMPURE_RULES_TOLD: u32 = 5;
+
+/// Rules and alerts whose cost is reported: those that cost the most.
+const MAX_RULES_REPORTED: usize = 10;
+const MAX_ALERTS_REPORTED: usize = 10;
 
 /// Answers for the health of a process. Cloning is cheap.
 #[derive(Clone)]
@@ -108,10 +113,21 @@ pub struct HealthReport {
     pub feed_connected: bool,
     /// Frames and trades of the feed that gave no tick since the start, by reason; reasons that were not met are left out.
     pub feed_rejected: Vec<(RejectReason, u64)>,
+    /// What evaluating costs; None without the evaluate role.
+    pub evaluation: Option<EvaluationReport>,
     /// Connections and streams; None before the ports are open.
     pub connections: Option<ConnectionCounts>,
     /// What is wrong, for people.
     pub problems: Vec<String>,
+}
+
+/// What evaluating costs, since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvaluationReport {
+    /// The rule versions that took the most time, the first one most.
+    pub rules: Vec<RuleUsage>,
+    /// The alerts that were the most active, the first one most.
+    pub alerts: Vec<(AlertId, AlertActivity)>,
 }
 
 impl Part {
@@ -213,12 +229,25 @@ impl Health {
         let oldest_ms = self.0.evaluation.get()?.oldest_waiting_ms()?;
         let late_ms = (self.0.clock)().saturating_sub(oldest_ms);
         (late_ms > MAX_WAIT_MS).then(|| {
+            let busiest = self.0.evaluation.get().and_then(|stats| stats.busiest_rule());
+            let busiest = busiest.map(|(RuleUsage { rule, tenant, .. }, share)| {
+                format!("; the rule {} {} of the tenant {tenant} took {share} % of the time lately", rule.name, rule.version)
+            });
             format!(
-                "evaluation is {} s behind: alerts fire late until it has caught up; if it does not, see Falling behind \
+                "evaluation is {} s behind: alerts fire late until it has caught up{}; if it does not, see Falling behind \
                  in docs/operations.md",
-                late_ms / 1000
+                late_ms / 1000,
+                busiest.unwrap_or_default()
             )
         })
+    }
+
+    /// What evaluating costs.
+    fn evaluation_report(&self) -> Option<EvaluationReport> {
+        let stats = self.0.evaluation.get()?;
+        let mut rules = stats.rule_usage();
+        rules.truncate(MAX_RULES_REPORTED);
+        Some(EvaluationReport { rules, alerts: stats.active_alerts(MAX_ALERTS_REPORTED) })
     }
 
     /// Partitions that are judged no more until somebody acts.
@@ -315,6 +344,7 @@ impl Health {
             backends,
             standby,
             partitions,
+            evaluation: self.evaluation_report(),
             feed: kind,
             feed_connected,
             feed_rejected,

@@ -8,7 +8,8 @@ pub struct Dear {
     /// What is dear about it.
     pub kind: &'static str,
     /// The module. Its params record is `turns` and `mask`, both u32: how often it turns, and which bits an address that it
-    /// makes up may have. On a tick without volume it writes to each of its own pages once, in place of that.
+    /// makes up may have; the tick's volume is the first one. On a tick without volume it writes to each of its own pages
+    /// once, in place of that.
     pub module: Vec<u8>,
     /// It reads where its bindings' records lie, not its own pages.
     pub reads_tables: bool,
@@ -17,7 +18,10 @@ pub struct Dear {
 }
 
 /// Pages of 64 KiB that these rules ask for: as many as they may.
-pub const PAGES: u32 = 32;
+pub const PAGES: u32 = 20;
+
+/// The bits that an address of own pages may have: of 16 pages, since they must be bits.
+pub const OWN_MASK: u32 = (16 << 16) - 4;
 
 /// A step of a linear congruential generator (Numerical Recipes, 3rd edition, section 7.1) on `$a`, which depends on what
 /// was read last.
@@ -43,32 +47,32 @@ fn kinds() -> Vec<(&'static str, String, String)> {
         (
             "stores across two pages",
             String::new(),
-            next("(i64.store (i32.or (i32.and (local.get $a) (i32.const 0x1ef000)) (i32.const 4092)) (i64.const 1))"),
+            next("(i64.store (i32.or (i32.and (local.get $a) (i32.const 0xef000)) (i32.const 4092)) (i64.const 1))"),
         ),
         ("stores anywhere in own pages", String::new(), next("(i32.store (local.get $a) (local.get $a))")),
         (
             "first touch of own pages, by stores",
             String::new(),
             "(i32.store (local.get $a) (i32.const 1))
-             (local.set $a (i32.and (i32.const 0x1ff000) (i32.add (local.get $a) (i32.const 4096))))"
+             (local.set $a (i32.rem_u (i32.add (local.get $a) (i32.const 4096)) (i32.const 1310720)))"
                 .to_owned(),
         ),
         (
             "first touch of own pages, by loads",
             String::new(),
             "(local.set $x (i32.load (local.get $a)))
-             (local.set $a (i32.and (i32.const 0x1ff000) (i32.add (local.get $a) (i32.const 4096))))"
+             (local.set $a (i32.rem_u (i32.add (local.get $a) (i32.const 4096)) (i32.const 1310720)))"
                 .to_owned(),
         ),
         (
             "copies of a few bytes",
             String::new(),
-            next("(memory.copy (i32.and (local.get $a) (i32.const 0x1ffff8)) (local.get $a) (i32.const 7))"),
+            next("(memory.copy (i32.and (local.get $a) (i32.const 0xffff8)) (local.get $a) (i32.const 7))"),
         ),
         (
             "copies of a few bytes, from all tables",
             String::new(),
-            next("(memory.copy (i32.and (local.get $a) (i32.const 0x1ffff8)) (local.get $a) (i32.const 7))"),
+            next("(memory.copy (i32.and (local.get $a) (i32.const 0xffff8)) (local.get $a) (i32.const 7))"),
         ),
         ("copies of 64 KiB", String::new(), "(memory.copy (i32.const 0) (i32.const 1000000) (i32.const 65536))".to_owned()),
         ("fills of 64 KiB", String::new(), "(memory.fill (i32.const 1) (i32.const 7) (i32.const 65536))".to_owned()),
@@ -142,6 +146,7 @@ pub fn rules() -> Vec<Dear> {
                 (return (i32.const 0))))
               (local.set $f (f64.const 1e-310))
               (local.set $mask (i32.load offset=4 (local.get $p)))
+              (local.set $a (i32.and (local.get $mask) (i32.trunc_sat_f64_u (f64.load offset=8 (local.get $t)))))
               (if (i32.eqz (local.tee $left (i32.load (local.get $p)))) (then (return (i32.const 0))))
               (loop $l
                 {turn}

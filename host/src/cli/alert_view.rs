@@ -25,9 +25,12 @@ pub(super) fn show(alert: &Value) -> String {
         ("repeat", text(&alert["lifecycle"]["repeat"])),
         ("created", time(&alert["created_at"])),
     ]);
-    let row = |binding: &Value| vec![text(&binding["symbol"]), text(&binding["status"]), text(&binding["reason"])];
+    let row = |binding: &Value| {
+        let suppressed = binding["suppressed"].as_u64().unwrap_or(0).to_string();
+        vec![text(&binding["symbol"]), text(&binding["status"]), suppressed, text(&binding["reason"])]
+    };
     let rows: Vec<_> = bindings(alert).map(row).collect();
-    format!("{lines}\n{}", table(&["SYMBOL", "STATUS", "REASON"], &rows))
+    format!("{lines}\n{}", table(&["SYMBOL", "STATUS", "SUPPRESSED", "REASON"], &rows))
 }
 
 /// What is to be known of a new alert on symbols that its server does not serve.

@@ -6,12 +6,15 @@ use axum::Json;
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use serde::Serialize;
+use tocsin_engine::RuleUsage;
+use tocsin_engine::domain::AlertId;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::connections::ConnectionCounts;
-use crate::health::Health;
+use crate::evaluator::AlertActivity;
+use crate::health::{EvaluationReport, Health};
 
 pub(super) fn routes<S>() -> OpenApiRouter<S>
 where
@@ -43,6 +46,9 @@ struct HealthBody {
     feed_connected: bool,
     /// Frames and trades of the feed that gave no tick since the start, by reason, such as `not_json` or `bad_price`.
     feed_rejected: BTreeMap<&'static str, u64>,
+    /// What evaluating costs, since the start, with the role `evaluate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluation: Option<EvaluationBody>,
     /// Connections of all ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<ConnectionsBody>,
@@ -53,6 +59,67 @@ struct HealthBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     problems: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Evaluation)]
+struct EvaluationBody {
+    /// The rule versions that took the most time, at most ten.
+    rules: Vec<RuleUsageBody>,
+    /// The most active alerts, at most ten.
+    alerts: Vec<AlertActivityBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleUsage)]
+struct RuleUsageBody {
+    rule: String,
+    version: String,
+    tenant: String,
+    evaluations: u64,
+    firings: u64,
+    /// Firings that were not recorded, since their binding fired too often.
+    suppressed: u64,
+    faults: u64,
+    /// Fuel; for a certified rule the most that it can have burnt.
+    fuel: u64,
+    /// Time of evaluation, estimated from a sample.
+    seconds: f64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AlertActivity)]
+struct AlertActivityBody {
+    id: i64,
+    firings: u64,
+    suppressed: u64,
+    faults: u64,
+}
+
+impl From<EvaluationReport> for EvaluationBody {
+    fn from(report: EvaluationReport) -> Self {
+        let rule = |RuleUsage { rule, tenant, usage }: RuleUsage| RuleUsageBody {
+            rule: rule.name.to_string(),
+            version: rule.version.to_string(),
+            tenant: tenant.to_string(),
+            evaluations: usage.evaluations,
+            firings: usage.firings,
+            suppressed: usage.suppressed,
+            faults: usage.faults,
+            fuel: usage.fuel,
+            seconds: usage.time.as_secs_f64(),
+        };
+        let alert = |(id, activity): (AlertId, AlertActivity)| AlertActivityBody {
+            id: id.0,
+            firings: activity.firings,
+            suppressed: activity.suppressed,
+            faults: activity.faults,
+        };
+        Self {
+            rules: report.rules.into_iter().map(rule).collect(),
+            alerts: report.alerts.into_iter().map(alert).collect(),
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -117,6 +184,7 @@ async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) 
         backends: report.backends.into_iter().collect(),
         standby: report.standby,
         partitions: report.partitions,
+        evaluation: report.evaluation.map(EvaluationBody::from),
         feed: report.feed,
         feed_connected: report.feed_connected,
         feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),

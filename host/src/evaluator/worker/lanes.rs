@@ -157,6 +157,9 @@ impl Worker {
         }
         let mut suppressed: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for (binding, count) in self.shard.take_suppressed() {
+            if let Some(alert) = self.shard.alert_of(binding) {
+                self.stats.count_alert(alert, |activity| activity.suppressed += count);
+            }
             if let Some(partition) = self.shard.symbol_of(binding).and_then(|symbol| self.home_of(symbol)) {
                 suppressed.entry(partition).or_default().push((binding, count));
             }

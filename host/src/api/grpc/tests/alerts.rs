@@ -52,8 +52,12 @@ async fn an_alert_is_created_read_and_deleted() {
         ..moves(&params)
     };
     let alert = client.create_alert(request).await.unwrap().into_inner();
-    let binding =
-        |symbol: &str| Binding { symbol: symbol.into(), status: BindingStatus::Active.into(), reason: String::new() };
+    let binding = |symbol: &str| Binding {
+        symbol: symbol.into(),
+        status: BindingStatus::Active.into(),
+        reason: String::new(),
+        suppressed: 0,
+    };
     let full = json!({ "direction": "down", "window_ms": 60_000, "percent": 5 });
     let expect = Alert {
         id: 1,

@@ -77,7 +77,8 @@ async fn faults_are_listed_and_their_alert_is_released() {
     let untouched = server.alerts().release_alert(release("MSFT")).await.unwrap_err();
     assert_eq!(untouched.code(), Code::FailedPrecondition, "{untouched}");
     let released = server.alerts().release_alert(release("")).await.unwrap().into_inner();
-    let active = Binding { symbol: "AAPL".into(), status: BindingStatus::Active.into(), reason: String::new() };
+    let active =
+        Binding { symbol: "AAPL".into(), status: BindingStatus::Active.into(), reason: String::new(), suppressed: 0 };
     assert_eq!(released.bindings[0], active);
     let again = server.alerts().release_alert(release("AAPL")).await.unwrap_err();
     assert_eq!(again.code(), Code::FailedPrecondition, "{again}");
