@@ -21,6 +21,8 @@ pub mod lease;
 pub mod library;
 pub mod prices;
 pub mod program;
+#[cfg(test)]
+mod proxy;
 pub mod roles;
 pub mod signals;
 pub mod store;
