@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tocsin_engine::domain::RuleRef;
+use tocsin_engine::domain::{RuleRef, Symbol};
 
 use crate::bus::Clock;
 use crate::disk;
-use crate::evaluator::{EvaluatorStats, Strays};
+use crate::evaluator::{EvaluatorStats, PartitionState, Strays, UnassignedTick};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
-use crate::store::Store;
+use crate::store::{Store, UnfinishedPromotion};
 
 /// How long the store may take to answer before it counts as away.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,6 +27,12 @@ const FEED_SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// Impure rules that are told by name.
 const MAX_IMPURE_RULES_TOLD: u32 = 5;
+
+/// A promotion that waits for evaluators for longer than this is reported: milliseconds are usual.
+const MAX_PROMOTION_WAIT_MS: i64 = 5_000;
+
+/// Symbols that the store is asked for, and partitions that are named, in one problem.
+const MAX_NAMED: usize = 16;
 
 /// Answers for the health of a process. Cloning is cheap.
 #[derive(Clone)]
@@ -218,6 +224,50 @@ impl Health {
         strays.into_iter().map(tell).collect()
     }
 
+    /// Bindings that could not be unquarantined, and alerts that could not be armed.
+    fn unapplied(&self) -> Vec<String> {
+        let Some(stats) = self.0.evaluation.get() else { return Vec::new() };
+        let waiting = stats.partitions().into_iter().filter(|(_, state)| state.unquarantine_waiting > 0);
+        let unquarantine = waiting.map(|(partition, PartitionState { unquarantine_waiting, .. })| {
+            format!(
+                "partition {partition}: {unquarantine_waiting} bindings that are to leave quarantine are not armed; if that \
+                 does not pass, restart this evaluator and report it"
+            )
+        });
+        let alerts = stats.alerts_not_armed().into_iter();
+        let alerts = alerts.map(|(alert, why)| format!("alert {} is not evaluated: {why}", alert.0));
+        unquarantine.chain(alerts).collect()
+    }
+
+    /// Symbols with live alerts that are assigned to no partition although ticks of them were read. A store that is away is
+    /// reported already.
+    async fn unassigned(&self) -> Option<String> {
+        let (stats, store) = (self.0.evaluation.get()?, self.0.store.get()?);
+        let mut late = stats.unassigned();
+        late.retain(|_, tick| (self.0.clock)().saturating_sub(tick.published_ms) > MAX_WAIT_MS);
+        let symbols: Vec<Symbol> = late.keys().cloned().collect();
+        let watched = tokio::time::timeout(STORE_TIMEOUT, store.live_among(&symbols)).await.ok()?.ok()?;
+        let first = watched.first()?;
+        let UnassignedTick { position, .. } = late.get(first)?;
+        let names: Vec<&str> = watched.iter().take(MAX_NAMED).map(Symbol::as_str).collect();
+        Some(format!(
+            "{} symbols wait to be assigned to a partition although ticks of them were read, and their alerts are not \
+             evaluated: {}; the first was {first}'s at offset {} of partition {}. If that does not pass, restart this \
+             evaluator, which catches up, and report it",
+            watched.len(),
+            names.join(", "),
+            position.offset,
+            position.partition
+        ))
+    }
+
+    /// A promotion that waits. A store that is away is reported already.
+    async fn promotion(&self) -> Option<String> {
+        let unfinished = self.0.store.get()?.unfinished_promotion();
+        let promotion = tokio::time::timeout(STORE_TIMEOUT, unfinished).await.ok()?.ok()??;
+        (promotion.age_ms > MAX_PROMOTION_WAIT_MS).then(|| promotion_problem(&promotion))
+    }
+
     /// How the feed is, if this process has one.
     pub fn feed(&self) -> Option<FeedSnapshot> {
         self.0.feed.get().map(|status| status.snapshot())
@@ -260,7 +310,8 @@ impl Health {
             Phase::Running => Vec::new(),
             Phase::Draining => vec!["the process is stopping".into()],
         };
-        let (store_problem, impure) = tokio::join!(self.store_problem(), self.impure_rules());
+        let (store_problem, impure, unassigned, promotion) =
+            tokio::join!(self.store_problem(), self.impure_rules(), self.unassigned(), self.promotion());
         problems.extend(store_problem);
         let full = self.0.disk.get().and_then(|(folder, min_free)| disk::check(folder, *min_free).err());
         problems.extend(full.map(|full| full.to_string()));
@@ -272,6 +323,9 @@ impl Health {
         problems.extend(told);
         // They make the process no less ready: every other rule is judged.
         problems.extend(impure);
+        problems.extend(promotion);
+        problems.extend(unassigned);
+        problems.extend(self.unapplied());
         // Alerts fire without them.
         if let Some(prices) = self.0.prices.get() {
             problems.extend(prices.problems().await);
@@ -299,6 +353,26 @@ impl Health {
     }
 }
 
+/// How long a promotion has waited, for what, and what to do.
+fn promotion_problem(promotion: &UnfinishedPromotion) -> String {
+    let UnfinishedPromotion { to, age_ms, held, waiting_for, .. } = promotion;
+    let (seconds, asked) = (age_ms / 1000, promotion.asked());
+    let partitions = waiting_for.iter().take(MAX_NAMED).map(|waiting| match &waiting.halted {
+        Some(why) => format!("{} (halted: {why})", waiting.partition),
+        None => waiting.partition.to_string(),
+    });
+    let partitions: Vec<String> = partitions.collect();
+    let waits = match partitions.is_empty() {
+        true => "it makes the new states".to_owned(),
+        false => format!("{asked} bindings on partitions {} are not handed over", partitions.join(", ")),
+    };
+    let (name, version) = (&to.name, &to.version);
+    format!(
+        "the promotion of {name} to {version} has taken {seconds} s: {waits}, and {held} bindings are held and not evaluated \
+         meanwhile; `tocsin rule cancel-promotion {name} {version}` takes it back"
+    )
+}
+
 /// What is wrong with a feed now. The process is no less ready for it: nobody else would have the ticks.
 fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
     if !feed.connected {
@@ -318,8 +392,11 @@ fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
 mod tests {
     use std::sync::atomic::AtomicI64;
 
+    use tocsin_engine::domain::{Digest, RuleName, Tenant, Version};
+
     use super::*;
     use crate::ingest::FeedKind;
+    use crate::store::{PromotionId, WaitingFor};
 
     #[tokio::test]
     async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
@@ -350,6 +427,41 @@ mod tests {
         now_ms.store(0, Relaxed);
         assert_eq!(problems().await, "", "a clock that was set back is no silence");
     }
+
+    #[test]
+    fn a_promotion_that_waits_is_reported_with_what_it_waits_for_and_what_to_do() {
+        let rule = RuleRef {
+            name: RuleName::parse("steps").unwrap(),
+            version: Version::new(2, 0, 0),
+            digest: Digest::of(b"steps"),
+        };
+        let waiting = |partition, bindings, halted: Option<&str>| WaitingFor {
+            partition,
+            bindings,
+            halted: halted.map(str::to_owned),
+        };
+        let promotion = |waiting_for| UnfinishedPromotion {
+            id: PromotionId(1),
+            tenant: Tenant::standard(),
+            to: rule.clone(),
+            age_ms: 12_345,
+            held: 40,
+            waiting_for,
+        };
+        let cancel = "`tocsin rule cancel-promotion steps 2.0.0` takes it back";
+        for (waiting_for, expect) in [
+            (
+                vec![waiting(3, 2, None), waiting(5, 1, Some("gone"))],
+                "3 bindings on partitions 3, 5 (halted: gone) are not",
+            ),
+            (Vec::new(), "it makes the new states, and 40 bindings are held"),
+        ] {
+            let problem = promotion_problem(&promotion(waiting_for));
+            assert!(problem.starts_with("the promotion of steps to 2.0.0 has taken 12 s: "), "{problem}");
+            assert!(problem.contains(expect) && problem.ends_with(cancel), "{problem}");
+        }
+    }
+
     #[tokio::test]
     async fn a_process_is_ready_while_it_runs_and_its_parts_tell_of_themselves() {
         let health = Health::new(About { roles: vec!["ingest"], ..About::default() }, Arc::new(|| 0));
