@@ -181,6 +181,31 @@ async fn an_evaluator_that_was_not_notified_of_a_promotion_goes_on_with_the_chec
     assert!(after.revision >= before.revision && after.next_offset >= before.next_offset, "{before:?}, {after:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_crosses_a_handover_that_waits_to_be_committed_is_applied_once_the_binding_is_back() {
+    let rig = Rig::new(Member::Postgres, &[COUNTER]).await;
+    let [x, y] = [rig.create("counter", &["X"]).await.unwrap(), rig.create("counter", &["Y"]).await.unwrap()];
+    let running = rig.start_as(EvaluatorConfig { workers: 1, ..rig.config(Duration::from_secs(600)) }).await;
+    rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
+    rig.until_quarantined(x).await;
+    let Home::Database(database) = &rig._home else { panic!("this is about PostgreSQL") };
+    database.slow_down("INSERT", "firings").await;
+    rig.publish("Y", &[GOOD]).await;
+    database.until_slowed_down().await;
+    // The handover waits behind the firing that is being committed.
+    let promotion = rig.begin_promotion().await;
+    wait_until(async || running.stats().bindings == 0).await;
+    rig.store.roll_back_promotion(promotion).await.unwrap();
+    rig.release(x).await;
+    rig.until_applied().await;
+    rig.publish("X", &[GOOD]).await;
+    rig.publish("Y", &[GOOD]).await;
+    rig.until_counts(x, &[1.0, 2.0]).await;
+    rig.until_counts(y, &[1.0, 2.0]).await;
+    assert_eq!(running.stats().bindings, 2);
+    running.stop().await;
+}
+
 /// Alerts on X, whose ticks are on partition 1, and on Y, whose ticks are on partition 2; each has fired once. Version 2.0.0
 /// of their rule is there.
 async fn two_partitions(member: Member) -> (Rig, [i64; 2], Running) {
