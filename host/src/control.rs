@@ -24,7 +24,7 @@ use self::firings::Tail;
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
 pub use self::firings::{Recorded, START};
 pub use self::price_alerts::{Condition, CreatePriceAlert};
-pub use self::promotion::{PromoteRule, Promoted};
+pub use self::promotion::{CancelledPromotion, PromoteRule, Promoted};
 pub use self::rules::Upload;
 
 /// The largest page that a list answers with.
@@ -117,9 +117,11 @@ impl From<StoreError> for ControlError {
             StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) => {
                 Self::Unavailable(error.to_string())
             }
-            StoreError::Refused(_) | StoreError::Open(_) | StoreError::Migration(_) | StoreError::Damaged { .. } => {
-                Self::Internal(error.to_string())
-            }
+            StoreError::Refused(_)
+            | StoreError::Open(_)
+            | StoreError::Migration(_)
+            | StoreError::Damaged { .. }
+            | StoreError::CheckpointBehind { .. } => Self::Internal(error.to_string()),
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Firings are leased, published, and taken out of the outbox once the brokers have acknowledged them. So a firing is told
 //! at least once, and again where a deliverer dies in between, always with the same id. An alert's firings are told in their
-//! order: its firings are leased to one deliverer at a time, which publishes them in turn through an idempotent producer;
-//! what is told again begins with what was not acknowledged. Several deliverers share the work.
+//! order: an alert belongs to one deliverer at a time, by the clock of the database, which publishes its firings in turn
+//! through an idempotent producer; what is published again begins with the oldest that was not acknowledged. Several deliverers share the work.
 //!
 //! Limits: one batch at a time, and nothing of the outbox is kept in memory but that. What is told of a firing is not
 //! decided here: `roles` gives the body.
@@ -18,7 +18,7 @@ use tocsin_engine::domain::Firing;
 use tokio_util::sync::CancellationToken;
 
 use self::deliverer::Deliverer;
-use crate::bus::{BusError, Clock, KafkaConfig};
+use crate::bus::{BusError, KafkaConfig};
 use crate::health::Part;
 use crate::store::{Store, StoreError};
 
@@ -45,12 +45,14 @@ enum DeliveryError {
     Bus(#[from] BusError),
     #[error("firings wait for Kafka: {0}")]
     Kafka(#[from] rdkafka::error::KafkaError),
+    #[error("the store did not renew the leases in time, and others deliver these firings")]
+    LeaseLost,
     #[error("firings are told at the next start: Kafka does not take them within {} s", deliverer::FINISH_TIMEOUT.as_secs())]
     Unfinished,
 }
 
 /// Delivers until `stop` is cancelled; then what is leased is told or given back. Backends that are away are waited for,
 /// and told of by `part`.
-pub async fn run(store: Store, config: DeliveryConfig, clock: Clock, part: Part, stop: CancellationToken) {
-    Deliverer::new(store, config, clock, part, stop).run().await;
+pub async fn run(store: Store, config: DeliveryConfig, part: Part, stop: CancellationToken) {
+    Deliverer::new(store, config, part, stop).run().await;
 }

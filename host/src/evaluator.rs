@@ -15,11 +15,18 @@
 //! it. Where they turn up on another one too, because producers have other partitioners or the topic has grown, those are
 //! not judged, and that is told. A binding whose symbol has no home yet has noted where each partition ended.
 //!
+//! A symbol that no alert watches any more is forgotten, whatever workers know of its ticks: where the next alert has to wait
+//! for the first one, they look for it again, also among the ticks that they have read since that alert was created.
+//!
 //! A manual release from quarantine takes effect right behind a checkpoint that names it: a replay from there begins with
 //! the same release. For a promotion to another version of its rule a binding is handed over to the store right behind a
 //! checkpoint, with its state and the offset up to which it is judged. It comes back like a new one that remembers: on the
 //! new version or, if the promotion failed, on the old one. Either way it catches up from that offset, and no tick is judged
-//! twice.
+//! twice. Where a promotion is taken back before a binding was handed over, its worker keeps it; where that crosses the
+//! handover, the store gives the binding back.
+//!
+//! What is read together is applied in the order in which it happened: a binding is armed first. One that is to leave
+//! quarantine and is not armed yet leaves it once it is.
 //!
 //! Neither is done before a worker has judged what was published before it began: an earlier one may have told of those
 //! ticks, and they are judged again as they were then.
@@ -32,7 +39,7 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +57,7 @@ use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
 use crate::store::{Claim, Commit, Sought, Store, StoreError};
 
-pub use self::stats::{AlertActivity, EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays};
+pub use self::stats::{AlertActivity, EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays, UnassignedTick};
 
 /// The consumer group of a server, named as in GoStocks. What it commits is for monitoring only.
 pub const GROUP: &str = "alert-service-group";
@@ -110,6 +117,20 @@ pub enum EvaluatorError {
         /// The oldest offset that is left.
         earliest: u64,
     },
+    /// A checkpoint holds changes that the store does not have.
+    #[error(
+        "the checkpoint of partition {partition} holds alerts up to revision {revision}, but the newest in the store is \
+         {newest}: the database lacks changes that were committed. Restore one that has them; without that, nothing is \
+         evaluated"
+    )]
+    LostRevisions {
+        /// The partition.
+        partition: u32,
+        /// The revision of its checkpoint.
+        revision: u64,
+        /// The newest revision.
+        newest: u64,
+    },
     /// A thread could not be started.
     #[error("a worker thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -151,6 +172,12 @@ enum Message {
     Leave(Vec<u32>, Leaving),
 }
 
+/// A partition that a committer writes nothing more of, and why.
+struct Stopped {
+    partition: u32,
+    why: String,
+}
+
 /// How partitions are given up.
 #[derive(Clone)]
 enum Leaving {
@@ -168,6 +195,8 @@ enum Handed {
     Events(Box<Commit>),
     /// The first tick of a symbol that is waited for is on this partition.
     Seen(Symbol, u32),
+    /// A partition is evaluated no more until an operator acts, and why.
+    Halted(u32, String),
     /// Partitions are its own no more.
     Left(Vec<u32>, Leaving),
 }
@@ -182,15 +211,25 @@ enum Change {
     /// Release a binding of a partition from quarantine.
     Release(BindingId, u32),
     /// Hand a binding of a partition over to the store, for a promotion.
-    HandOver(BindingId, u32),
+    HandOver(Asked, u32),
+    /// Keep a binding of a partition: it is to be handed over no more.
+    Keep(BindingId, u32),
     /// Disarm all bindings of a rule version: it is impure.
     DisarmRule(Digest),
+}
+
+/// A binding that a promotion asks for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    binding: BindingId,
+    /// The change by which evaluators began with it.
+    armed_revision: u64,
 }
 
 /// Changes up to a revision.
 #[derive(Debug)]
 struct Changes {
-    /// Homes of symbols that are new, or were not known.
+    /// The partitions of symbols whose bindings are among the changes; None where the first tick is still to be seen.
     homes: Vec<(Symbol, Option<u32>)>,
     /// Symbols without a home whose first tick may have been read already.
     sought: Vec<Sought>,
@@ -212,17 +251,17 @@ pub async fn start(
     let workers = config.workers.clamp(1, bus.partitions() as usize);
     let revision = *store.newest_revision().await?.borrow();
     let membership = bus.join(&config.group)?;
-    let (fenced, fences) = mpsc::unbounded_channel();
-    let fenced = membership.is_shared().then_some(fenced);
+    let (stopped, stops) = mpsc::unbounded_channel();
+    let stopped = membership.is_shared().then_some(stopped);
     let (at_work, all_done) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     let mut feeds = Vec::new();
     for _ in 0..workers {
         let (handed, queue) = mpsc::channel(COMMIT_QUEUE);
         let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
-        let (store, stats, clock, fenced) = (store.clone(), stats.clone(), clock.clone(), fenced.clone());
+        let (store, stats, clock, stopped) = (store.clone(), stats.clone(), clock.clone(), stopped.clone());
         let worker = Worker::new(bus.clone(), revision, handed, messages, stats.clone(), &config, stop.clone())?;
-        let committer = Committer::new(store, queue, fenced, stats, clock, config.outbox);
+        let committer = Committer::new(store, queue, stopped, stats, clock, config.outbox);
         feeds.push(Feed { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
         let done = worker.spawn()?;
         tasks.spawn(async move {
@@ -243,9 +282,8 @@ pub async fn start(
         library,
         membership,
         feeds,
-        fences,
+        stops,
         revision,
-        homes: HashMap::new(),
         skip_lost_ticks: config.skip_lost_ticks,
         stats: stats.clone(),
         begun: Some(begun),

@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tocsin_engine::RuleUsage;
-use tocsin_engine::domain::{AlertId, RuleRef};
+use tocsin_engine::domain::{AlertId, RuleRef, Symbol};
 
 use self::looks::{ANSWER_TIMEOUT, Looks};
 use crate::bus::Clock;
 use crate::connections::{ConnectionCounts, Connections};
 use crate::disk;
-use crate::evaluator::{AlertActivity, EvaluatorStats, Strays};
+use crate::evaluator::{AlertActivity, EvaluatorStats, PartitionState, Strays, UnassignedTick};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
-use crate::store::Store;
+use crate::store::{Store, UnfinishedPromotion};
 
 /// How long a tick may wait to be judged before that is told.
 const MAX_WAIT_MS: i64 = 5_000;
@@ -33,6 +33,12 @@ const MAX_IMPURE_RULES_TOLD: u32 = 5;
 /// Rules and alerts whose cost is reported: those that cost the most.
 const MAX_RULES_REPORTED: usize = 10;
 const MAX_ALERTS_REPORTED: usize = 10;
+
+/// A promotion that waits for evaluators for longer than this is reported: milliseconds are usual.
+const MAX_PROMOTION_WAIT_MS: i64 = 5_000;
+
+/// Symbols that the store is asked for, and partitions that are named, in one problem.
+const MAX_NAMED: usize = 16;
 
 /// Answers for the health of a process. Cloning is cheap.
 #[derive(Clone)]
@@ -55,11 +61,12 @@ struct Inner {
 }
 
 /// What a look at the store has shown.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct StoreSeen {
     /// Why it does not answer.
     problem: Option<String>,
-    impure_rules: Vec<String>,
+    /// What keeps alerts from being evaluated: impure rules, a promotion that waits, symbols without a partition.
+    others: Vec<String>,
 }
 
 /// What a process is.
@@ -269,6 +276,28 @@ impl Health {
         strays.into_iter().map(tell).collect()
     }
 
+    /// Bindings that could not be unquarantined, and alerts that could not be armed.
+    fn unapplied(&self) -> Vec<String> {
+        let Some(stats) = self.0.evaluation.get() else { return Vec::new() };
+        let waiting = stats.partitions().into_iter().filter(|(_, state)| state.unquarantine_waiting > 0);
+        let unquarantine = waiting.map(|(partition, PartitionState { unquarantine_waiting, .. })| {
+            format!(
+                "partition {partition}: {unquarantine_waiting} bindings that are to leave quarantine are not armed; if that \
+                 does not pass, restart this evaluator and report it"
+            )
+        });
+        let alerts = stats.alerts_not_armed().into_iter();
+        let alerts = alerts.map(|(alert, why)| format!("alert {} is not evaluated: {why}", alert.0));
+        unquarantine.chain(alerts).collect()
+    }
+
+    /// Symbols whose ticks were read some time ago although they are assigned to no partition.
+    fn late_symbols(&self) -> BTreeMap<Symbol, UnassignedTick> {
+        let mut late = self.0.evaluation.get().map(|stats| stats.unassigned()).unwrap_or_default();
+        late.retain(|_, tick| (self.0.clock)().saturating_sub(tick.published_ms) > MAX_WAIT_MS);
+        late
+    }
+
     /// How the feed is, if this process has one.
     pub fn feed(&self) -> Option<FeedSnapshot> {
         self.0.feed.get().map(|status| status.snapshot())
@@ -276,18 +305,24 @@ impl Health {
 
     /// Whether the store does not answer, and what it says.
     async fn store_seen(&self) -> StoreSeen {
-        let Some(store) = self.0.store.get().cloned() else {
-            return StoreSeen { problem: None, impure_rules: Vec::new() };
-        };
+        let Some(store) = self.0.store.get().cloned() else { return StoreSeen::default() };
+        let late = self.late_symbols();
         let looking = async move {
             let problem = store.ping().await.err().map(|error| error.to_string());
             // A store that is away is reported already.
             let impure = store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD).await.unwrap_or_default();
-            StoreSeen { problem, impure_rules: impure.into_iter().map(impure_rule).collect() }
+            let promotion = store.unfinished_promotion().await.ok().flatten();
+            let promotion = promotion.filter(|promotion| promotion.age_ms > MAX_PROMOTION_WAIT_MS);
+            let symbols: Vec<Symbol> = late.keys().cloned().collect();
+            let watched = store.live_among(&symbols).await.unwrap_or_default();
+            let mut others: Vec<String> = impure.into_iter().map(impure_rule).collect();
+            others.extend(promotion.as_ref().map(promotion_problem));
+            others.extend(unassigned_problem(&late, &watched));
+            StoreSeen { problem, others }
         };
         let mut seen = self.0.store_looks.look(looking).await.unwrap_or_else(|| StoreSeen {
             problem: Some(format!("the store does not answer within {} s", ANSWER_TIMEOUT.as_secs())),
-            impure_rules: Vec::new(),
+            others: Vec::new(),
         });
         let store = self.0.about.backends.iter().find(|(port, _)| *port == "store");
         if let (Some(problem), Some((_, told))) = (&mut seen.problem, store) {
@@ -325,7 +360,8 @@ impl Health {
         let ready = problems.is_empty();
         problems.extend(told);
         // They make the process no less ready: every other rule is judged.
-        problems.extend(store.impure_rules);
+        problems.extend(store.others);
+        problems.extend(self.unapplied());
         // Alerts fire without them.
         problems.extend(prices_problems);
         problems.extend(self.0.connections.get().map(Connections::problems).unwrap_or_default());
@@ -363,6 +399,42 @@ fn impure_rule((rule, live): (RuleRef, u64)) -> String {
     )
 }
 
+/// Symbols with live alerts that are assigned to no partition although ticks of them were read.
+fn unassigned_problem(late: &BTreeMap<Symbol, UnassignedTick>, watched: &[Symbol]) -> Option<String> {
+    let first = watched.first()?;
+    let UnassignedTick { position, .. } = late.get(first)?;
+    let names: Vec<&str> = watched.iter().take(MAX_NAMED).map(Symbol::as_str).collect();
+    Some(format!(
+        "{} symbols wait to be assigned to a partition although ticks of them were read, and their alerts are not \
+         evaluated: {}; the first was {first}'s at offset {} of partition {}. If that does not pass, restart this \
+         evaluator, which catches up, and report it",
+        watched.len(),
+        names.join(", "),
+        position.offset,
+        position.partition
+    ))
+}
+
+/// How long a promotion has waited, for what, and what to do.
+fn promotion_problem(promotion: &UnfinishedPromotion) -> String {
+    let UnfinishedPromotion { to, age_ms, held, waiting_for, .. } = promotion;
+    let (seconds, asked) = (age_ms / 1000, promotion.asked());
+    let partitions = waiting_for.iter().take(MAX_NAMED).map(|waiting| match &waiting.halted {
+        Some(why) => format!("{} (halted: {why})", waiting.partition),
+        None => waiting.partition.to_string(),
+    });
+    let partitions: Vec<String> = partitions.collect();
+    let waits = match partitions.is_empty() {
+        true => "it makes the new states".to_owned(),
+        false => format!("{asked} bindings on partitions {} are not handed over", partitions.join(", ")),
+    };
+    let (name, version) = (&to.name, &to.version);
+    format!(
+        "the promotion of {name} to {version} has taken {seconds} s: {waits}, and {held} bindings are held and not evaluated \
+         meanwhile; `tocsin rule cancel-promotion {name} {version}` takes it back"
+    )
+}
+
 /// What is wrong with a feed now. The process is no less ready for it: nobody else would have the ticks.
 fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
     if !feed.connected {
@@ -382,8 +454,11 @@ fn feed_problem(feed: FeedSnapshot, now_ms: i64) -> Option<String> {
 mod tests {
     use std::sync::atomic::AtomicI64;
 
+    use tocsin_engine::domain::{Digest, RuleName, Tenant, Version};
+
     use super::*;
     use crate::ingest::FeedKind;
+    use crate::store::{PromotionId, WaitingFor};
 
     #[tokio::test]
     async fn a_feed_that_is_silent_or_sends_garbage_is_told_of_and_readiness_stays() {
@@ -414,6 +489,41 @@ mod tests {
         now_ms.store(0, Relaxed);
         assert_eq!(problems().await, "", "a clock that was set back is no silence");
     }
+
+    #[test]
+    fn a_promotion_that_waits_is_reported_with_what_it_waits_for_and_what_to_do() {
+        let rule = RuleRef {
+            name: RuleName::parse("steps").unwrap(),
+            version: Version::new(2, 0, 0),
+            digest: Digest::of(b"steps"),
+        };
+        let waiting = |partition, bindings, halted: Option<&str>| WaitingFor {
+            partition,
+            bindings,
+            halted: halted.map(str::to_owned),
+        };
+        let promotion = |waiting_for| UnfinishedPromotion {
+            id: PromotionId(1),
+            tenant: Tenant::standard(),
+            to: rule.clone(),
+            age_ms: 12_345,
+            held: 40,
+            waiting_for,
+        };
+        let cancel = "`tocsin rule cancel-promotion steps 2.0.0` takes it back";
+        for (waiting_for, expect) in [
+            (
+                vec![waiting(3, 2, None), waiting(5, 1, Some("gone"))],
+                "3 bindings on partitions 3, 5 (halted: gone) are not",
+            ),
+            (Vec::new(), "it makes the new states, and 40 bindings are held"),
+        ] {
+            let problem = promotion_problem(&promotion(waiting_for));
+            assert!(problem.starts_with("the promotion of steps to 2.0.0 has taken 12 s: "), "{problem}");
+            assert!(problem.contains(expect) && problem.ends_with(cancel), "{problem}");
+        }
+    }
+
     #[tokio::test]
     async fn a_process_is_ready_while_it_runs_and_its_parts_tell_of_themselves() {
         let health = Health::new(About { roles: vec!["ingest"], ..About::default() }, Arc::new(|| 0));

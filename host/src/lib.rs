@@ -24,6 +24,8 @@ pub mod library;
 mod lock_holder;
 pub mod prices;
 pub mod program;
+#[cfg(test)]
+mod proxy;
 pub mod roles;
 pub mod signals;
 pub mod store;

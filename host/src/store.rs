@@ -44,7 +44,7 @@ pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
     BegunPromotion, FinishedPromotion, HandedOver, HeldBinding, Hold, Moved, NewPromotion, Promotable, PromotedAlert,
-    PromotionId,
+    PromotionId, UnfinishedPromotion, WaitingFor,
 };
 
 /// Rows that one statement writes at most: of the widest, with 20 columns, SQLite takes 1,638.
@@ -140,10 +140,15 @@ impl Store {
         on_member!(self, watched_symbols())
     }
 
-    /// Makes a partition the home of a symbol that has none, and tells evaluators of the bindings that waited for it.
-    /// Returns the home.
-    pub async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
+    /// Assigns a symbol to a partition if live bindings wait for that, and announces these to evaluators. Returns the
+    /// partition that the symbol is assigned to; None if it is to none, since no binding waits any more.
+    pub async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<Option<u32>, StoreError> {
         on_member!(self, settle(symbol, partition))
+    }
+
+    /// Those of some symbols that live bindings watch.
+    pub async fn live_among(&self, symbols: &[Symbol]) -> Result<Vec<Symbol>, StoreError> {
+        on_member!(self, live_among(symbols))
     }
 
     /// Releases an alert's quarantined bindings, all or that on one symbol, and tells evaluators.
@@ -172,7 +177,8 @@ impl Store {
         on_member!(self, alerts(tenant, filter, after, limit))
     }
 
-    /// Deletes an alert and tells evaluators; false if there is none. Its firings stay.
+    /// Deletes an alert and announces that to evaluators; false if there is none. Its firings stay, and none is recorded
+    /// after this has returned.
     pub async fn delete_alert(&self, tenant: &Tenant, id: AlertId, now_ms: i64) -> Result<bool, StoreError> {
         on_member!(self, delete_alert(tenant, id, now_ms))
     }
@@ -238,19 +244,14 @@ impl Store {
     }
 
     /// Begins a promotion: evaluators are asked for the live bindings of its alerts. Alerts that were deleted since they
-    /// were read are left out.
+    /// were read are left out. Nothing is begun while a partition of one of these bindings is halted.
     pub async fn begin_promotion(&self, new: &NewPromotion) -> Result<BegunPromotion, StoreError> {
         on_member!(self, begin_promotion(new))
     }
 
-    /// The promotion under way, and to which version.
-    pub async fn unfinished_promotion(&self) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
+    /// The promotion under way, and how far it has come.
+    pub async fn unfinished_promotion(&self) -> Result<Option<UnfinishedPromotion>, StoreError> {
         on_member!(self, unfinished_promotion())
-    }
-
-    /// How many live bindings are asked for and not handed over yet. Each that is raises the newest revision.
-    pub async fn bindings_asked_for(&self) -> Result<u64, StoreError> {
-        on_member!(self, bindings_asked_for())
     }
 
     /// Live bindings that are held, by number, behind `after`, at most `limit`.
@@ -272,9 +273,10 @@ impl Store {
         on_member!(self, finish_promotion(id, max_bindings_per_rule))
     }
 
-    /// Takes a promotion back, and tells evaluators to go on with what they have handed over. False while bindings are
-    /// asked for and not handed over yet; nothing happens if it is not under way.
-    pub async fn roll_back_promotion(&self, id: PromotionId) -> Result<bool, StoreError> {
+    /// Takes a promotion back: evaluators go on with the bindings that they have handed over, and keep those that they have
+    /// not. One that hands over all the same, since it has not heard of this yet, gets the binding back at once. Returns how
+    /// many bindings were held; None if the promotion is not under way.
+    pub async fn roll_back_promotion(&self, id: PromotionId) -> Result<Option<u64>, StoreError> {
         on_member!(self, roll_back_promotion(id))
     }
 
@@ -288,9 +290,16 @@ impl Store {
         on_member!(self, newest_revision())
     }
 
-    /// What changed after a revision: at most `limit` bindings, which must be more than one alert can have.
+    /// What changed after a revision: bindings that evaluators are to begin with (`armed_revision`), or of which something
+    /// else has changed since (`revision`), at most `limit` of each, which must be more than one alert can have. A binding
+    /// is among them by either, so that its beginning is not passed over where it has changed again since.
     pub async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
         on_member!(self, changes(after, limit))
+    }
+
+    /// Notes why the partition of a claim is not evaluated until an operator acts. Its next checkpoint takes the note away.
+    pub async fn halt_partition(&self, claim: &Claim, why: &str) -> Result<(), StoreError> {
+        on_member!(self, halt_partition(claim, why))
     }
 
     /// Claims a partition: whoever held it before can commit no more.
@@ -323,30 +332,26 @@ impl Store {
         on_member!(self, commit(claims, commit))
     }
 
-    /// Leases the oldest firings in the outbox that nobody tells at the moment, at most `limit`, in the order of their
-    /// sequence numbers. An alert's firings are told by one deliverer at a time, in their order: while one of them is
-    /// leased, so are the others. One whose lease has run out may have been told all the same: it is leased again.
-    pub async fn lease_outbox(
-        &self,
-        lease: &OutboxLease,
-        limit: u32,
-        now_ms: i64,
-    ) -> Result<Vec<(u64, Firing)>, StoreError> {
-        on_member!(self, lease_outbox(lease, limit, now_ms))
+    /// Returns the oldest firings in the outbox whose alerts no deliverer owns, at most `limit`, in the order of their
+    /// sequence numbers, and makes the caller the owner of these alerts. An alert has one owner at any time, by the clock
+    /// of the database: while it has one, all its firings are passed over. Firings of an owner whose lease has run out may
+    /// have been delivered all the same: they are returned again.
+    pub async fn lease_outbox(&self, lease: &OutboxLease, limit: u32) -> Result<Vec<(u64, Firing)>, StoreError> {
+        on_member!(self, lease_outbox(lease, limit))
     }
 
-    /// Takes firings that were told out of the outbox, by their sequence numbers, but for those that somebody else has
-    /// leased by now. Returns how many.
-    pub async fn ack_outbox(&self, owner: &str, told: &[u64]) -> Result<u64, StoreError> {
-        on_member!(self, ack_outbox(owner, told))
+    /// Takes delivered firings out of the outbox, by their sequence numbers, but for those of alerts that another deliverer
+    /// owns by now, and gives up all alerts that the owner has. Returns how many it took out.
+    pub async fn ack_outbox(&self, owner: &str, delivered: &[u64]) -> Result<u64, StoreError> {
+        on_member!(self, ack_outbox(owner, delivered))
     }
 
-    /// Leases all firings anew that an owner has leased.
-    pub async fn renew_outbox(&self, lease: &OutboxLease, now_ms: i64) -> Result<(), StoreError> {
-        on_member!(self, renew_outbox(lease, now_ms))
+    /// Makes the leases of an owner that have not run out end later. Returns how many alerts it owns now.
+    pub async fn renew_outbox(&self, lease: &OutboxLease) -> Result<u64, StoreError> {
+        on_member!(self, renew_outbox(lease))
     }
 
-    /// Lets others have the firings that an owner has leased and not told.
+    /// Gives up all alerts that an owner has, with their firings that are not acknowledged.
     pub async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
         on_member!(self, release_outbox(owner))
     }

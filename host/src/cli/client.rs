@@ -85,8 +85,8 @@ impl Client {
         self.answer(self.request(Method::POST, path).json(body)).await.map(|(_, body)| body)
     }
 
-    pub(super) async fn delete(&self, path: &[&str]) -> Result<(), Failure> {
-        self.answer(self.request(Method::DELETE, path)).await.map(drop)
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<Value, Failure> {
+        self.answer(self.request(Method::DELETE, path)).await.map(|(_, body)| body)
     }
 
     /// Opens a stream of server-sent events: of firings, behind `after`.

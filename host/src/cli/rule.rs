@@ -86,6 +86,19 @@ everything stays as it is. No tick is lost or judged twice.")]
         #[arg(long)]
         reset_state: bool,
     },
+    /// Cancel the promotion to a version that is under way
+    #[command(after_help = "\
+Examples:
+  tocsin rule cancel-promotion my-rule 2.0.0
+
+A promotion waits for evaluators up to 30 seconds; `problems` of GET /health names one that takes longer than 5. Its alerts
+stay on the versions that they are on, and no tick is lost or evaluated twice. `tocsin rule promote` ends with an error.")]
+    CancelPromotion {
+        /// The rule's name
+        name: String,
+        /// The version that alerts are moving to
+        version: String,
+    },
     /// See a fault again from its bundle, without a server
     #[command(after_help = "\
 Examples:
@@ -139,6 +152,11 @@ pub(super) async fn run(command: RuleCommand, server: &Url, output: Output) -> R
             let path = ["rules", &name, "versions", &version, "promote"];
             let promoted = Client::with_timeout(server, PROMOTION_TIMEOUT)?.post(&path, &body).await?;
             output.result(&promoted, || rule_view::promoted(&promoted))
+        }
+        RuleCommand::CancelPromotion { name, version } => {
+            let path = ["rules", &name, "versions", &version, "promote"];
+            let cancelled = Client::new(server)?.delete(&path).await?;
+            output.result(&cancelled, || rule_view::cancelled(&cancelled))
         }
         RuleCommand::List => {
             let rules = Client::new(server)?.list(&["rules"], &[], "rules").await?;

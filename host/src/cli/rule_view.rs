@@ -18,6 +18,13 @@ pub(super) fn promoted(promoted: &Value) -> String {
     format!("{alerts} ({symbols}) moved to {} {}", text(&promoted["name"]), text(&promoted["version"]))
 }
 
+/// What is left of a cancelled promotion.
+pub(super) fn cancelled(cancelled: &Value) -> String {
+    let (name, version) = (text(&cancelled["name"]), text(&cancelled["version"]));
+    let given_back = cancelled["given_back"].as_u64().unwrap_or(0);
+    format!("the promotion of {name} to {version} is cancelled; {given_back} live symbols are evaluated again")
+}
+
 /// A line for each rule.
 pub(super) fn list(rules: &[Value]) -> String {
     let row = |rule: &Value| {

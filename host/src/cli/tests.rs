@@ -76,6 +76,7 @@ fn a_wrong_command_line_exits_with_2() {
         &["rule", "reproduce"],
         &["rule", "promote", "my-rule"],
         &["rule", "promote", "my-rule", "2.0.0", "--from"],
+        &["rule", "cancel-promotion", "my-rule"],
         &["serve", "--waking", "naive"],
         &["rule", "list", "--server", "ftp://127.0.0.1"],
         &["rule", "list", "--server", "https://127.0.0.1"],

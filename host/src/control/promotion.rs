@@ -1,7 +1,8 @@
 //! Promoting a rule version: alerts move to it with the states of their bindings, all of them or none.
 //!
 //! Once begun, a promotion runs to its end whether or not the client waits for it. The process that carries it out holds
-//! a lock; one that it does not live to end is rolled back by whichever process has the lock next.
+//! a lock; one that it does not live to end is rolled back by whichever process has the lock next. It may be cancelled, by
+//! any process, for as long as it has not ended. However it fails, all that evaluators have handed over goes back at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,7 +23,8 @@ use super::{Control, ControlError, FieldViolation, MAX_PAGE};
 use crate::backoff::patient;
 use crate::lease::{self, Held};
 use crate::store::{
-    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, PromotedAlert, PromotionId,
+    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, PromotedAlert, PromotionId, StoreError,
+    UnfinishedPromotion,
 };
 
 /// Wrong params that are listed; more are counted.
@@ -39,6 +41,10 @@ const PROMOTION_LOCK: &str = "promotion";
 
 /// How long evaluators have for handing over: milliseconds are usual, a replay after a start takes longer.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a promotion that waits is looked at, announced or not: it may have been cancelled by another process, and what
+/// it waits for may have halted.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A promotion as a client asks for it.
 #[derive(Clone, Debug)]
@@ -60,6 +66,15 @@ pub struct Promoted {
     pub rule: RuleRef,
     /// How much was moved.
     pub moved: Moved,
+}
+
+/// A promotion that was cancelled.
+#[derive(Clone, Debug)]
+pub struct CancelledPromotion {
+    /// The version that alerts were to move to.
+    pub rule: RuleRef,
+    /// Bindings that evaluators had handed over, and go on with where they were.
+    pub given_back: u64,
 }
 
 /// A promotion that was checked.
@@ -95,6 +110,27 @@ impl Control {
         work.await.unwrap_or_else(|error| Err(ControlError::Internal(format!("the promotion died: {error}"))))
     }
 
+    /// Takes back the promotion of a rule to a version that is under way, whichever process carries it out. Its alerts stay
+    /// on the versions that they are on.
+    pub async fn cancel_promotion(
+        &self,
+        tenant: &Tenant,
+        name: &str,
+        version: &str,
+    ) -> Result<CancelledPromotion, ControlError> {
+        let name = RuleName::parse(name).map_err(|error| ControlError::invalid("name", error.to_string()))?;
+        let version = parse_version("version", version)?;
+        let none = || ControlError::NotFound(format!("no promotion of {name} to {version} is under way"));
+        let unfinished = self.0.store.unfinished_promotion().await?.filter(|unfinished| {
+            unfinished.tenant == *tenant && unfinished.to.name == name && unfinished.to.version == version
+        });
+        let UnfinishedPromotion { id, to: rule, .. } = unfinished.ok_or_else(none)?;
+        // It may have ended since it was read.
+        let given_back = self.0.store.roll_back_promotion(id).await?.ok_or_else(none)?;
+        warn!(rule = %rule.name, version = %rule.version, given_back, "a promotion is cancelled");
+        Ok(CancelledPromotion { rule, given_back })
+    }
+
     /// Looks for promotions that no process lives to end, now and then until `stop`, and rolls them back. Evaluators may
     /// be at work already, or be away.
     pub async fn roll_back_abandoned_promotions(&self, stop: CancellationToken) {
@@ -116,7 +152,7 @@ impl Control {
         }
         let Some(lock) = self.promotion_lock().await? else { return Ok(()) };
         // The one that was seen may have ended meanwhile.
-        if let Some((id, rule)) = self.0.store.unfinished_promotion().await? {
+        if let Some(UnfinishedPromotion { id, to: rule, .. }) = self.0.store.unfinished_promotion().await? {
             warn!(rule = %rule.name, version = %rule.version, "an unfinished promotion is rolled back");
             self.roll_back(id).await;
         }
@@ -205,17 +241,9 @@ impl Control {
                 return Err(not_begun(refused));
             }
         };
-        let finished = match self.handed_over().await {
+        let finished = match self.handed_over(id).await {
             Ok(()) => self.finish(id, plan).await,
-            Err(late) => {
-                // They may take long still: the client need not wait for that.
-                let control = self.clone();
-                tokio::spawn(async move {
-                    control.roll_back(id).await;
-                    lock.release().await;
-                });
-                return Err(late);
-            }
+            Err(failed) => Err(failed),
         };
         if finished.is_err() {
             self.roll_back(id).await;
@@ -224,14 +252,19 @@ impl Control {
         Ok(Promoted { rule: to, moved: finished? })
     }
 
-    /// Until evaluators have handed over all bindings that were asked for.
-    async fn handed_over(&self) -> Result<(), ControlError> {
+    /// Waits until evaluators have handed over all bindings that were asked for; fails as soon as they cannot.
+    async fn handed_over(&self, id: PromotionId) -> Result<(), ControlError> {
         let mut newest = self.0.store.newest_revision().await?;
         let all = async {
             loop {
                 newest.borrow_and_update();
-                if self.0.store.bindings_asked_for().await? == 0 || newest.changed().await.is_err() {
+                if self.is_handed_over(id).await? {
                     return Ok(());
+                }
+                // Announcements may be late, and not all that ends the wait is announced.
+                let announced = tokio::time::timeout(LOOK_EVERY, newest.changed()).await;
+                if matches!(announced, Ok(Err(_))) {
+                    return Err(ControlError::Unavailable("the store is being closed".into()));
                 }
             }
         };
@@ -241,6 +274,19 @@ impl Control {
                 "the evaluators did not hand all alerts over within {seconds} s; nothing is moved"
             )))
         })
+    }
+
+    async fn is_handed_over(&self, id: PromotionId) -> Result<bool, ControlError> {
+        let unfinished = self.0.store.unfinished_promotion().await?.filter(|unfinished| unfinished.id == id);
+        let Some(promotion) = unfinished else { return Err(taken_back()) };
+        let halted =
+            promotion.waiting_for.iter().find_map(|waiting| Some((waiting.partition, waiting.halted.as_ref()?)));
+        match halted {
+            Some((partition, why)) => Err(ControlError::Precondition(format!(
+                "partition {partition} has halted, and its alerts cannot be handed over; nothing is moved: {why}"
+            ))),
+            None => Ok(promotion.waiting_for.is_empty()),
+        }
     }
 
     /// Makes the new states and moves everything at once.
@@ -263,29 +309,19 @@ impl Control {
                 Err(cap_reached(reached, &new.tenant, &new.to, &needs))
             }
             FinishedPromotion::RuleQuarantined(rule, quarantine) => Err(rule_quarantined(&rule, &quarantine)),
-            FinishedPromotion::RolledBack => Err(ControlError::Raced(
-                "another process took this promotion for abandoned and rolled it back: try again".into(),
-            )),
+            FinishedPromotion::RolledBack => Err(taken_back()),
         }
     }
 
-    /// Takes a promotion back, however long the store is away or an evaluator takes to hand over.
+    /// Takes a promotion back, however long the store is away.
     async fn roll_back(&self, id: PromotionId) {
-        let rolled_back = (|| async {
-            let mut newest = self.0.store.newest_revision().await?;
-            loop {
-                newest.borrow_and_update();
-                if self.0.store.roll_back_promotion(id).await? || newest.changed().await.is_err() {
-                    return Ok::<_, ControlError>(());
-                }
-            }
-        })
-        .retry(patient(MIN_WAIT))
-        .when(|error| matches!(error, ControlError::Unavailable(_)))
-        .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
-        .await;
+        let rolled_back = (|| self.0.store.roll_back_promotion(id))
+            .retry(patient(MIN_WAIT))
+            .when(StoreError::passes)
+            .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
+            .await;
         if let Err(error) = rolled_back {
-            error!(%error, "a promotion cannot be rolled back: its alerts are not judged until that is tried again");
+            error!(%error, "a promotion cannot be rolled back: its alerts are not evaluated until that is tried again");
         }
     }
 }
@@ -341,6 +377,14 @@ fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> Cont
     }
 }
 
+/// A promotion that is not under way any more, though this process carries it out.
+fn taken_back() -> ControlError {
+    ControlError::Raced(
+        "this promotion was cancelled, or another process took it for abandoned and rolled it back; nothing is moved"
+            .into(),
+    )
+}
+
 fn not_begun(refused: BegunPromotion) -> ControlError {
     match refused {
         BegunPromotion::AnotherRuns(to) => ControlError::Raced(format!(
@@ -354,6 +398,11 @@ fn not_begun(refused: BegunPromotion) -> ControlError {
             ControlError::Busy(format!("alert {} is being released from quarantine: try again in a moment", alert.0))
         }
         BegunPromotion::RuleQuarantined(rule, quarantine) => rule_quarantined(&rule, &quarantine),
+        BegunPromotion::PartitionHalted { alert, partition, why } => ControlError::Precondition(format!(
+            "alert {} is on partition {partition}, which has halted: an operator has to act there first, or its alerts have \
+             to be deleted. Nothing is moved. {why}",
+            alert.0
+        )),
         BegunPromotion::Begun(_) => ControlError::Internal("a promotion was begun and refused".into()),
     }
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::cloud_event::{self, Event};
 use super::kafka::Publisher;
 use super::{DeliveryConfig, DeliveryError};
 use crate::backoff::Backoff;
-use crate::bus::Clock;
 use crate::failpoint;
 use crate::health::Part;
 use crate::store::{OutboxLease, Store};
@@ -19,7 +18,8 @@ use crate::store::{OutboxLease, Store};
 /// Firings that are leased and published together. They are all that is kept in memory.
 pub(super) const BATCH: u32 = 1_000;
 
-/// How long a deliverer may say nothing before another tells its firings.
+/// How long an alert stays a deliverer's own after it was leased or renewed: so long its firings wait where the deliverer
+/// dies.
 const LEASE: Duration = Duration::from_secs(10);
 
 /// How often leases are renewed while the brokers are waited for; and after so long that wait is told.
@@ -40,7 +40,6 @@ const BACKOFF_CAP: Duration = Duration::from_secs(5);
 pub(super) struct Deliverer {
     store: Store,
     config: DeliveryConfig,
-    clock: Clock,
     part: Part,
     stop: CancellationToken,
     lease: OutboxLease,
@@ -50,9 +49,9 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    pub(super) fn new(store: Store, config: DeliveryConfig, clock: Clock, part: Part, stop: CancellationToken) -> Self {
-        let lease = OutboxLease { owner: config.owner.clone(), duration_ms: LEASE.as_millis() as i64 };
-        Self { store, config, clock, part, stop, lease, publisher: None, told: false }
+    pub(super) fn new(store: Store, config: DeliveryConfig, part: Part, stop: CancellationToken) -> Self {
+        let lease = OutboxLease { owner: config.owner.clone(), duration: LEASE };
+        Self { store, config, part, stop, lease, publisher: None, told: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -94,7 +93,7 @@ impl Deliverer {
         }
         // Seen before reading: what is recorded meanwhile ends the wait for news.
         news.iter_mut().for_each(|news| _ = news.borrow_and_update());
-        let leased = self.store.lease_outbox(&self.lease, BATCH, (self.clock)()).await?;
+        let leased = self.store.lease_outbox(&self.lease, BATCH).await?;
         if leased.is_empty() {
             self.well();
             return Ok(false);
@@ -120,11 +119,15 @@ impl Deliverer {
                 _ = renewals.tick() => {}
             }
             self.tell("firings wait for Kafka: the brokers have not acknowledged them");
-            let renewal = self.store.renew_outbox(&self.lease, (self.clock)());
+            let renewal = self.store.renew_outbox(&self.lease);
             tokio::select! {
                 published = &mut publishing => return published,
-                // Without it others tell the same, in the same order.
-                _ = renewal => {}
+                renewed = renewal => match renewed {
+                    // A batch is leased and given up as a whole.
+                    Ok(0) => return Err(DeliveryError::LeaseLost),
+                    Ok(_) => {}
+                    Err(error) => debug!(%error, "the leases of the outbox are not renewed; trying again"),
+                },
             }
         }
     }

@@ -14,7 +14,6 @@ use tocsin_engine::domain::{Alert, Conditions, Firing, MAX_TIME_MS, Symbol, Tick
 use super::cloud_event;
 use super::kafka::Publisher;
 use super::*;
-use crate::bus::system_clock;
 use crate::health::{About, Health};
 use crate::store::conformance::{create, firing, open};
 use crate::store::testing::{Home, Member, on_each_member};
@@ -65,7 +64,7 @@ impl Fixture {
     fn start(&self, owner: &str) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let part = Health::new(About::default(), Arc::new(|| 0)).part("deliver");
         let (stop, config) = (CancellationToken::new(), config(owner, &self.topic));
-        (stop.clone(), tokio::spawn(run(self.store.clone(), config, system_clock(), part, stop)))
+        (stop.clone(), tokio::spawn(run(self.store.clone(), config, part, stop)))
     }
 
     /// Reads as many records of the topic as are asked for, and all that are there behind them.
@@ -132,8 +131,8 @@ async fn every_firing_is_told_once_in_its_alerts_order(member: Member) {
         let expect: Vec<u64> = (0..MANY).filter(|offset| offset % 3 == n).collect();
         assert_eq!(told(&messages)[&alert.id.0.to_string()], expect);
     }
-    let lease = OutboxLease { owner: "z".into(), duration_ms: 1 };
-    assert_eq!(fixture.store.lease_outbox(&lease, 10, i64::MAX - 1).await.unwrap(), [], "nothing is left to tell");
+    let lease = OutboxLease { owner: "z".into(), duration: Duration::ZERO };
+    assert_eq!(fixture.store.lease_outbox(&lease, 10).await.unwrap(), [], "nothing is left to deliver");
 }
 
 async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(member: Member) {
@@ -141,8 +140,8 @@ async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(membe
     let alerts = [create(&fixture.store, 1).await];
     fixture.fire(&alerts, 0..3).await;
     // As a deliverer does that dies right after the brokers' acknowledgement: its lease runs out.
-    let lease = OutboxLease { owner: "dead".into(), duration_ms: 100 };
-    let leased = fixture.store.lease_outbox(&lease, 2, system_clock()()).await.unwrap();
+    let lease = OutboxLease { owner: "dead".into(), duration: Duration::from_millis(100) };
+    let leased = fixture.store.lease_outbox(&lease, 2).await.unwrap();
     let publisher = Publisher::open(&config("dead", &fixture.topic).kafka).await.unwrap();
     let body = config("dead", "").body;
     let events: Vec<_> = leased.into_iter().map(|(_, firing)| cloud_event::of(firing, body)).collect();
@@ -155,6 +154,37 @@ async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(membe
     let ids: Vec<String> = messages.iter().map(|message| header(message, "ce_id")).collect();
     assert_eq!((ids.len(), &ids[..2]), (5, &ids[2..4]), "twice with one id");
     assert_eq!(told(&messages).into_values().collect::<Vec<_>>(), [[0, 1, 2]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_overlaps_a_renewal_changes_no_alerts_order() {
+    const FIRST: u64 = 1_000;
+    const ALL: u64 = 1_500;
+    let fixture = Fixture::open(Member::Postgres).await;
+    let Home::Database(database) = &fixture._home else { panic!("this is about PostgreSQL") };
+    let alerts = [create(&fixture.store, 1).await];
+    fixture.fire(&alerts, 0..ALL).await;
+    // A deliverer that stood still for longer than its lease, and renews it while another one leases.
+    let lease = OutboxLease { owner: "late".into(), duration: Duration::ZERO };
+    let leased = fixture.store.lease_outbox(&lease, FIRST as u32).await.unwrap();
+    assert_eq!(leased.len(), FIRST as usize);
+    database.slow_down("UPDATE", "outbox_owners").await;
+    let (store, renewal) = (fixture.store.clone(), OutboxLease { duration: Duration::from_secs(600), ..lease });
+    let renewing = tokio::spawn(async move { store.renew_outbox(&renewal).await.unwrap() });
+    database.until_slowed_down().await;
+    let (stop, running) = fixture.start("prompt");
+    if renewing.await.unwrap() > 0 {
+        // It would go on with what it takes for its own.
+        fixture.read(1).await;
+        let publisher = Publisher::open(&config("late", &fixture.topic).kafka).await.unwrap();
+        let body = config("late", "").body;
+        let events: Vec<_> = leased.into_iter().map(|(_, firing)| cloud_event::of(firing, body)).collect();
+        publisher.publish(&events).await.unwrap();
+    }
+    let messages = fixture.read(ALL as usize).await;
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(told(&messages).into_values().collect::<Vec<_>>(), [(0..ALL).collect::<Vec<_>>()]);
 }
 
 async fn two_deliverers_share_the_work(member: Member) {
@@ -189,14 +219,14 @@ async fn brokers_that_are_away_are_told_of_and_the_firings_are_given_back_at_the
     let mut config = config("a", "nowhere");
     config.kafka.brokers = "127.0.0.1:1".into();
     let (health, stop) = (Health::new(About::default(), Arc::new(|| 0)), CancellationToken::new());
-    let running = tokio::spawn(run(store.clone(), config, system_clock(), health.part("deliver"), stop.clone()));
+    let running = tokio::spawn(run(store.clone(), config, health.part("deliver"), stop.clone()));
     while !health.report().await.problems.iter().any(|problem| problem.contains("firings wait for Kafka")) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stop.cancel();
     running.await.unwrap();
-    let lease = OutboxLease { owner: "b".into(), duration_ms: 1 };
-    assert_eq!(store.lease_outbox(&lease, 10, 0).await.unwrap().len(), 1);
+    let lease = OutboxLease { owner: "b".into(), duration: Duration::ZERO };
+    assert_eq!(store.lease_outbox(&lease, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

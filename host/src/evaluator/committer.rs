@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use backon::Retryable;
 use tocsin_engine::domain::Symbol;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{EvaluatorError, EvaluatorStats, Handed};
+use super::{EvaluatorError, EvaluatorStats, Handed, Stopped};
 use crate::backoff::patient;
 use crate::bus::Clock;
 use crate::failpoint;
@@ -37,8 +37,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Committer {
     store: Store,
     queue: mpsc::Receiver<Handed>,
-    /// Hears of partitions that somebody else has claimed; None where nobody else may, and that is an error.
-    fenced: Option<mpsc::UnboundedSender<u32>>,
+    /// Where partitions are reported of which nothing more is written: another evaluator has claimed them, or the store has
+    /// refused their checkpoint. None where partitions cannot go to another evaluator: then that is an error.
+    stopped: Option<mpsc::UnboundedSender<Stopped>>,
     stats: Arc<EvaluatorStats>,
     clock: Clock,
     /// New firings are put into the outbox.
@@ -53,13 +54,13 @@ impl Committer {
     pub(super) fn new(
         store: Store,
         queue: mpsc::Receiver<Handed>,
-        fenced: Option<mpsc::UnboundedSender<u32>>,
+        stopped: Option<mpsc::UnboundedSender<Stopped>>,
         stats: Arc<EvaluatorStats>,
         clock: Clock,
         outbox: bool,
     ) -> Self {
         let (claims, log_begun) = (Vec::new(), Instant::now());
-        Self { store, queue, fenced, stats, clock, outbox, claims, fired: 0, log_begun }
+        Self { store, queue, stopped, stats, clock, outbox, claims, fired: 0, log_begun }
     }
 
     /// Ends when the worker is gone and all that it handed over is written.
@@ -73,6 +74,7 @@ impl Committer {
                     drop(leaving);
                 }
                 Handed::Seen(symbol, partition) => self.settle(&symbol, partition).await?,
+                Handed::Halted(partition, why) => self.halt(partition, &why).await?,
                 Handed::Events(mut commit) => {
                     next = self.gather(&mut commit);
                     self.write(*commit).await?;
@@ -102,15 +104,34 @@ impl Committer {
         None
     }
 
-    /// Gives a symbol its home. Evaluators hear of it as of any other change.
+    /// Notes in the store that a partition is not evaluated, for whoever waits for it.
+    async fn halt(&mut self, partition: u32, why: &str) -> Result<(), EvaluatorError> {
+        let Some(at) = self.claims.iter().position(|claim| claim.partition == partition) else { return Ok(()) };
+        let claim = self.claims.swap_remove(at);
+        (|| self.store.halt_partition(&claim, why))
+            .retry(patient(MIN_WAIT))
+            .when(StoreError::passes)
+            .notify(
+                |error, wait| warn!(%error, ?wait, partition, "the note that a partition halted waits for the store"),
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Assigns a symbol to a partition. Evaluators hear of it as of any other change.
     async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
         let settle = || self.store.settle(symbol, partition);
         let home = settle
             .retry(patient(MIN_WAIT))
             .when(StoreError::passes)
-            .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's home waits for the store"))
+            .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's partition waits for the store"))
             .await?;
-        info!(%symbol, home, "the first tick of a watched symbol");
+        match home {
+            Some(partition) => {
+                info!(%symbol, partition, "the first tick of a watched symbol assigns it to its partition")
+            }
+            None => debug!(%symbol, partition, "the first tick of a symbol that no alert watches any more"),
+        }
         Ok(())
     }
 
@@ -129,12 +150,18 @@ impl Committer {
                 .when(StoreError::passes)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;
-            match (written, &self.fenced) {
-                (Err(StoreError::Fenced(partition)), Some(fenced)) => {
+            match (written, &self.stopped) {
+                (Err(StoreError::Fenced(partition)), Some(stopped)) => {
                     warn!(partition, "another evaluator has claimed a partition: nothing more of it is written here");
                     self.claims.retain(|claim| claim.partition != partition);
-                    // Nobody listens at the end, where all partitions are given up.
-                    let _ = fenced.send(partition);
+                    // At the end, where all partitions are given up, the receiver is gone.
+                    let _ = stopped.send(Stopped { partition, why: "another evaluator has claimed it".into() });
+                }
+                (Err(error @ StoreError::CheckpointBehind { partition, .. }), Some(stopped)) => {
+                    let why = error.to_string();
+                    error!(partition, error = why, "evaluation of a partition has halted");
+                    let _ = stopped.send(Stopped { partition, why: why.clone() });
+                    self.halt(partition, &why).await?;
                 }
                 (written, _) => {
                     failpoint::pass(if commit.checkpoints.is_empty() { "after-commit" } else { "after-checkpoint" });

@@ -3,7 +3,8 @@
 //! revision that it knows, so that a wake-up that got lost loses nothing.
 //!
 //! Both go through here so that they are in order: a partition is restored as of the revision up to which all workers have
-//! heard of changes, and hears of all later ones.
+//! heard of changes, and hears of all later ones. That revision is not before the one of its checkpoint: where this process
+//! has not been notified of a change that another one's checkpoint holds, it reads on until it has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
-use tocsin_engine::domain::{Position, Symbol};
+use tocsin_engine::domain::Position;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +20,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::restore::{Restored, arming, restore};
-use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
+use super::{Asked, Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message, Stopped};
 use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
-use crate::library::Library;
-use crate::store::{BindingRow, Changed, Hold, Sought, Standing, Store, StoreError};
+use crate::failpoint;
+use crate::library::{Library, LibraryError};
+use crate::store::{BindingRow, Changed, Claim, Hold, Sought, Standing, Store, StoreError};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -56,11 +58,9 @@ pub(super) struct Feeder {
     pub(super) library: Library,
     pub(super) membership: Membership,
     pub(super) feeds: Vec<Feed>,
-    /// Partitions that somebody else has claimed.
-    pub(super) fences: mpsc::UnboundedReceiver<u32>,
+    /// Partitions that a committer writes nothing more of.
+    pub(super) stops: mpsc::UnboundedReceiver<Stopped>,
     pub(super) revision: u64,
-    /// What workers know of homes.
-    pub(super) homes: HashMap<Symbol, Option<u32>>,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
     /// Told once the first partitions are restored.
@@ -87,7 +87,6 @@ impl Feeder {
     async fn feed(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
         let homes = self.store.homes().await?;
-        self.homes.extend(homes.iter().cloned());
         for feed in &self.feeds {
             let (sought, list) = Default::default();
             feed.send(Message::Changes(Changes { homes: homes.clone(), sought, list, revision: self.revision })).await;
@@ -105,7 +104,7 @@ impl Feeder {
             self.pass_on_changes(&mut newest).await;
             tokio::select! {
                 changed = self.membership.changed() => self.follow(changed?).await?,
-                Some(partition) = self.fences.recv() => self.lose(partition).await,
+                Some(stopped) = self.stops.recv() => self.lose(stopped).await,
                 _ = offsets_due.tick() => self.commit_offsets().await,
                 changed = newest.changed() => if changed.is_err() {
                     return Ok(());
@@ -140,9 +139,11 @@ impl Feeder {
         }
     }
 
-    /// Restores partitions and gives each to the worker that has the fewest.
+    /// Claims partitions, restores them and gives each to the worker that has the fewest.
     async fn take(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
         partitions.iter().for_each(|partition| self.stats.taken(*partition));
+        let claims = self.claim(partitions).await?;
+        self.catch_up(&claims).await?;
         let restorer = Restorer {
             store: self.store.clone(),
             bus: self.bus.clone(),
@@ -150,17 +151,20 @@ impl Feeder {
             revision: self.revision,
             skip_lost_ticks: self.skip_lost_ticks,
         };
-        let restore = |partition| {
-            let restored = AbortOnDropHandle::new(tokio::spawn(restorer.clone().restore(partition)));
-            async move { (partition, restored.await) }
+        let restore = |claim: Claim| {
+            let restored = AbortOnDropHandle::new(tokio::spawn(restorer.clone().restore(claim.clone())));
+            async move { (claim, restored.await) }
         };
-        let mut restores = futures_util::stream::iter(partitions).map(restore).buffer_unordered(RESTORES_AT_ONCE);
+        let mut restores = futures_util::stream::iter(claims).map(restore).buffer_unordered(RESTORES_AT_ONCE);
         let mut armed = Vec::new();
-        while let Some((partition, restored)) = restores.next().await {
+        while let Some((claim, restored)) = restores.next().await {
+            let partition = claim.partition;
             let restored = match restored.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string()))) {
                 Err(error @ EvaluatorError::LostTicks { .. }) => {
                     error!(partition, %error, "evaluation of a partition has halted");
-                    self.stats.halted(partition, error.to_string());
+                    let why = error.to_string();
+                    self.stats.halted(partition, why.clone());
+                    patiently(partition, || self.store.halt_partition(&claim, &why)).await?;
                     continue;
                 }
                 restored => restored?,
@@ -178,6 +182,34 @@ impl Feeder {
         Ok(())
     }
 
+    /// Claims partitions: from here on no other evaluator writes anything of them.
+    async fn claim(&self, partitions: Vec<u32>) -> Result<Vec<Claim>, EvaluatorError> {
+        let claim = async |partition| patiently(partition, || self.store.claim(partition)).await;
+        let mut claims = futures_util::stream::iter(partitions).map(claim).buffer_unordered(RESTORES_AT_ONCE);
+        let mut claimed = Vec::new();
+        while let Some(claim) = claims.next().await {
+            claimed.push(claim?);
+            failpoint::pass("after-claim");
+        }
+        Ok(claimed)
+    }
+
+    /// Passes on all changes that a checkpoint of these partitions holds. Notifications may be late, and another evaluator
+    /// may have heard of more before it gave a partition up.
+    async fn catch_up(&mut self, claims: &[Claim]) -> Result<(), EvaluatorError> {
+        let Some(newest) = claims.iter().max_by_key(|claim| claim.revision) else { return Ok(()) };
+        while self.revision < newest.revision {
+            let (partition, before) = (newest.partition, self.revision);
+            let (changed, sought) = patiently(partition, || self.changes()).await?;
+            self.pass_on(changed, &sought).await;
+            if self.revision == before {
+                let (revision, newest) = (newest.revision, self.revision);
+                return Err(EvaluatorError::LostRevisions { partition, revision, newest });
+            }
+        }
+        Ok(())
+    }
+
     async fn leave(&mut self, partitions: &[u32], leaving: &Leaving) {
         for feed in &mut self.feeds {
             let left: Vec<u32> =
@@ -189,11 +221,13 @@ impl Feeder {
         partitions.iter().for_each(|partition| self.stats.left(*partition));
     }
 
-    /// Gives up what somebody else has claimed. The group will say so, too, if it has not yet.
-    async fn lose(&mut self, partition: u32) {
+    /// Gives up a partition that nothing more is written of. Where another evaluator has claimed it, the group will say so,
+    /// too, if it has not yet.
+    async fn lose(&mut self, stopped: Stopped) {
+        let Stopped { partition, why } = stopped;
         self.leave(&[partition], &Leaving::Lost).await;
         self.stats.taken(partition);
-        self.stats.halted(partition, "another evaluator has claimed it".into());
+        self.stats.halted(partition, why);
     }
 
     /// Tells Kafka how far evaluation is, for whoever watches the group's lag.
@@ -221,47 +255,92 @@ impl Feeder {
     async fn pass_on(&mut self, changed: Changed, sought: &[Sought]) {
         let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.feeds.iter().map(|_| Vec::new()).collect();
-        let mut homes = Vec::new();
+        let mut homes = HashMap::new();
         for row in bindings {
-            let home = row.counts_from.map(|position| position.partition);
-            if self.homes.get(&row.symbol) != Some(&home) {
-                self.homes.insert(row.symbol.clone(), home);
-                homes.push((row.symbol.clone(), home));
+            // Only live bindings know where their symbol's ticks count: those that have ended may be older than that. Where
+            // one waits, that is said each time: a worker may have taken a tick for the first one before it was created.
+            if row.standing == Standing::Live {
+                homes.insert(row.symbol.clone(), row.counts_from.map(|position| position.partition));
             }
-            let Some(partition) = home else { continue };
-            let Some(at) = self.feeds.iter().position(|feed| feed.partitions.contains(&partition)) else { continue };
-            lists[at].extend(self.change(row).await);
+            let Some(counts_from) = row.counts_from else { continue };
+            let owner = self.feeds.iter().position(|feed| feed.partitions.contains(&counts_from.partition));
+            if let Some(at) = owner {
+                lists[at].extend(self.changes_of(row, counts_from, revision).await);
+            }
         }
         for (feed, mut list) in self.feeds.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            let (homes, sought) = (homes.clone(), sought.to_vec());
-            feed.send(Message::Changes(Changes { homes, sought, list, revision })).await;
+            let homes = homes.iter().map(|(symbol, home)| (symbol.clone(), *home)).collect();
+            feed.send(Message::Changes(Changes { homes, sought: sought.to_vec(), list, revision })).await;
         }
         self.revision = revision;
     }
 
-    async fn change(&self, mut row: BindingRow) -> Option<Change> {
-        let counts_from = row.counts_from?;
+    /// What a worker is to do about a binding that has changed up to a revision, in this order.
+    async fn changes_of(&self, row: BindingRow, counts_from: Position, up_to: u64) -> Vec<Change> {
+        let (binding, partition) = (row.id, counts_from.partition);
         match row.standing {
-            Standing::Deleted => Some(Change::Disarm(row.id)),
-            Standing::Triggered => None,
-            Standing::Live if row.hold == Hold::Asked => Some(Change::HandOver(row.id, counts_from.partition)),
-            Standing::Live if row.release_due => Some(Change::Release(row.id, counts_from.partition)),
-            // One that comes back from a promotion may be quarantined: then it goes on waiting.
-            Standing::Live if row.revision == row.armed_revision && row.hold == Hold::None && !row.rule_impure => {
-                let resume = row.resume.take();
-                match self.library.get(row.rule).await {
-                    Ok(rule) => Some(Change::Arm(Box::new(arming(row, rule, resume)), counts_from)),
-                    Err(error) => {
-                        error!(%error, alert = row.alert.0, "an alert cannot be evaluated");
-                        None
-                    }
-                }
+            Standing::Deleted => {
+                self.stats.armed(row.alert);
+                return vec![Change::Disarm(binding)];
             }
-            Standing::Live => None,
+            Standing::Triggered => return Vec::new(),
+            Standing::Live => {}
+        }
+        let is_new = |revision| (self.revision + 1..=up_to).contains(&revision);
+        let (armed_revision, hold, release_due) = (row.armed_revision, row.hold, row.release_due);
+        let arms = is_new(armed_revision) && hold != Hold::Held && !row.rule_impure;
+        let changes_more = is_new(row.revision);
+        let mut changes = Vec::new();
+        if arms {
+            changes.extend(self.arm(row, counts_from).await);
+        }
+        match hold {
+            // What has changed since is read once its own revision is.
+            _ if !changes_more => {}
+            Hold::Asked => changes.push(Change::HandOver(Asked { binding, armed_revision }, partition)),
+            Hold::Held => {}
+            Hold::None => {
+                changes.push(Change::Keep(binding, partition));
+                changes.extend(release_due.then_some(Change::Release(binding, partition)));
+            }
+        }
+        changes
+    }
+
+    /// Arms a binding, however long the store is away. One that comes back from a promotion may be quarantined: then it
+    /// goes on waiting.
+    async fn arm(&self, mut row: BindingRow, counts_from: Position) -> Option<Change> {
+        let (alert, resume) = (row.alert, row.resume.take());
+        let rule = (|| self.library.get(row.rule))
+            .retry(patient(MIN_WAIT))
+            .when(|error| matches!(error, LibraryError::Store(error) if error.passes()))
+            .notify(|error, wait| warn!(alert = alert.0, %error, ?wait, "an alert's rule waits for the store"))
+            .await;
+        match rule {
+            Ok(rule) => {
+                self.stats.armed(alert);
+                Some(Change::Arm(Box::new(arming(row, rule, resume)), counts_from))
+            }
+            Err(error) => {
+                error!(%error, alert = alert.0, "an alert cannot be evaluated");
+                self.stats.not_armed(alert, error.to_string());
+                None
+            }
         }
     }
+}
+
+/// Asks the store for something about a partition, for as long as it is away.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+    partition: u32,
+    ask: impl FnMut() -> F,
+) -> Result<T, StoreError> {
+    ask.retry(patient(MIN_WAIT))
+        .when(StoreError::passes)
+        .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits for the store"))
+        .await
 }
 
 impl Feed {
@@ -284,9 +363,10 @@ struct Restorer {
 }
 
 impl Restorer {
-    async fn restore(self, partition: u32) -> Result<Restored, EvaluatorError> {
+    async fn restore(self, claim: Claim) -> Result<Restored, EvaluatorError> {
         let Self { store, bus, library, revision, skip_lost_ticks } = &self;
-        (|| restore(store, bus, library, partition, *revision, *skip_lost_ticks))
+        let partition = claim.partition;
+        (|| restore(store, bus, library, claim.clone(), *revision, *skip_lost_ticks))
             .retry(patient(MIN_WAIT))
             .when(EvaluatorError::passes)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))

@@ -7,9 +7,8 @@ use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::warn;
 
-use super::EvaluatorError;
+use super::{Asked, EvaluatorError};
 use crate::bus::Bus;
-use crate::failpoint;
 use crate::library::Library;
 use crate::store::{BindingRow, Claim, Hold, Sought, Store};
 
@@ -33,22 +32,22 @@ pub(super) struct Restored {
     /// Bindings whose release is stored and was never applied.
     pub(super) release_due: Vec<BindingId>,
     /// Bindings that a promotion has asked for.
-    pub(super) asked_for: Vec<BindingId>,
+    pub(super) asked_for: Vec<Asked>,
     /// Symbols without a home of which the checkpoint did not know: their first tick may be before it.
     pub(super) sought: Vec<Sought>,
 }
 
-/// Claims a partition and loads what was remembered of it, with the bindings up to `revision`.
+/// Loads what was remembered of a claimed partition, with the bindings up to `revision`, which is not before that of its
+/// checkpoint: what the checkpoint remembers of a later change would be taken for nothing.
 pub(super) async fn restore(
     store: &Store,
     bus: &Bus,
     library: &Library,
-    partition: u32,
+    claim: Claim,
     revision: u64,
     skip_lost_ticks: bool,
 ) -> Result<Restored, EvaluatorError> {
-    let claim = store.claim(partition).await?;
-    failpoint::pass("after-claim");
+    let partition = claim.partition;
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
     let told_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();
@@ -90,7 +89,7 @@ async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Re
         let rows = store.live_bindings(claim.partition, revision, after, MAX_ROWS).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
-        // Who is held is judged by nobody: the feeder tells how that ends. Nor is who is on an impure rule.
+        // Skip bindings that a promotion holds: the feeder passes on how that ends. Nor are those on an impure rule armed.
         for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
             // It waits for a home, and is on no partition.
             let Some(counts_from) = row.counts_from else { continue };
@@ -102,7 +101,7 @@ async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Re
                 restored.release_due.push(row.id);
             }
             if row.hold == Hold::Asked && row.revision <= revision {
-                restored.asked_for.push(row.id);
+                restored.asked_for.push(Asked { binding: row.id, armed_revision: row.armed_revision });
             }
             let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };
             let arming = arming(row, rule, state);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tocsin_engine::domain::{AlertId, Symbol};
+use tocsin_engine::domain::{AlertId, Position, Symbol};
 use tocsin_engine::{RuleUsage, Usage};
 use tracing::error;
 
@@ -24,6 +24,8 @@ pub struct EvaluatorStats {
     workers: Mutex<Vec<Arc<AtomicI64>>>,
     partitions: Mutex<BTreeMap<u32, PartitionState>>,
     strays: Mutex<BTreeMap<Symbol, Strays>>,
+    unassigned: Mutex<BTreeMap<Symbol, UnassignedTick>>,
+    not_armed: Mutex<BTreeMap<AlertId, String>>,
     /// By worker.
     usage: Mutex<Vec<WorkerUsage>>,
     alerts: Mutex<BTreeMap<AlertId, AlertActivity>>,
@@ -61,6 +63,22 @@ impl AlertActivity {
     }
 }
 
+/// Symbols that are remembered although ticks of them are read and they are assigned to no partition. Each stands for a call
+/// of the store that is under way, or for alerts that were deleted before their symbol's first tick.
+const MAX_UNASSIGNED_SYMBOLS: usize = 1_000;
+
+/// Alerts that are reported because they could not be armed: more than an operator needs to find out why.
+const MAX_ALERTS_NOT_ARMED: usize = 16;
+
+/// The first tick that was read of a symbol that is assigned to no partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnassignedTick {
+    /// Where it is in the bus.
+    pub position: Position,
+    /// When it was published, Unix milliseconds.
+    pub published_ms: i64,
+}
+
 /// Symbols whose strays are told: more than a broken partitioner needs to be found.
 const MAX_STRAY_SYMBOLS: usize = 16;
 
@@ -82,6 +100,8 @@ pub struct PartitionState {
     pub next_offset: Option<u64>,
     /// Why it is judged no more, where it has halted.
     pub halted: Option<String>,
+    /// Bindings that are to leave quarantine and are not armed.
+    pub unquarantine_waiting: usize,
 }
 
 /// How far one worker has come.
@@ -164,6 +184,49 @@ impl EvaluatorStats {
             error!(%symbol, home, partition, "a symbol's ticks turn up beside its home: they are not judged");
             strays.insert(symbol.clone(), Strays { home, partition, ticks: 1 });
         }
+    }
+
+    pub(super) fn unquarantine_waits(&self, partition: u32, bindings: usize) {
+        self.update(partition, |state| state.unquarantine_waiting = bindings);
+    }
+
+    /// A tick was read of a symbol that is assigned to no partition yet, and that the store is asked to assign.
+    pub(super) fn unassigned_tick(&self, symbol: &Symbol, position: Position, published_ms: i64) {
+        let mut unassigned = self.unassigned.lock().unwrap_or_else(PoisonError::into_inner);
+        if unassigned.len() < MAX_UNASSIGNED_SYMBOLS {
+            unassigned.entry(symbol.clone()).or_insert(UnassignedTick { position, published_ms });
+        }
+    }
+
+    /// A symbol was assigned to a partition, or its first tick is looked for anew: what was reported of it before is over.
+    pub(super) fn assigned(&self, symbol: &Symbol, partition: Option<u32>) {
+        self.unassigned.lock().unwrap_or_else(PoisonError::into_inner).remove(symbol);
+        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        if strays.get(symbol).is_some_and(|known| Some(known.home) != partition) {
+            strays.remove(symbol);
+        }
+    }
+
+    /// Symbols of which ticks were read though they are assigned to no partition, some of them.
+    pub fn unassigned(&self) -> BTreeMap<Symbol, UnassignedTick> {
+        self.unassigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn not_armed(&self, alert: AlertId, why: String) {
+        let mut not_armed = self.not_armed.lock().unwrap_or_else(PoisonError::into_inner);
+        if not_armed.len() < MAX_ALERTS_NOT_ARMED {
+            not_armed.insert(alert, why);
+        }
+    }
+
+    /// An alert was armed after all, or deleted.
+    pub(super) fn armed(&self, alert: AlertId) {
+        self.not_armed.lock().unwrap_or_else(PoisonError::into_inner).remove(&alert);
+    }
+
+    /// Alerts that could not be armed, some of them, and why.
+    pub fn alerts_not_armed(&self) -> BTreeMap<AlertId, String> {
+        self.not_armed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Symbols whose ticks turned up beside their homes, some of them.

@@ -2,6 +2,7 @@
 //! is so long that none is taken but those that a release or a clean stop asks for.
 
 mod homes;
+mod interleavings;
 mod promotion;
 mod rebalance;
 
@@ -125,8 +126,13 @@ impl Rig {
     }
 
     async fn start_as(&self, config: EvaluatorConfig) -> Running {
+        self.start_over(self.store.clone(), config).await
+    }
+
+    /// Starts an evaluator over a handle of its own to the rig's store.
+    async fn start_over(&self, store: Store, config: EvaluatorConfig) -> Running {
         let stop = CancellationToken::new();
-        let (store, bus, library) = (self.store.clone(), self.bus.clone(), self.library.clone());
+        let (bus, library) = (self.bus.clone(), self.library.clone());
         let evaluator = start(store, bus, library, config, self.clock.clone(), stop.clone()).await.unwrap();
         Running { evaluator, stop }
     }
@@ -165,6 +171,11 @@ impl Rig {
     async fn faults(&self, id: i64) -> Vec<u64> {
         let page = self.control.faults(&Tenant::standard(), id, None, None).await.unwrap();
         page.items.iter().map(|fault| fault.position.offset).collect()
+    }
+
+    /// How many bindings a promotion waits for.
+    async fn asked(&self) -> u64 {
+        self.store.unfinished_promotion().await.unwrap().map_or(0, |promotion| promotion.asked())
     }
 
     async fn until_counts(&self, id: i64, expect: &[f64]) {

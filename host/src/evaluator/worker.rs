@@ -1,8 +1,10 @@
 //! The thread that owns a shard: reads ticks, judges them, hands over what happened.
 //!
-//! `lanes` is about its partitions, which come and go; `arming` about bindings that begin.
+//! `lanes` is about its partitions, which come and go; `arming` about bindings that begin; `due` about what is done to
+//! bindings right behind a checkpoint.
 
 mod arming;
+mod due;
 mod lanes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -213,6 +215,7 @@ impl Worker {
 
     fn apply(&mut self, changes: Changes) -> Result<(), EvaluatorError> {
         for (symbol, home) in changes.homes {
+            self.stats.assigned(&symbol, home);
             self.homes.insert(symbol, home.map_or(Home::Awaited, Home::At));
         }
         let partitions: Vec<u32> = self.lanes.keys().copied().collect();
@@ -225,11 +228,11 @@ impl Worker {
                     new.retain(|(arming, _)| arming.binding != binding);
                     self.shard.disarm(binding);
                     self.forget_waiting(|arming| arming.binding == binding);
+                    self.nothing_due(binding);
                 }
-                Change::Release(binding, partition) => self.when_due(partition, |lane| lane.release_due.push(binding)),
-                Change::HandOver(binding, partition) => {
-                    self.when_due(partition, |lane| lane.hand_over_due.push(binding))
-                }
+                Change::Release(binding, partition) => self.when_due(partition, |lane| lane.due.unquarantine(binding)),
+                Change::HandOver(asked, partition) => self.when_due(partition, |lane| lane.due.hand_over(asked)),
+                Change::Keep(binding, partition) => self.when_due(partition, |lane| lane.due.keep(binding)),
                 Change::DisarmRule(rule) => {
                     new.retain(|(arming, _)| arming.rule.reference().digest != rule);
                     self.disarm_rule(&rule);
@@ -241,8 +244,12 @@ impl Worker {
     }
 
     fn disarm_rule(&mut self, rule: &Digest) {
+        let due = self.armed_and_due();
         self.shard.disarm_rule(rule);
         self.forget_waiting(|arming| arming.rule.reference().digest == *rule);
+        for binding in due.into_iter().filter(|binding| !self.shard.holds(*binding)).collect::<Vec<_>>() {
+            self.nothing_due(binding);
+        }
     }
 
     /// Judges what was read, or as much of it as there is time for.
@@ -277,7 +284,7 @@ impl Worker {
                     }
                 }
                 None => {}
-                Some(_) => self.stray(&record.tick.symbol, position.partition)?,
+                Some(_) => self.stray(record)?,
             }
             judged += 1;
             bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
@@ -318,12 +325,14 @@ impl Worker {
         }
     }
 
-    /// A tick that is not where its symbol is at home.
-    fn stray(&mut self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
+    /// Reports a tick that does not count, since its symbol is assigned to another partition or to none yet.
+    fn stray(&mut self, record: &Record) -> Result<(), EvaluatorError> {
+        let (symbol, partition) = (&record.tick.symbol, record.position.partition);
         match self.homes.get(symbol) {
             Some(Home::At(home)) => self.stats.stray_tick(symbol, *home, partition),
             Some(Home::Awaited) => {
                 self.homes.insert(symbol.clone(), Home::Seen);
+                self.stats.unassigned_tick(symbol, record.position, record.published_ms);
                 self.send(Handed::Seen(symbol.clone(), partition))?;
             }
             Some(Home::Seen) | None => {}
@@ -348,6 +357,9 @@ impl Worker {
             match event {
                 Event::Fired { firing, last } => {
                     self.stats.count_alert(firing.alert, |activity| activity.firings += 1);
+                    if last {
+                        self.nothing_due(firing.binding);
+                    }
                     commit.firings.push((firing, last));
                 }
                 Event::Faulted { alert, binding, fault, quarantined, bundle } => {

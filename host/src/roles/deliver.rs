@@ -3,7 +3,7 @@
 use super::owner;
 use super::stages::Stages;
 use crate::api::rest::firing_json;
-use crate::bus::{KafkaConfig, system_clock};
+use crate::bus::KafkaConfig;
 use crate::delivery::{self, DeliveryConfig};
 use crate::health::Health;
 use crate::store::Store;
@@ -12,7 +12,7 @@ pub(super) fn start(kafka: &KafkaConfig, store: Store, health: &Health, stages: 
     let config = DeliveryConfig { owner: owner::name(), kafka: kafka.clone(), body: firing_json };
     let (part, stop) = (health.part("deliver"), stages.telling.stop.clone());
     stages.telling.spawn(async move {
-        delivery::run(store, config, system_clock(), part, stop).await;
+        delivery::run(store, config, part, stop).await;
         Ok(())
     });
 }

@@ -6,6 +6,7 @@ mod faults;
 mod homes;
 mod leases;
 mod outbox;
+mod promotion;
 mod rules;
 
 use std::slice::from_ref;

@@ -21,6 +21,25 @@ pub enum StoreError {
     /// The partition belongs to somebody else by now; nothing was written.
     #[error("partition {0} was claimed by another evaluator: this one must stop working on it")]
     Fenced(u32),
+    /// A checkpoint would take a partition back: whoever made it has not seen all that the stored one holds. Nothing was
+    /// written.
+    #[error(
+        "the checkpoint of partition {partition} at offset {next_offset} and revision {revision} is behind the stored one \
+         at offset {stored_offset} and revision {stored_revision}: an offset and a revision never go back, so nothing of \
+         it is written; restart the evaluator, which then goes on from the stored one"
+    )]
+    CheckpointBehind {
+        /// The partition.
+        partition: u32,
+        /// The next offset to be evaluated, as the refused checkpoint has it.
+        next_offset: u64,
+        /// The revision of the refused checkpoint.
+        revision: u64,
+        /// The next offset of the stored one.
+        stored_offset: u64,
+        /// The revision of the stored one.
+        stored_revision: u64,
+    },
     /// A row does not hold what this program writes.
     #[error("the store holds a damaged {what}: {detail}")]
     Damaged {

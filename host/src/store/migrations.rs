@@ -23,6 +23,12 @@ pub(super) fn of_files(files: &[(&'static str, &'static str)]) -> Migrator {
     Migrator::with_migrations(files.iter().map(migration).collect())
 }
 
+/// Those of a migrator that are older than a version.
+#[cfg(test)]
+pub(super) fn before(all: &Migrator, version: i64) -> Migrator {
+    Migrator::with_migrations(all.iter().filter(|migration| migration.version < version).cloned().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -71,9 +71,6 @@ type Tx = sqlx::Transaction<'static, Postgres>;
 /// Claims hold until the transaction ends: a new claim waits for it.
 const LOCK_CLAIMS: &str = " FOR NO KEY UPDATE";
 
-/// Rows that another deliverer takes out of the outbox at this moment are passed over.
-const SKIP_LOCKED: &str = " FOR UPDATE OF o SKIP LOCKED";
-
 /// What time it is, Unix milliseconds: now, not when the transaction began.
 const CLOCK_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -83,13 +80,13 @@ const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM informati
     WHERE table_schema = current_schema()";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_bounds"),
+    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_interleavings", "0008_bounds"),
 );
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;
 
-/// The one under which firings are leased: `outbox`.
+/// The one under which alerts get and lose their owners in the outbox: the letters `outbox`.
 const LESSORS_TURN: i64 = 0x6f75_7462_6f78;
 
 /// Connections of this process at most: a server takes 100 as a rule, for all of them.
@@ -133,6 +130,15 @@ impl PostgresStore {
         let listener = CancellationToken::new();
         tokio::spawn(listen::run(options, newest.clone(), listener.clone()));
         Ok(Self(Arc::new(Inner { pool, status, newest, _listener: listener.clone().drop_guard(), listener })))
+    }
+
+    /// Makes a database as it was before a version of the schema, and runs statements in it.
+    #[cfg(test)]
+    pub(super) async fn prepare(url: &DatabaseUrl, before: i64, statements: String) {
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(url.options().clone()).await.unwrap();
+        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+        pool.close().await;
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
@@ -205,7 +211,14 @@ impl PostgresStore {
         take(transaction, TURN).await
     }
 
-    /// Waits for the right to lease firings; it ends with the transaction.
+    /// Waits until all firings are recorded that are being recorded now. Those to come see what is committed by now.
+    async fn until_recorded(&self) -> Result<(), StoreError> {
+        // Outside of a transaction the lock is let go with the statement.
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TURN).execute(&self.0.pool).await?;
+        Ok(())
+    }
+
+    /// Waits for the right to change who owns alerts in the outbox; it ends with the transaction.
     async fn take_lessors_turn(transaction: &mut Tx) -> Result<(), StoreError> {
         take(transaction, LESSORS_TURN).await
     }

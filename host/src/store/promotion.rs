@@ -1,9 +1,9 @@
 //! Promotions as they are handed to the store, and as they are read back.
 //!
 //! A promotion moves alerts to another version of their rule, all of them or none. While one is under way its bindings
-//! are asked for, then held: each evaluator hands them over with a checkpoint, and judges them no more. Once all are held
-//! their states are known, and one transaction ends the promotion, for better or worse: then evaluators take them back
-//! where they were handed over, and catch up.
+//! are asked for, then held: each evaluator hands them over with a checkpoint, and evaluates them no more. Once all are held
+//! their states are known, and one transaction finishes the promotion: then evaluators take them back where they were
+//! handed over, and catch up. It may be taken back at any time before, whether or not all are held.
 
 use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleQuarantine, RuleRef, Symbol, Tenant};
@@ -47,6 +47,41 @@ pub struct Promotable {
     pub params_json: String,
 }
 
+/// The promotion under way.
+#[derive(Clone, Debug)]
+pub struct UnfinishedPromotion {
+    /// Its number.
+    pub id: PromotionId,
+    /// Whose alerts it moves.
+    pub tenant: Tenant,
+    /// The version that they move to.
+    pub to: RuleRef,
+    /// How long ago it began, milliseconds, by the clock of the database.
+    pub age_ms: i64,
+    /// Live bindings that are held: they are not evaluated.
+    pub held: u64,
+    /// What it waits for: partitions whose evaluators have not handed over all that was asked for.
+    pub waiting_for: Vec<WaitingFor>,
+}
+
+/// A partition that a promotion waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFor {
+    /// The partition.
+    pub partition: u32,
+    /// Live bindings that are asked for and not handed over. They are evaluated as before.
+    pub bindings: u64,
+    /// Why the partition is not evaluated, where it has halted.
+    pub halted: Option<String>,
+}
+
+impl UnfinishedPromotion {
+    /// How many live bindings are asked for and not handed over yet.
+    pub fn asked(&self) -> u64 {
+        self.waiting_for.iter().map(|waiting| waiting.bindings).sum()
+    }
+}
+
 /// What became of a promotion that was to begin.
 #[derive(Debug)]
 pub enum BegunPromotion {
@@ -60,6 +95,15 @@ pub enum BegunPromotion {
     ReleaseDue(AlertId),
     /// One of the versions is judged no more: its states are not to be trusted.
     RuleQuarantined(RuleRef, RuleQuarantine),
+    /// This alert has a binding on a partition that has halted: no evaluator could hand it over.
+    PartitionHalted {
+        /// The alert, one of them.
+        alert: AlertId,
+        /// The partition.
+        partition: u32,
+        /// Why it has halted.
+        why: String,
+    },
 }
 
 /// A binding that is held.
@@ -118,6 +162,8 @@ pub enum Hold {
 pub struct HandedOver {
     /// The binding.
     pub binding: BindingId,
+    /// The change by which the evaluator began with it. Where evaluators have begun with it anew since, nothing is taken.
+    pub armed_revision: u64,
     /// What it remembers at the checkpoint; None if the evaluator never had it, or it has ended: then nothing of it changes.
     pub saved: Option<SavedBinding>,
 }

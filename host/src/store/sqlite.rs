@@ -50,7 +50,6 @@ type Tx = sqlx::Transaction<'static, Sqlite>;
 
 /// Nothing is to be locked: transactions that write never meet.
 const LOCK_CLAIMS: &str = "";
-const SKIP_LOCKED: &str = "";
 
 /// What time it is, Unix milliseconds.
 const CLOCK_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -61,7 +60,7 @@ const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_ta
     WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_bounds"),
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_interleavings", "0010_bounds"),
 );
 
 /// The database file in the data folder.
@@ -104,6 +103,16 @@ impl SqliteStore {
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
         let (revision, firing): (i64, i64) = sqlx::query_as(NEWEST).fetch_one(&writer).await?;
         Ok(Self(Arc::new(Inner { writer, readers, status, newest: Newest::new(revision, firing) })))
+    }
+
+    /// Makes a database as it was before a version of the schema, and runs statements in it.
+    #[cfg(test)]
+    pub(super) async fn prepare(data_dir: &Path, before: i64, statements: String) {
+        let options = SqliteConnectOptions::new().filename(data_dir.join(FILE)).create_if_missing(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+        pool.close().await;
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
@@ -152,7 +161,12 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Waits for the right to lease firings: whoever writes has it.
+    /// Waits until all firings are recorded that are being recorded now: whoever writes was alone.
+    async fn until_recorded(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Waits for the right to change who owns alerts in the outbox: whoever writes has it.
     async fn take_lessors_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }

@@ -3,7 +3,10 @@
 use tempfile::TempDir;
 
 use super::Store;
+use super::postgres::PostgresStore;
 use super::postgres::database::TestDatabase;
+use super::sqlite::SqliteStore;
+use crate::proxy::Proxy;
 
 /// A member of [`Store`].
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,34 @@ impl Home {
         match self {
             Self::Folder(folder) => Store::open_sqlite(folder.path()).await.unwrap(),
             Self::Database(database) => Store::open_postgres(database.url()).await.unwrap(),
+        }
+    }
+}
+
+/// A store to which no change of another one on the same data is announced, as where notifications are stuck. What it
+/// changes itself makes it look at all that is new.
+pub(crate) struct Unnotified {
+    pub(crate) store: Store,
+    _network: Option<Proxy>,
+}
+
+impl Home {
+    /// Makes the schema as it was before a version, and runs statements in it. It is not opened before.
+    pub(crate) async fn prepare(&self, before: i64, statements: String) {
+        match self {
+            Self::Folder(folder) => SqliteStore::prepare(folder.path(), before, statements).await,
+            Self::Database(database) => PostgresStore::prepare(database.url(), before, statements).await,
+        }
+    }
+
+    pub(crate) async fn open_unnotified(&self) -> Unnotified {
+        match self {
+            // A handle of its own announces nothing to others.
+            Self::Folder(_) => Unnotified { store: self.open().await, _network: None },
+            Self::Database(database) => {
+                let (network, url) = database.without_notifications().await;
+                Unnotified { store: Store::open_postgres(&url).await.unwrap(), _network: Some(network) }
+            }
         }
     }
 }

@@ -114,6 +114,9 @@ fn alerts_move_with_their_states_while_ticks_flow() {
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("unreachable"), "{problem}");
     assert_eq!(version_of_the_alert(&server), "2.0.0");
 
+    let (code, told) = tocsin(&server, &["rule", "cancel-promotion", "counts", "4.0.0"]);
+    assert!(code == Some(1) && told.contains("no promotion of counts to 4.0.0 is under way"), "{told}");
+
     upload(&server, version(5, ""));
     let promote = |from: &str| {
         let request = PromoteRuleRequest {

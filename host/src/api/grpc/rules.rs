@@ -2,8 +2,8 @@
 
 use tocsin_proto::tocsin::v1::rule_service_server::RuleService;
 use tocsin_proto::tocsin::v1::{
-    GetRuleRequest, ListRulesRequest, ListRulesResponse, PromoteRuleRequest, PromoteRuleResponse, Rule,
-    UploadRuleRequest, UploadRuleResponse,
+    CancelPromotionRequest, CancelPromotionResponse, GetRuleRequest, ListRulesRequest, ListRulesResponse,
+    PromoteRuleRequest, PromoteRuleResponse, Rule, UploadRuleRequest, UploadRuleResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -48,5 +48,14 @@ impl RuleService for Service {
         let Moved { alerts, bindings } =
             self.0.control.promote_rule(&self.0.tenant, request).await.map_err(status)?.moved;
         Ok(Response::new(PromoteRuleResponse { alerts, bindings }))
+    }
+
+    async fn cancel_promotion(
+        &self,
+        request: Request<CancelPromotionRequest>,
+    ) -> Result<Response<CancelPromotionResponse>, Status> {
+        let CancelPromotionRequest { name, version } = request.into_inner();
+        let cancelled = self.0.control.cancel_promotion(&self.0.tenant, &name, &version).await.map_err(status)?;
+        Ok(Response::new(CancelPromotionResponse { given_back: cancelled.given_back }))
     }
 }

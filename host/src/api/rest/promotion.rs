@@ -1,4 +1,5 @@
-//! `POST /api/v1/rules/{name}/versions/{version}/promote`: alerts move to a version of their rule.
+//! `POST` and `DELETE /api/v1/rules/{name}/versions/{version}/promote`: alerts move to a version of their rule, or a promotion
+//! that is under way is cancelled.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,10 +13,10 @@ use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
 use super::members::Members;
 use super::problem::{Problem, ProblemBody};
-use crate::control::{PromoteRule, Promoted};
+use crate::control::{CancelledPromotion, PromoteRule, Promoted};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
-    OpenApiRouter::new().routes(routes!(promote))
+    OpenApiRouter::new().routes(routes!(promote, cancel))
 }
 
 #[derive(ToSchema)]
@@ -70,7 +71,8 @@ struct PromotedBody {
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such rule or version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The version cannot take a state over, it is impure, or another promotion is under way"),
+            description = "The version cannot take a state over, it is impure, a partition of its alerts has halted, another \
+                           promotion is under way, or this one was cancelled"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
             description = "The body is larger than this route takes: `detail` tells the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
@@ -97,4 +99,44 @@ async fn promote(
         alerts: moved.alerts,
         bindings: moved.bindings,
     }))
+}
+
+/// What a cancelled promotion leaves.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CancelledPromotion)]
+struct CancelledBody {
+    name: String,
+    /// The version that alerts were to move to.
+    version: String,
+    /// Bindings that were held for the promotion, and are evaluated again from where they were.
+    given_back: u64,
+}
+
+/// Cancels the promotion to this version that is under way: its alerts stay on the versions that they are on, and are
+/// evaluated on without a gap. The request that promotes answers 409.
+#[utoipa::path(delete, path = "/api/v1/rules/{name}/versions/{version}/promote",
+    operation_id = "cancel_promotion", tag = "rules",
+    params(
+        ("name" = String, Path, description = "The rule's name"),
+        ("version" = String, Path, description = "The version that alerts are moving to"),
+    ),
+    responses(
+        (status = 200, body = CancelledBody, description = "It is cancelled"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "The request is wrong: `violations` lists all that is"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "No promotion to this version is under way"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json",
+            description = "A backend is away"),
+    ),
+)]
+async fn cancel(
+    State(served): State<Served>,
+    UrlPath((name, version)): UrlPath<(String, String)>,
+    query: Query,
+) -> Result<Json<CancelledBody>, Problem> {
+    query.finish()?;
+    let CancelledPromotion { rule, given_back } =
+        served.api.control.cancel_promotion(&served.api.tenant, &name, &version).await?;
+    Ok(Json(CancelledBody { name: rule.name.to_string(), version: rule.version.to_string(), given_back }))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::cli::{rule, watch};
+use crate::cli::{rule, rule_view, watch};
 
 async fn serve(router: Router) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -89,6 +89,20 @@ async fn problems_are_the_servers_and_strangers_are_told_apart() {
     }
     let text = client.get(&["proxy"]).await.unwrap_err().text();
     assert!(text.contains("502 Bad Gateway"), "{text}");
+}
+
+#[tokio::test]
+async fn a_promotion_is_cancelled_by_name_and_version() {
+    let answer = async |Path(path): Path<(String, String)>| {
+        assert_eq!(path, ("my-rule".to_owned(), "2.0.0".to_owned()));
+        Json(json!({ "name": "my-rule", "version": "2.0.0", "given_back": 3 }))
+    };
+    let client =
+        serve(Router::new().route("/api/v1/rules/{name}/versions/{version}/promote", axum::routing::delete(answer)))
+            .await;
+    let cancelled = client.delete(&["rules", "my-rule", "versions", "2.0.0", "promote"]).await.unwrap();
+    let expect = "the promotion of my-rule to 2.0.0 is cancelled; 3 live symbols are evaluated again";
+    assert_eq!(rule_view::cancelled(&cancelled), expect);
 }
 
 /// What a watch asked: its query, and the Last-Event-ID.

@@ -23,7 +23,7 @@ impl Rig {
     }
 
     /// An alert that was asked for when the partitions ended so.
-    async fn create_at(&self, symbol: &str, ends: &[u64]) -> i64 {
+    pub(super) async fn create_at(&self, symbol: &str, ends: &[u64]) -> i64 {
         let rule = RuleName::parse("counter").unwrap();
         let rule = self.store.rule_versions(&Tenant::standard(), &rule).await.unwrap().remove(0).reference;
         let new = NewAlert {
@@ -149,6 +149,12 @@ async fn what_turns_up_beside_the_home_is_told_and_not_judged(member: Member) {
     wait_until(async || strays().await.is_some_and(|strays| strays.ticks == 5)).await;
     let strays = strays().await.unwrap();
     assert_eq!((strays.home, strays.partition), (home, other));
+    // Once the symbol is assigned anew, as an operator is advised, that is over.
+    rig.control.delete_alert(&Tenant::standard(), id).await.unwrap();
+    let again = rig.create("counter", &["X"]).await.unwrap();
+    append(&rig.bus, other, &ticks("X", 1)).await;
+    rig.until_counts(again, &[1.0]).await;
+    assert_eq!(running.evaluator.stats().strays().get(&symbol), None);
     running.stop().await;
     assert_eq!(rig.counts(id).await, [1.0, 2.0]);
 }

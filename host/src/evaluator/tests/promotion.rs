@@ -16,6 +16,7 @@ on_each_member!(
     what_was_told_before_a_crash_is_judged_again_before_anything_moves,
     a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned,
     a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done,
+    promotions_that_are_cancelled_at_any_moment_lose_nothing,
     quarantine_and_release_go_along_with_a_promotion,
     what_a_promotion_cannot_do_is_told_and_changes_nothing,
 );
@@ -244,7 +245,7 @@ impl History {
     }
 
     async fn until_handed_over(&self) {
-        wait_until(async || self.rig.store.bindings_asked_for().await.unwrap() == 0).await;
+        wait_until(async || self.rig.asked().await == 0).await;
     }
 
     /// Stages what [`version`] would make of the states.
@@ -260,14 +261,10 @@ impl History {
         self.rig.store.stage_promotion(id, &states.collect::<Vec<_>>()).await.unwrap();
     }
 
-    /// As a process does that finds the promotion of one that died. It may have to wait for evaluators.
-    fn roll_back_abandoned(&self) {
-        let control = self.rig.control.clone();
-        tokio::spawn(async move { control.roll_back_abandoned_promotion().await.unwrap() });
-    }
-
-    async fn until_rolled_back(&self) {
-        wait_until(async || self.rig.store.unfinished_promotion().await.unwrap().is_none()).await;
+    /// As a process does that finds the promotion of one that died.
+    async fn roll_back_abandoned(&self) {
+        self.rig.control.roll_back_abandoned_promotion().await.unwrap();
+        assert!(self.rig.store.unfinished_promotion().await.unwrap().is_none());
     }
 }
 
@@ -362,6 +359,47 @@ async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick(member: Me
     assert!(moved > 30 && refused > 10, "{moved} alerts moved, {refused} promotions were refused");
 }
 
+async fn promotions_that_are_cancelled_at_any_moment_lose_nothing(member: Member) {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut history = History::new(member).await;
+    for (i, symbol) in SYMBOLS.into_iter().enumerate() {
+        history.create(symbol, i as u64 + 1, 1, false).await;
+        history.publish(symbol, 10).await;
+    }
+    let (mut version, mut cancelled) = (history.upload(Kind::Good).await, 0);
+    for round in 0..30 {
+        let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
+        history.publish(SYMBOLS[round % SYMBOLS.len()], 5).await;
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
+        let (control, number) = (history.rig.control.clone(), format!("{version}.0.0"));
+        let cancel = control.cancel_promotion(&Tenant::standard(), "steps", &number).await;
+        match (work.await.unwrap(), cancel) {
+            (Ok(_), Err(ControlError::NotFound(_))) => {
+                history.moved_to(version);
+                version = history.upload(Kind::Good).await;
+            }
+            (Err(ControlError::Raced(_)), Ok(_)) => cancelled += 1,
+            other => panic!("round {round}: {other:?}"),
+        }
+        if round % 10 == 9 {
+            history.check(&format!("round {round}")).await;
+            history.crash().await;
+            history.start().await;
+        }
+    }
+    assert!(cancelled > 0);
+    let before = history.expected.len() as u64;
+    let promoted = promote(history.rig.control.clone(), promote_to(version)).await.unwrap();
+    assert_eq!(promoted.moved, Moved { alerts: before, bindings: before });
+    history.moved_to(version);
+    for symbol in SYMBOLS {
+        history.publish(symbol, 3).await;
+    }
+    history.check("the end").await;
+    assert_eq!(history.running.as_ref().unwrap().stats().bindings, before, "all are armed");
+    history.running.take().unwrap().stop().await;
+}
+
 async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(member: Member) {
     let mut history = History::new(member).await;
     let id = history.create("A", 7, 1, false).await;
@@ -371,7 +409,7 @@ async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(memb
     // Nothing is checkpointed: the next process has all of it before it, and is asked to hand over at once.
     history.crash().await;
     let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
-    wait_until(async || history.rig.store.bindings_asked_for().await.unwrap() == 1).await;
+    wait_until(async || history.rig.asked().await == 1).await;
     history.start().await;
     assert_eq!(work.await.unwrap().unwrap().moved, Moved { alerts: 1, bindings: 1 });
     history.moved_to(version);
@@ -389,12 +427,12 @@ async fn a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned(membe
     // Without evaluators it waits for what they hand over.
     history.crash().await;
     let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
-    wait_until(async || history.rig.store.bindings_asked_for().await.unwrap() == 1).await;
+    wait_until(async || history.rig.asked().await == 1).await;
     // Another process starts, and is asked for the same.
     history.rig.control.roll_back_abandoned_promotion().await.unwrap();
     let second = promote(history.rig.control.clone(), promote_to(version)).await;
     assert!(matches!(second, Err(ControlError::Raced(_))), "{second:?}");
-    let (id, _) = history.rig.store.unfinished_promotion().await.unwrap().expect("it is under way");
+    let id = history.rig.store.unfinished_promotion().await.unwrap().expect("it is under way").id;
     history.start().await;
     assert_eq!(work.await.unwrap().unwrap().moved, Moved { alerts: 1, bindings: 1 });
     history.moved_to(version);
@@ -455,12 +493,11 @@ async fn die_at(member: Member, stage: Stage, early: bool) {
     if early {
         history.start().await;
         history.publish("B", 3).await;
-        history.roll_back_abandoned();
+        history.roll_back_abandoned().await;
     } else {
-        history.roll_back_abandoned();
+        history.roll_back_abandoned().await;
         history.start().await;
     }
-    history.until_rolled_back().await;
     for symbol in SYMBOLS {
         history.publish(symbol, 7).await;
     }
@@ -558,8 +595,7 @@ async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(member: Member) 
     let released = history.rig.control.release_alert(&Tenant::standard(), ids[0], None).await;
     assert!(matches!(released, Err(ControlError::Busy(_))), "{released:?}");
     history.start().await;
-    history.roll_back_abandoned();
-    history.until_rolled_back().await;
+    history.roll_back_abandoned().await;
     history.publish("A", 3).await;
     history.publish("B", 3).await;
     history.check("after").await;

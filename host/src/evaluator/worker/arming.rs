@@ -83,10 +83,11 @@ impl Worker {
             let mut batch = Vec::new();
             while !awaited.is_empty() && reader.position(partition) < until {
                 reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
-                for Record { position, tick, .. } in batch.iter().filter(|record| record.position.offset < until) {
+                for record in batch.iter().filter(|record| record.position.offset < until) {
+                    let Record { position, tick, .. } = record;
                     if awaited.get(&tick.symbol).is_some_and(|end| *end <= position.offset) {
                         awaited.remove(&tick.symbol);
-                        self.stray(&tick.symbol, partition)?;
+                        self.stray(record)?;
                     }
                 }
             }
@@ -123,6 +124,7 @@ pub(super) fn arm(shard: &mut Shard, arming: Arming) -> Result<(), EvaluatorErro
     shard.arm(arming).map_err(|error| EvaluatorError::Arm(binding, error.to_string()))
 }
 
+/// Releases an armed binding from quarantine; one that has left it by itself stays as it is.
 pub(super) fn release(shard: &mut Shard, binding: BindingId) -> Result<(), EvaluatorError> {
     let released = shard.release(binding);
     released.map(drop).map_err(|error| EvaluatorError::Arm(binding.0, error.to_string()))

@@ -1,17 +1,18 @@
 //! The partitions of a worker: they come with what was remembered of them, and go with a checkpoint, or without where they
 //! are somebody else's already.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use tocsin_engine::Arming;
 use tocsin_engine::domain::{BindingId, Symbol};
 use tracing::{error, warn};
 
 use super::arming::{Waiting, arm, release};
+use super::due::{Behind, Due, DueNow};
 use super::{Home, RETRY_WAIT, Worker};
 use crate::bus::BusError;
 use crate::evaluator::restore::Restored;
-use crate::evaluator::{EvaluatorError, Handed, Leaving};
+use crate::evaluator::{Asked, EvaluatorError, Handed, Leaving};
 use crate::store::{Checkpoint, Commit, HandedOver};
 
 /// One partition.
@@ -21,26 +22,13 @@ pub(super) struct Lane {
     pub(super) waiting: Waiting,
     /// Ticks before this offset were published before this worker began, and may have been told by another one: until
     /// they are judged again as they were then, nothing is released and nothing handed over.
-    told_until: u64,
-    /// Bindings that are to be released from quarantine.
-    pub(super) release_due: Vec<BindingId>,
-    /// Bindings that are to be handed over.
-    pub(super) hand_over_due: Vec<BindingId>,
+    pub(super) told_until: u64,
+    /// What is to be done right behind a checkpoint.
+    pub(super) due: Due,
     /// Bindings that left quarantine since the last checkpoint.
     pub(super) recovered: Vec<BindingId>,
     /// Position and revision at the last checkpoint.
     checkpointed: Option<(u64, u64)>,
-}
-
-/// What is done to bindings right behind a checkpoint that names them, by partition.
-type Behind = BTreeMap<u32, Due>;
-
-#[derive(Default)]
-struct Due {
-    /// They are released from quarantine.
-    released: Vec<BindingId>,
-    /// They are handed over to the store.
-    handed_over: Vec<BindingId>,
 }
 
 impl Worker {
@@ -48,12 +36,13 @@ impl Worker {
     pub(super) fn take(&mut self, restored: Restored) -> Result<(), EvaluatorError> {
         let Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought } = restored;
         let partition = claim.partition;
+        // Also where it halts at once: that is noted under the claim.
+        self.send(Handed::Claimed(claim))?;
         match self.with_patience(|worker| worker.reader.add(vec![from])) {
             Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
             added => added?,
         }
-        self.send(Handed::Claimed(claim))?;
-        let lane = Lane { told_until, release_due, hand_over_due: asked_for, ..Lane::default() };
+        let lane = Lane { told_until, due: Due::new(release_due, asked_for), ..Lane::default() };
         self.lanes.insert(partition, lane);
         for arming in armed {
             arm(&mut self.shard, arming)?;
@@ -75,13 +64,13 @@ impl Worker {
         self.send(Handed::Left(partitions.to_vec(), leaving))
     }
 
-    /// Stops with one partition, loudly: somebody has to decide how it goes on.
+    /// Stops evaluating one partition, and reports it: an operator has to decide how it goes on.
     pub(super) fn halt(&mut self, partition: u32, why: &BusError) -> Result<(), EvaluatorError> {
         error!(partition, error = %why, "evaluation of a partition has halted");
         self.stats.halted(partition, why.to_string());
         self.checkpoint()?;
         self.forget(&[partition]);
-        Ok(())
+        self.send(Handed::Halted(partition, why.to_string()))
     }
 
     pub(super) fn forget(&mut self, partitions: &[u32]) {
@@ -114,41 +103,13 @@ impl Worker {
         self.count_bindings();
     }
 
-    /// Releases and hands over where that is due, right behind a checkpoint that says so.
-    pub(super) fn do_what_is_due(&mut self) -> Result<(), EvaluatorError> {
-        if self.lanes.values().all(|lane| lane.release_due.is_empty() && lane.hand_over_due.is_empty()) {
-            return Ok(());
-        }
-        let positions = self.positions();
-        let mut behind = Behind::new();
-        for (partition, lane) in &mut self.lanes {
-            if positions[partition] >= lane.told_until {
-                let released = std::mem::take(&mut lane.release_due);
-                behind.insert(*partition, Due { released, handed_over: std::mem::take(&mut lane.hand_over_due) });
-            }
-        }
-        let released: Vec<BindingId> = behind.values().flat_map(|due| &due.released).copied().collect();
-        let handed_over: HashSet<BindingId> = behind.values().flat_map(|due| &due.handed_over).copied().collect();
-        if released.is_empty() && handed_over.is_empty() {
-            return Ok(());
-        }
-        self.checkpoint_before(behind)?;
-        for binding in released {
-            release(&mut self.shard, binding)?;
-        }
-        for binding in &handed_over {
-            self.shard.disarm(*binding);
-        }
-        self.forget_waiting(|arming| handed_over.contains(&arming.binding));
-        Ok(())
-    }
-
     /// Hands over what is remembered of partitions that have gone on.
     pub(super) fn checkpoint(&mut self) -> Result<(), EvaluatorError> {
         self.checkpoint_before(Behind::new())
     }
 
-    fn checkpoint_before(&mut self, mut behind: Behind) -> Result<(), EvaluatorError> {
+    /// Takes a checkpoint that names what is done right behind it.
+    pub(super) fn checkpoint_before(&mut self, mut behind: Behind) -> Result<(), EvaluatorError> {
         let mut groups: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         for group in self.shard.take_changed() {
             if let Some(partition) = self.home_of(&group.symbol) {
@@ -170,9 +131,13 @@ impl Worker {
             let next_offset = positions[partition];
             let groups = groups.remove(partition).unwrap_or_default();
             let suppressed = suppressed.remove(partition).unwrap_or_default();
-            let Due { released, handed_over } = behind.remove(partition).unwrap_or_default();
-            let handed_over: Vec<HandedOver> =
-                handed_over.into_iter().map(|binding| HandedOver { binding, saved: shard.saved(binding) }).collect();
+            let DueNow { released, handed_over } = behind.remove(partition).unwrap_or_default();
+            let handed_over = handed_over.into_iter().map(|Asked { binding, armed_revision }| HandedOver {
+                binding,
+                armed_revision,
+                saved: shard.saved(binding),
+            });
+            let handed_over: Vec<HandedOver> = handed_over.collect();
             let now = (next_offset, revision);
             if groups.is_empty() && released.is_empty() && handed_over.is_empty() && lane.checkpointed == Some(now) {
                 continue;

@@ -1,18 +1,17 @@
 //! What only Redis has: keys that others share, writers that race, and a network that fails.
 
-mod proxy;
-
 use std::time::Instant;
 
+use redis::ConnectionAddr;
 use tokio_util::sync::CancellationToken;
 
-use self::proxy::{Mode, Proxy};
 use super::*;
 use crate::bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
 use crate::prices::conformance::{ALL, History, candles, check_against_oracle, for_each_history};
 use crate::prices::projector::tests::committed_all;
 use crate::prices::testing::{Home, Member, Names, record, redis_address};
 use crate::prices::{Prices, project};
+use crate::proxy::{Mode, Proxy};
 
 async fn ask<T: FromRedisValue>(command: &[&str]) -> T {
     let client = redis::Client::open(redis_address().connection_info()).unwrap();
@@ -108,7 +107,10 @@ async fn a_redis_that_refuses_is_told_until_it_takes_the_same_batch() {
 
 /// Prices behind a proxy, with little patience.
 async fn behind_a_proxy() -> (Proxy, Prices) {
-    let proxy = Proxy::start(&redis_address()).await;
+    let ConnectionAddr::Tcp(host, port) = redis_address().connection_info().addr().clone() else {
+        panic!("{}", redis_address())
+    };
+    let proxy = Proxy::start(format!("{host}:{port}")).await;
     let address = redis_address().at("127.0.0.1", proxy.port());
     let patience = Duration::from_millis(300);
     (proxy, Prices::Redis(RedisPrices::with_timeouts(&address, patience, patience).unwrap()))

@@ -4,8 +4,8 @@ use tocsin_engine::domain::BindingStatus;
 use tocsin_engine::{GroupSnapshot, Health, SavedBinding};
 
 use super::*;
-use crate::store::StoreError;
 use crate::store::testing::on_each_member;
+use crate::store::{BegunPromotion, NewPromotion, PromotedAlert, StoreError, WaitingFor};
 
 on_each_member!(
     a_checkpoint_remembers_what_is_released_behind_it,
@@ -14,7 +14,72 @@ on_each_member!(
     a_firing_is_recorded_once_and_a_last_one_ends_its_binding,
     firings_are_numbered_in_their_order_and_read_as_they_were,
     changes_come_in_order_and_no_revision_is_cut,
+    a_checkpoint_that_is_behind_the_stored_one_is_refused,
+    a_partition_is_halted_until_its_next_checkpoint,
 );
+
+async fn a_checkpoint_that_is_behind_the_stored_one_is_refused(member: Member) {
+    let (_home, store, claim) = open(member).await;
+    let alert = create(&store, 1).await;
+    let made = |offset| (firing(&alert, alert.bindings[0].id, offset), false);
+    let at = |next_offset, revision| Checkpoint { revision, ..checkpoint(0, next_offset) };
+    let write = async |checkpoints, offset| {
+        let commit = Commit { firings: vec![made(offset)], checkpoints, ..Commit::default() };
+        store.commit(from_ref(&claim), &commit).await
+    };
+    write(vec![at(10, 5)], 1).await.unwrap();
+    for (next_offset, revision, behind) in
+        [(10, 5, false), (9, 5, true), (10, 4, true), (9, 6, true), (11, 4, true), (10, 6, false), (12, 6, false)]
+    {
+        let written = write(vec![at(next_offset, revision)], 100 + next_offset * 10 + revision).await;
+        match written {
+            Err(StoreError::CheckpointBehind { partition: 0, next_offset: refused, .. }) if behind => {
+                assert_eq!(refused, next_offset);
+            }
+            Ok(1) if !behind => {}
+            other => panic!("{next_offset}, {revision}: {other:?}"),
+        }
+    }
+    let held = store.claim(0).await.unwrap();
+    assert_eq!((held.next_offset, held.revision), (Some(12), 6));
+    assert_eq!(
+        store.firings(&alert.tenant, None, 0, 10).await.unwrap().len(),
+        4,
+        "nothing of a refused one is written"
+    );
+}
+
+async fn a_partition_is_halted_until_its_next_checkpoint(member: Member) {
+    let (_home, store, lost) = open(member).await;
+    let alert = create(&store, 1).await;
+    let newer = RuleRef { version: Version::new(2, 0, 0), digest: Digest::of(b"newer"), ..rule("a") };
+    store_rule(&store, &newer).await;
+    let params = Params { json: "{}".into(), packed: Vec::new() };
+    let moved = PromotedAlert { alert: alert.id, from: alert.rule.digest, params };
+    let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved] };
+    let claim = store.claim(0).await.unwrap();
+    store.halt_partition(&lost, "it was another's").await.unwrap();
+    let BegunPromotion::Begun(id) = store.begin_promotion(&new).await.unwrap() else { panic!() };
+    store.halt_partition(&claim, "gone").await.unwrap();
+    let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
+    assert_eq!(
+        unfinished.waiting_for,
+        [WaitingFor { partition: 0, bindings: 1, halted: Some("gone".into()) }],
+        "{unfinished:?}"
+    );
+    assert!((0..60_000).contains(&unfinished.age_ms) && unfinished.asked() == 1 && unfinished.held == 0);
+    assert_eq!(store.roll_back_promotion(id).await.unwrap(), Some(0));
+    let refused = store.begin_promotion(&new).await.unwrap();
+    let BegunPromotion::PartitionHalted { alert: named, partition: 0, why } = refused else { panic!("{refused:?}") };
+    assert_eq!((named, why.as_str()), (alert.id, "gone"));
+    assert!(store.unfinished_promotion().await.unwrap().is_none());
+    // A claim alone evaluates nothing yet.
+    let claim = store.claim(0).await.unwrap();
+    assert!(matches!(store.begin_promotion(&new).await.unwrap(), BegunPromotion::PartitionHalted { .. }));
+    let commit = Commit { checkpoints: vec![checkpoint(0, 1)], ..Commit::default() };
+    store.commit(from_ref(&claim), &commit).await.unwrap();
+    assert!(matches!(store.begin_promotion(&new).await.unwrap(), BegunPromotion::Begun(_)));
+}
 
 async fn a_checkpoint_remembers_what_is_released_behind_it(member: Member) {
     let (_home, store, claim) = open(member).await;

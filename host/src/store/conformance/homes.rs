@@ -6,6 +6,7 @@ use crate::store::{BegunPromotion, BindingRow, NewPromotion, PromotedAlert};
 
 on_each_member!(
     a_symbol_has_one_home_and_keeps_it,
+    a_symbol_is_assigned_for_bindings_that_wait_and_no_others,
     bindings_wait_for_the_home_and_begin_where_its_partition_ended,
     a_promotion_does_not_wait_for_a_home,
 );
@@ -30,11 +31,26 @@ async fn a_symbol_has_one_home_and_keeps_it(member: Member) {
     assert_eq!(store.homes().await.unwrap(), []);
     put(&store, &first_seen(&[0, 0, 0])).await;
     assert_eq!(store.homes().await.unwrap(), [(symbol(), None)]);
-    assert_eq!(store.settle(&symbol(), 2).await.unwrap(), 2);
-    assert_eq!(store.settle(&symbol(), 1).await.unwrap(), 2, "who comes later is told");
+    assert_eq!(store.settle(&symbol(), 2).await.unwrap(), Some(2));
+    assert_eq!(store.settle(&symbol(), 1).await.unwrap(), Some(2), "the first one stays");
     assert_eq!(store.homes().await.unwrap(), [(symbol(), Some(2))]);
-    // Where nobody watches it yet.
-    assert_eq!(store.settle(&Symbol::parse("S9").unwrap(), 1).await.unwrap(), 1);
+}
+
+async fn a_symbol_is_assigned_for_bindings_that_wait_and_no_others(member: Member) {
+    let (_home, store, _claim) = open(member).await;
+    assert_eq!(store.settle(&symbol(), 1).await.unwrap(), None, "it was never watched");
+    let before = *store.newest_revision().await.unwrap().borrow();
+    let deleted = put(&store, &first_seen(&[0, 0, 0])).await;
+    assert!(store.delete_alert(&deleted.tenant, deleted.id, 0).await.unwrap());
+    assert_eq!(store.live_among(&[symbol()]).await.unwrap(), []);
+    assert_eq!(store.settle(&symbol(), 1).await.unwrap(), None, "it is watched no more");
+    let waits = put(&store, &first_seen(&[4, 5, 6])).await;
+    assert_eq!(waits.bindings[0].counts_from, None, "a tick of before assigns nothing");
+    assert_eq!(store.live_among(&[symbol(), Symbol::parse("S9").unwrap()]).await.unwrap(), [symbol()]);
+    assert_eq!(store.settle(&symbol(), 2).await.unwrap(), Some(2));
+    let changed = store.changes(before, 10).await.unwrap();
+    let from: Vec<_> = changed.bindings.iter().map(|row| (row.alert, row.counts_from)).collect();
+    assert_eq!(from[1..], [(waits.id, Some(Position { partition: 2, offset: 6 }))]);
 }
 
 async fn bindings_wait_for_the_home_and_begin_where_its_partition_ended(member: Member) {
@@ -87,5 +103,6 @@ async fn a_promotion_does_not_wait_for_a_home(member: Member) {
     let moved = PromotedAlert { alert: alert.id, from: alert.rule.digest, params };
     let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved] };
     assert!(matches!(store.begin_promotion(&new).await.unwrap(), BegunPromotion::Begun(_)));
-    assert_eq!(store.bindings_asked_for().await.unwrap(), 0);
+    let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
+    assert_eq!((unfinished.held, unfinished.waiting_for), (1, Vec::new()));
 }

@@ -47,12 +47,18 @@ impl DatabaseUrl {
         Self(Box::new(self.options().clone().database(database)))
     }
 
+    /// The same database, where a proxy listens for it.
+    #[cfg(test)]
+    pub(super) fn at_port(&self, port: u16) -> Self {
+        Self(Box::new(self.options().clone().host("127.0.0.1").port(port)))
+    }
+
     fn database(&self) -> &str {
         // As libpq has it: the user's own.
         self.0.get_database().unwrap_or(self.0.get_username())
     }
 
-    fn server(&self) -> String {
+    pub(super) fn server(&self) -> String {
         match self.0.get_socket() {
             Some(socket) => socket.display().to_string(),
             None => format!("{}:{}", self.0.get_host(), self.0.get_port()),

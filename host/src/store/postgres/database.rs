@@ -3,6 +3,7 @@
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::DatabaseUrl;
+use crate::proxy::{Mode, Proxy};
 
 const VARIABLE: &str = "TOCSIN_TEST_DATABASE_URL";
 
@@ -28,6 +29,33 @@ impl TestDatabase {
 
     pub(crate) fn url(&self) -> &DatabaseUrl {
         &self.url
+    }
+
+    /// The database behind a network on which no notification arrives, though all else does.
+    pub(crate) async fn without_notifications(&self) -> (Proxy, DatabaseUrl) {
+        let proxy = Proxy::start(self.url.server()).await;
+        proxy.set(Mode::StallAfter("LISTEN"));
+        let url = self.url.at_port(proxy.port());
+        (proxy, url)
+    }
+
+    /// Has each statement that changes a table so take a second more, while it holds its locks.
+    pub(crate) async fn slow_down(&self, change: &str, table: &str) {
+        let trigger = format!(
+            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+             CREATE TRIGGER slowly AFTER {change} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION slowly()"
+        );
+        execute(&self.url, trigger).await.unwrap();
+    }
+
+    /// Waits until a statement is slowed down.
+    pub(crate) async fn until_slowed_down(&self) {
+        let mut connection = self.server.options().connect().await.unwrap();
+        let asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep'";
+        while sqlx::query_scalar::<_, i64>(asleep).bind(&self.name).fetch_one(&mut connection).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Ends all sessions of the database, as a restart of the server does.

@@ -21,7 +21,7 @@ const FIRINGS: &str = "tocsin_firings";
 /// database answers.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long such a look may take, before the connection counts as dead.
+/// How long an answer may take, to such a look or to LISTEN, before the connection counts as dead.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first wait before another connection is tried is up to so long.
@@ -46,7 +46,7 @@ pub(super) async fn run(options: PgConnectOptions, newest: Arc<Newest>, stop: Ca
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
         loop {
             let begun = Instant::now();
-            let lost = listen(&options, &newest).await;
+            let lost = Box::pin(listen(&options, &newest)).await;
             if begun.elapsed() > SCAN_INTERVAL + SCAN_TIMEOUT {
                 // It had heard something in between.
                 backoff.reset();
@@ -69,15 +69,19 @@ async fn listen(options: &PgConnectOptions, newest: &Newest) -> Result<(), sqlx:
     let pool = pool.acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    listener.listen_all([REVISIONS, FIRINGS]).await?;
+    in_time(listener.listen_all([REVISIONS, FIRINGS])).await?;
     loop {
-        let scan = timeout(SCAN_TIMEOUT, sqlx::query_as(NEWEST).fetch_one(&mut listener));
-        let (revision, firing): (i64, i64) = scan.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        let (revision, firing): (i64, i64) = in_time(sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
         newest.tell(News { revision: Some(revision), firing: Some(firing) });
         if let Ok(lost) = timeout(SCAN_INTERVAL, hear(&mut listener, newest)).await {
             return lost;
         }
     }
+}
+
+/// Fails where the server does not answer: a connection that is stuck may look alive for long.
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(SCAN_TIMEOUT, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 async fn hear(listener: &mut PgListener, newest: &Newest) -> Result<(), sqlx::Error> {

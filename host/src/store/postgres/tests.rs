@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::DatabaseUrl;
 use crate::store::conformance::{MANY, checkpoint, create, fire, firing, new_alert, open, rule};
 use crate::store::testing::{Home, Member};
-use crate::store::{Claim, Commit, Standing, Store, StoreError, StoredAlert};
+use crate::store::{Claim, Commit, OutboxLease, Standing, Store, StoreError, StoredAlert};
 
 /// As many processes write at once in these tests.
 const WRITERS: u32 = 4;
@@ -185,6 +185,43 @@ async fn a_call_that_is_given_up_leaves_no_transaction_behind() {
         assert_eq!(other.claim(0).await.unwrap().epoch, newest.epoch + 1, "given up after {polls} polls");
     }
     assert!(newest.epoch > 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_firing_appears_after_the_deletion_of_its_alert_was_answered() {
+    let (home, evaluator, control, claim) = two().await;
+    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let alert = create(&evaluator, 1).await;
+    let made = firing(&alert, alert.bindings[0].id, 1);
+    database.slow_down("INSERT", "firings").await;
+    let recording = tokio::spawn(async move { fire(&evaluator, &claim, [made]).await });
+    database.until_slowed_down().await;
+    assert!(control.delete_alert(&alert.tenant, alert.id, 1).await.unwrap());
+    let answered = control.firings(&alert.tenant, None, 0, 10).await.unwrap().len();
+    recording.await.unwrap();
+    assert_eq!(control.firings(&alert.tenant, None, 0, 10).await.unwrap().len(), answered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_crosses_a_renewal_takes_no_later_firings_of_the_alert() {
+    const ALL: usize = 15;
+    let (home, one, other, claim) = two().await;
+    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let alert = create(&one, 1).await;
+    let firings = (0..ALL as u64).map(|offset| (firing(&alert, alert.bindings[0].id, offset), false)).collect();
+    one.commit(from_ref(&claim), &Commit { firings, outbox: true, ..Commit::default() }).await.unwrap();
+    let lease = |owner: &str, milliseconds| OutboxLease {
+        owner: owner.into(),
+        duration: std::time::Duration::from_millis(milliseconds),
+    };
+    assert_eq!(one.lease_outbox(&lease("a", 0), 10).await.unwrap().len(), 10);
+    database.slow_down("UPDATE", "outbox_owners").await;
+    let renewing = tokio::spawn(async move { one.renew_outbox(&lease("a", 600_000)).await.unwrap() });
+    database.until_slowed_down().await;
+    let leased = other.lease_outbox(&lease("b", 600_000), 100).await.unwrap();
+    let offsets: Vec<u64> = leased.iter().map(|(_, firing)| firing.position.offset).collect();
+    let renewed = renewing.await.unwrap();
+    assert_eq!((renewed, offsets), (0, (0..ALL as u64).collect()), "a renewal that comes late renews nothing");
 }
 
 /// Creates an alert and fires it in one process; the other must hear of both.

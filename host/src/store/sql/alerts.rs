@@ -105,6 +105,8 @@ impl Member {
             .execute(&mut *transaction)
             .await?;
         self.conclude(transaction, News::revision(revision)).await?;
+        // Firings that are being recorded at this moment may not have seen the deletion: they come before its answer.
+        self.until_recorded().await?;
         Ok(true)
     }
 }

@@ -143,6 +143,7 @@ async fn set_status(
 }
 
 async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    advance(transaction, checkpoint).await?;
     for groups in checkpoint.groups.chunks(GROUPS_AT_ONCE) {
         let mut insert =
             QueryBuilder::<Db>::new("INSERT INTO group_states (\"partition\", tenant, rule_digest, symbol, records) ");
@@ -159,14 +160,6 @@ async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Resu
     count_suppressed(transaction, &checkpoint.suppressed).await?;
     take_over(transaction, checkpoint).await?;
     forget_resumed(transaction, checkpoint).await?;
-    let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
-    sqlx::query("UPDATE partitions SET next_offset = $1, revision = $2, released = $3 WHERE \"partition\" = $4")
-        .bind(checkpoint.next_offset as i64)
-        .bind(checkpoint.revision as i64)
-        .bind(serde_json::to_string(&released).expect("numbers are JSON"))
-        .bind(i64::from(checkpoint.partition))
-        .execute(&mut **transaction)
-        .await?;
     Ok(())
 }
 
@@ -182,6 +175,39 @@ async fn count_suppressed(transaction: &mut Tx, suppressed: &[(BindingId, u64)])
         update.push(") AS v WHERE b.id = v.column1").build().execute(&mut **transaction).await?;
     }
     Ok(())
+}
+
+/// Moves a partition to a checkpoint, unless that is behind the one that is stored.
+async fn advance(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
+    let advanced = sqlx::query(
+        "UPDATE partitions SET next_offset = $1, revision = $2, released = $3, halted = NULL
+         WHERE \"partition\" = $4 AND next_offset <= $1 AND revision <= $2",
+    )
+    .bind(checkpoint.next_offset as i64)
+    .bind(checkpoint.revision as i64)
+    .bind(serde_json::to_string(&released).expect("numbers are JSON"))
+    .bind(i64::from(checkpoint.partition))
+    .execute(&mut **transaction)
+    .await?
+    .rows_affected();
+    if advanced == 1 {
+        return Ok(());
+    }
+    let stored: Option<(i64, i64)> =
+        sqlx::query_as("SELECT next_offset, revision FROM partitions WHERE \"partition\" = $1")
+            .bind(i64::from(checkpoint.partition))
+            .fetch_optional(&mut **transaction)
+            .await?;
+    // Without a claim there is no row to advance.
+    let Some((stored_offset, stored_revision)) = stored else { return Err(StoreError::Fenced(checkpoint.partition)) };
+    Err(StoreError::CheckpointBehind {
+        partition: checkpoint.partition,
+        next_offset: checkpoint.next_offset,
+        revision: checkpoint.revision,
+        stored_offset: stored_offset as u64,
+        stored_revision: stored_revision as u64,
+    })
 }
 
 /// Lets bindings out of quarantine: a replay of the fault that quarantined one may have said so again.

@@ -35,19 +35,20 @@ impl Member {
     pub(in crate::store) async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
         let mut transaction = self.snapshot().await?;
         let newest: i64 = sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut *transaction).await?;
-        let rows = sqlx::query(of_page("revision > $1 ORDER BY revision, id LIMIT $2", "b.revision, b.id"))
-            .bind(after as i64)
-            .bind(i64::from(limit))
-            .fetch_all(&mut *transaction)
-            .await?;
-        let mut bindings = rows.iter().map(rows::binding_row).collect::<Result<Vec<_>, _>>()?;
-        let mut revision = newest as u64;
-        if bindings.len() == limit as usize {
-            // The last revision may go on behind the limit: it is read again, whole.
-            let last = bindings.last().map_or(0, |row| row.revision);
-            bindings.retain(|row| row.revision != last);
-            revision = bindings.last().map_or(after, |row| row.revision);
-        }
+        let changed = of_page("revision > $1 ORDER BY revision, id LIMIT $2", "b.revision, b.id");
+        let mut bindings = page(&mut transaction, changed, after, limit).await?;
+        let armed = of_page(
+            "armed_revision > $1 AND armed_revision <> revision AND status IN ('active', 'quarantined')
+             ORDER BY armed_revision, id LIMIT $2",
+            "b.armed_revision, b.id",
+        );
+        let armed = page(&mut transaction, armed, after, limit).await?;
+        let revision = (newest as u64)
+            .min(whole_up_to(bindings.iter().map(|row| row.revision), after, limit))
+            .min(whole_up_to(armed.iter().map(|row| row.armed_revision), after, limit));
+        bindings.retain(|row| row.revision <= revision);
+        // Of these the change itself is on a later page, and their beginning was on no page before.
+        bindings.extend(armed.into_iter().filter(|row| row.armed_revision <= revision && row.revision > revision));
         let impure: Vec<Vec<u8>> = sqlx::query_scalar(
             "SELECT DISTINCT digest FROM rule_versions WHERE quarantine_revision > $1 AND quarantine_revision <= $2",
         )
@@ -80,6 +81,16 @@ impl Member {
         .iter()
         .map(rows::binding_row)
         .collect()
+    }
+
+    pub(in crate::store) async fn halt_partition(&self, claim: &Claim, why: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE partitions SET halted = $1 WHERE \"partition\" = $2 AND epoch = $3")
+            .bind(why)
+            .bind(i64::from(claim.partition))
+            .bind(claim.epoch as i64)
+            .execute(self.writer())
+            .await?;
+        Ok(())
     }
 
     pub(in crate::store) async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
@@ -119,4 +130,26 @@ impl Member {
         }
         Ok(saved)
     }
+}
+
+/// A page of bindings, by a statement of [`of_page`].
+async fn page(
+    transaction: &mut Tx,
+    statement: sqlx::AssertSqlSafe<String>,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<BindingRow>, StoreError> {
+    let query = sqlx::query(statement).bind(after as i64).bind(i64::from(limit));
+    query.fetch_all(&mut **transaction).await?.iter().map(rows::binding_row).collect()
+}
+
+/// The last revision of a page that is on it as a whole, given the revision of each of its rows. The last one of a full page
+/// may go on behind the limit: it is read again.
+fn whole_up_to(revisions: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator, after: u64, limit: u32) -> u64 {
+    if revisions.len() < limit as usize {
+        return u64::MAX;
+    }
+    let mut backwards = revisions.rev();
+    let last = backwards.next();
+    backwards.find(|revision| Some(*revision) != last).unwrap_or(after)
 }

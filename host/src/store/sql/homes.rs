@@ -49,21 +49,37 @@ impl Member {
         symbols.iter().map(|symbol| rows::symbol(symbol)).collect()
     }
 
-    pub(in crate::store) async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<u32, StoreError> {
+    pub(in crate::store) async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<Option<u32>, StoreError> {
         let mut transaction = self.write().await?;
         // Revisions are drawn before anything is read: whoever creates alerts waits, or was before this.
         let mut revision = Self::next_revision(&mut transaction).await?;
+        let mut begins = waiting(&mut transaction, symbol).await?;
+        if begins.is_empty() {
+            // The alert that awaited it was deleted, or another evaluator was first.
+            return assigned(&mut transaction, symbol).await;
+        }
         let home = home_or(&mut transaction, symbol, Some(partition)).await?.unwrap_or(partition);
-        loop {
-            let waiting = waiting(&mut transaction, symbol).await?;
-            if waiting.is_empty() {
-                break;
-            }
-            begin(&mut transaction, home, revision, &waiting).await?;
+        while !begins.is_empty() {
+            begin(&mut transaction, home, revision, &begins).await?;
             revision = Self::next_revision(&mut transaction).await?;
+            begins = waiting(&mut transaction, symbol).await?;
         }
         self.conclude(transaction, News::revision(revision)).await?;
-        Ok(home)
+        Ok(Some(home))
+    }
+
+    pub(in crate::store) async fn live_among(&self, symbols: &[Symbol]) -> Result<Vec<Symbol>, StoreError> {
+        if symbols.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = QueryBuilder::<Db>::new(
+            "SELECT DISTINCT symbol FROM bindings WHERE status IN ('active', 'quarantined') AND symbol IN (",
+        );
+        let mut list = query.separated(", ");
+        symbols.iter().for_each(|symbol| _ = list.push_bind(symbol.as_str().to_owned()));
+        query.push(") ORDER BY symbol");
+        let live: Vec<String> = query.build_query_scalar().fetch_all(self.status()).await?;
+        live.iter().map(|symbol| rows::symbol(symbol)).collect()
     }
 }
 
@@ -102,6 +118,13 @@ pub(super) async fn resolve(
 async fn is_watched(transaction: &mut Tx, symbol: &Symbol) -> Result<bool, StoreError> {
     let live = "SELECT EXISTS (SELECT 1 FROM bindings WHERE symbol = $1 AND status IN ('active', 'quarantined'))";
     Ok(sqlx::query_scalar(live).bind(symbol.as_str()).fetch_one(&mut **transaction).await?)
+}
+
+/// The partition that a symbol is assigned to, if it is to one.
+async fn assigned(transaction: &mut Tx, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
+    let query = sqlx::query_scalar("SELECT \"partition\" FROM symbol_homes WHERE symbol = $1");
+    let partition: Option<i64> = query.bind(symbol.as_str()).fetch_optional(&mut **transaction).await?;
+    Ok(partition.and_then(|partition| u32::try_from(partition).ok()))
 }
 
 /// The home of a symbol. Where it has none it gets this one, or waits for one.

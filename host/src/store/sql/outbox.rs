@@ -1,10 +1,16 @@
-//! The outbox: firings that are still to be told. Each is leased to one deliverer at a time, and goes once it is told.
-//! Deliverers lease one after the other, and pass over alerts of which another has a firing: so each alert's order holds.
+//! The outbox: firings that are still to be delivered. An alert has one owner at any time, by the clock of the database,
+//! and only its owner delivers its firings: so each alert's order holds. A firing leaves the outbox once it is delivered.
+//!
+//! Whoever leases, renews, releases or acknowledges does so alone (`take_lessors_turn`). Otherwise a lease could read that
+//! an alert has no owner while a renewal of it is not committed yet, pass over the rows that the renewal has locked, and
+//! take later firings of the same alert.
+
+use std::collections::BTreeSet;
 
 use sqlx::QueryBuilder;
 use tocsin_engine::domain::Firing;
 
-use super::{Db, Member, ROWS_AT_ONCE, SKIP_LOCKED, Tx, rows};
+use super::{CLOCK_MS, Db, Member, ROWS_AT_ONCE, Tx, rows};
 use crate::store::{OutboxLease, StoreError};
 
 impl Member {
@@ -12,64 +18,84 @@ impl Member {
         &self,
         lease: &OutboxLease,
         limit: u32,
-        now_ms: i64,
     ) -> Result<Vec<(u64, Firing)>, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
         Self::take_lessors_turn(&mut transaction).await?;
-        // That leases end after 0 is said apart, since that is what the index of leased rows knows.
-        let leased: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        let due = sqlx::query(sqlx::AssertSqlSafe(format!(
             "WITH due AS MATERIALIZED
-               (SELECT seq FROM outbox o WHERE leased_until_ms <= $1 AND alert_id NOT IN
-                  (SELECT alert_id FROM outbox WHERE leased_until_ms > 0 AND leased_until_ms > $1)
-                ORDER BY seq LIMIT $2{SKIP_LOCKED})
-             UPDATE outbox SET lease = $3, leased_until_ms = $4 WHERE seq IN (SELECT seq FROM due) RETURNING seq"
+               (SELECT seq FROM outbox WHERE alert_id NOT IN
+                  (SELECT alert_id FROM outbox_owners WHERE until_ms > {CLOCK_MS}) ORDER BY seq LIMIT $1)
+             SELECT f.* FROM due JOIN firings f ON f.seq = due.seq ORDER BY f.seq"
         )))
-        .bind(now_ms)
         .bind(i64::from(limit))
-        .bind(&lease.owner)
-        .bind(now_ms.saturating_add(lease.duration_ms))
         .fetch_all(&mut *transaction)
         .await?;
-        let mut firings = Vec::new();
-        for leased in leased.chunks(ROWS_AT_ONCE) {
-            let mut query = QueryBuilder::<Db>::new("SELECT * FROM firings WHERE seq IN (");
-            let mut list = query.separated(", ");
-            leased.iter().for_each(|seq| _ = list.push_bind(*seq));
-            let read = query.push(")").build().fetch_all(&mut *transaction).await?;
-            firings.extend(read.iter().map(rows::firing).collect::<Result<Vec<_>, _>>()?);
-        }
+        let firings = due.iter().map(rows::firing).collect::<Result<Vec<_>, _>>()?;
+        let alerts: BTreeSet<i64> = firings.iter().map(|(_, firing)| firing.alert.0).collect();
+        own(&mut transaction, lease, alerts.into_iter().collect()).await?;
         transaction.commit().await?;
-        firings.sort_unstable_by_key(|(seq, _)| *seq);
         Ok(firings)
     }
 
-    pub(in crate::store) async fn renew_outbox(&self, lease: &OutboxLease, now_ms: i64) -> Result<(), StoreError> {
-        self.lease_again(&lease.owner, now_ms.saturating_add(lease.duration_ms)).await
+    pub(in crate::store) async fn renew_outbox(&self, lease: &OutboxLease) -> Result<u64, StoreError> {
+        let mut transaction = self.begin_commit(false).await?;
+        Self::take_lessors_turn(&mut transaction).await?;
+        let renewed = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE outbox_owners SET until_ms = {CLOCK_MS} + $1 WHERE owner = $2 AND until_ms > {CLOCK_MS}"
+        )))
+        .bind(lease.duration_ms())
+        .bind(&lease.owner)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        transaction.commit().await?;
+        Ok(renewed)
     }
 
     pub(in crate::store) async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
-        self.lease_again(owner, 0).await
-    }
-
-    async fn lease_again(&self, owner: &str, until_ms: i64) -> Result<(), StoreError> {
-        let update = sqlx::query("UPDATE outbox SET leased_until_ms = $1 WHERE lease = $2 AND leased_until_ms > 0");
-        update.bind(until_ms).bind(owner).execute(self.writer()).await?;
+        let mut transaction = self.begin_commit(false).await?;
+        Self::take_lessors_turn(&mut transaction).await?;
+        disown(&mut transaction, owner).await?;
+        transaction.commit().await?;
         Ok(())
     }
 
-    pub(in crate::store) async fn ack_outbox(&self, owner: &str, told: &[u64]) -> Result<u64, StoreError> {
+    pub(in crate::store) async fn ack_outbox(&self, owner: &str, delivered: &[u64]) -> Result<u64, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
+        Self::take_lessors_turn(&mut transaction).await?;
         let mut gone = 0;
-        for told in told.chunks(ROWS_AT_ONCE) {
-            let mut delete = QueryBuilder::<Db>::new("DELETE FROM outbox WHERE lease = ");
-            delete.push_bind(owner).push(" AND seq IN (");
+        for delivered in delivered.chunks(ROWS_AT_ONCE) {
+            let mut delete = QueryBuilder::<Db>::new(
+                "DELETE FROM outbox WHERE alert_id IN (SELECT alert_id FROM outbox_owners WHERE owner = ",
+            );
+            delete.push_bind(owner).push(") AND seq IN (");
             let mut list = delete.separated(", ");
-            told.iter().for_each(|seq| _ = list.push_bind(*seq as i64));
+            delivered.iter().for_each(|seq| _ = list.push_bind(*seq as i64));
             gone += delete.push(")").build().execute(&mut *transaction).await?.rows_affected();
         }
+        disown(&mut transaction, owner).await?;
         transaction.commit().await?;
         Ok(gone)
     }
+}
+
+/// Makes a deliverer the owner of alerts that have none, or whose owner's lease has run out.
+async fn own(transaction: &mut Tx, lease: &OutboxLease, alerts: Vec<i64>) -> Result<(), StoreError> {
+    for alerts in alerts.chunks(ROWS_AT_ONCE) {
+        let mut insert = QueryBuilder::<Db>::new("INSERT INTO outbox_owners (alert_id, owner, until_ms) ");
+        insert.push_values(alerts, |mut row, alert| {
+            row.push_bind(*alert).push_bind(&lease.owner);
+            row.push(CLOCK_MS).push_unseparated(" + ").push_bind_unseparated(lease.duration_ms());
+        });
+        insert.push(" ON CONFLICT (alert_id) DO UPDATE SET owner = excluded.owner, until_ms = excluded.until_ms");
+        insert.build().execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+async fn disown(transaction: &mut Tx, owner: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM outbox_owners WHERE owner = $1").bind(owner).execute(&mut **transaction).await?;
+    Ok(())
 }
 
 /// Puts firings into the outbox by their numbers: all between the two were recorded by this transaction.

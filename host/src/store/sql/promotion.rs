@@ -7,11 +7,11 @@ use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, RuleQuarantine, RuleRef, Tenant};
 
 use super::quarantine::rule_quarantine;
-use super::{Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
+use super::{CLOCK_MS, Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
 use crate::store::newest::News;
 use crate::store::{
-    BegunPromotion, CapReached, Capped, Checkpoint, FinishedPromotion, HeldBinding, Moved, NewPromotion, Promotable,
-    PromotedAlert, PromotionId, StoreError,
+    BegunPromotion, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved, NewPromotion,
+    Promotable, PromotedAlert, PromotionId, StoreError, UnfinishedPromotion, WaitingFor,
 };
 
 impl Member {
@@ -70,14 +70,39 @@ impl Member {
         Ok(BegunPromotion::Begun(id))
     }
 
-    pub(in crate::store) async fn unfinished_promotion(&self) -> Result<Option<(PromotionId, RuleRef)>, StoreError> {
-        let mut connection = self.readers().acquire().await?;
-        unfinished(&mut connection).await
-    }
-
-    pub(in crate::store) async fn bindings_asked_for(&self) -> Result<u64, StoreError> {
-        let mut connection = self.readers().acquire().await?;
-        asked_for(&mut connection).await
+    pub(in crate::store) async fn unfinished_promotion(&self) -> Result<Option<UnfinishedPromotion>, StoreError> {
+        let mut transaction = self.snapshot().await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT p.*, {CLOCK_MS} - begun_at_ms AS age_ms FROM promotions p"
+        )))
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut promotion = UnfinishedPromotion {
+            id: PromotionId(row.try_get("id")?),
+            tenant: Tenant::from_stored(row.try_get("tenant")?),
+            to: rows::rule_ref(&row)?,
+            age_ms: row.try_get("age_ms")?,
+            held: 0,
+            waiting_for: Vec::new(),
+        };
+        // The first condition is that of the index.
+        let on_hold = sqlx::query(
+            "SELECT b.hold, b.\"partition\", count(*) AS many, min(p.halted) AS halted
+             FROM bindings b LEFT JOIN partitions p ON p.\"partition\" = b.\"partition\"
+             WHERE b.hold <> 'none' AND b.status IN ('active', 'quarantined')
+             GROUP BY b.hold, b.\"partition\" ORDER BY b.\"partition\"",
+        );
+        for row in on_hold.fetch_all(&mut *transaction).await? {
+            let bindings = row.try_get::<i64, _>("many")? as u64;
+            if row.try_get::<&str, _>("hold")? == "held" {
+                promotion.held += bindings;
+            } else {
+                let partition = row.try_get::<i64, _>("partition")? as u32;
+                promotion.waiting_for.push(WaitingFor { partition, bindings, halted: row.try_get("halted")? });
+            }
+        }
+        Ok(Some(promotion))
     }
 
     pub(in crate::store) async fn held_bindings(
@@ -152,19 +177,19 @@ impl Member {
         Ok(FinishedPromotion::Finished(moved))
     }
 
-    pub(in crate::store) async fn roll_back_promotion(&self, id: PromotionId) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn roll_back_promotion(&self, id: PromotionId) -> Result<Option<u64>, StoreError> {
         let mut transaction = self.write().await?;
         if unfinished(&mut transaction).await?.is_none_or(|(running, _)| running != id) {
-            return Ok(true);
+            return Ok(None);
         }
-        if asked_for(&mut transaction).await? > 0 {
-            return Ok(false);
-        }
+        let held = "SELECT count(*) FROM bindings
+                    WHERE hold <> 'none' AND hold = 'held' AND status IN ('active', 'quarantined')";
+        let held: i64 = sqlx::query_scalar(held).fetch_one(&mut *transaction).await?;
         sqlx::query("DELETE FROM resume_states WHERE record IS NULL").execute(&mut *transaction).await?;
         sqlx::query("UPDATE resume_states SET next_record = NULL").execute(&mut *transaction).await?;
         let revision = end(&mut transaction).await?;
         self.conclude(transaction, News::revision(revision)).await?;
-        Ok(true)
+        Ok(Some(held as u64))
     }
 }
 
@@ -173,18 +198,11 @@ async fn unfinished(connection: &mut DbConnection) -> Result<Option<(PromotionId
     row.map(|row| Ok((PromotionId(row.try_get("id")?), rows::rule_ref(&row)?))).transpose()
 }
 
-async fn asked_for(connection: &mut DbConnection) -> Result<u64, StoreError> {
-    // The first condition is that of the index.
-    let asked = "SELECT count(*) FROM bindings
-                 WHERE hold <> 'none' AND hold = 'asked' AND status IN ('active', 'quarantined')";
-    let asked: i64 = sqlx::query_scalar(asked).fetch_one(connection).await?;
-    Ok(asked as u64)
-}
-
 async fn insert_promotion(transaction: &mut Tx, new: &NewPromotion) -> Result<PromotionId, StoreError> {
-    let id: i64 = sqlx::query_scalar(
-        "INSERT INTO promotions (tenant, rule_name, rule_version, rule_digest) VALUES ($1, $2, $3, $4) RETURNING id",
-    )
+    let id: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO promotions (tenant, rule_name, rule_version, rule_digest, begun_at_ms)
+         VALUES ($1, $2, $3, $4, {CLOCK_MS}) RETURNING id"
+    )))
     .bind(new.tenant.as_str())
     .bind(new.to.name.as_str())
     .bind(new.to.version.to_string())
@@ -221,7 +239,25 @@ async fn refusal(transaction: &mut Tx) -> Result<Option<BegunPromotion>, StoreEr
     .fetch_optional(&mut **transaction)
     .await?;
     let moved = moved.map(|alert| BegunPromotion::Moved(AlertId(alert)));
-    Ok(moved.or(release_due.map(|alert| BegunPromotion::ReleaseDue(AlertId(alert)))))
+    let halted = on_halted_partition(transaction).await?;
+    Ok(moved.or(halted).or(release_due.map(|alert| BegunPromotion::ReleaseDue(AlertId(alert)))))
+}
+
+/// An alert of a promotion that no evaluator could hand over.
+async fn on_halted_partition(transaction: &mut Tx) -> Result<Option<BegunPromotion>, StoreError> {
+    let row = sqlx::query(
+        "SELECT b.alert_id, b.\"partition\", p.halted FROM partitions p
+         JOIN bindings b ON b.\"partition\" = p.\"partition\" JOIN promotion_alerts a ON a.alert_id = b.alert_id
+         WHERE p.halted IS NOT NULL AND b.status IN ('active', 'quarantined') ORDER BY b.id LIMIT 1",
+    )
+    .fetch_optional(&mut **transaction)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(BegunPromotion::PartitionHalted {
+        alert: AlertId(row.try_get("alert_id")?),
+        partition: row.try_get::<i64, _>("partition")? as u32,
+        why: row.try_get("halted")?,
+    }))
 }
 
 /// A version of the promotion under way that is judged no more.
@@ -300,12 +336,15 @@ async fn move_alerts(transaction: &mut Tx, to: &RuleRef) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Takes the marks away: evaluators go on with the bindings. Returns the newest revision.
+/// Takes the marks away: evaluators begin anew with bindings that are held, and keep those that they have not handed over.
+/// Returns the newest revision.
 async fn end(transaction: &mut Tx) -> Result<i64, StoreError> {
     let base = next_revisions(transaction).await?;
     sqlx::query(
-        "UPDATE bindings SET revision = $1 + p.ordinal, armed_revision = $1 + p.ordinal FROM promotion_alerts p
-         WHERE p.alert_id = bindings.alert_id AND hold = 'held' AND status IN ('active', 'quarantined')",
+        "UPDATE bindings SET revision = $1 + p.ordinal,
+                             armed_revision = CASE hold WHEN 'held' THEN $1 + p.ordinal ELSE armed_revision END
+         FROM promotion_alerts p
+         WHERE p.alert_id = bindings.alert_id AND hold <> 'none' AND status IN ('active', 'quarantined')",
     )
     .bind(base)
     .execute(&mut **transaction)
@@ -329,35 +368,62 @@ async fn newest_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("SELECT newest FROM revisions").fetch_one(&mut **transaction).await?)
 }
 
-/// Takes bindings over from their evaluator, which has judged them up to the checkpoint's offset. Each is taken once.
+/// Takes bindings over from their evaluator, which has evaluated them up to the checkpoint's offset. Each is taken once:
+/// evaluators begin with it anew after that. One that is asked for no more, since its promotion was taken back, is given
+/// back at once, by a revision that the caller announces.
 pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    let mut handed_over = BTreeMap::new();
-    for binding in &checkpoint.handed_over {
-        handed_over.entry(binding.binding.0).or_insert(&binding.saved);
-    }
-    let handed_over: Vec<(i64, &Option<SavedBinding>)> = handed_over.into_iter().collect();
+    let handed_over: BTreeMap<i64, &HandedOver> =
+        checkpoint.handed_over.iter().map(|handed| (handed.binding.0, handed)).collect();
+    let handed_over: Vec<&HandedOver> = handed_over.into_values().collect();
     for handed_over in handed_over.chunks(ROWS_AT_ONCE) {
-        let mut hold =
-            QueryBuilder::<Db>::new("UPDATE bindings SET hold = 'held', resumes_from = CASE WHEN v.column2 THEN ");
-        hold.push_bind(checkpoint.next_offset as i64).push(" ELSE resumes_from END FROM (");
-        hold.push_values(handed_over, |mut row, (binding, saved)| {
-            row.push_bind(*binding).push_bind(saved.is_some());
-        });
-        hold.push(
-            ") AS v WHERE bindings.id = v.column1 AND hold = 'asked' AND status IN ('active', 'quarantined') RETURNING id",
-        );
-        let taken: HashSet<i64> = hold.build_query_scalar().fetch_all(&mut **transaction).await?.into_iter().collect();
-        let mut saved: Vec<&SavedBinding> = Vec::new();
-        saved.extend(handed_over.iter().filter(|(id, _)| taken.contains(id)).filter_map(|(_, saved)| saved.as_ref()));
-        if !saved.is_empty() {
-            let mut remember = QueryBuilder::<Db>::new("INSERT INTO resume_states (binding_id, record) ");
-            remember.push_values(saved, |mut row, saved| {
-                row.push_bind(saved.binding.0).push_bind(saved.pack());
-            });
-            remember.push(" ON CONFLICT (binding_id) DO UPDATE SET record = excluded.record");
-            remember.build().execute(&mut **transaction).await?;
+        let mut taken = mark(transaction, checkpoint, handed_over, "asked", "hold = 'held'").await?;
+        let left: Vec<&HandedOver> =
+            handed_over.iter().copied().filter(|handed| !taken.contains(&handed.binding.0)).collect();
+        if !left.is_empty() {
+            let revision = Member::next_revision(transaction).await?;
+            let back = format!("revision = {revision}, armed_revision = {revision}");
+            taken.extend(mark(transaction, checkpoint, &left, "none", &back).await?);
         }
+        remember(transaction, handed_over.iter().filter(|handed| taken.contains(&handed.binding.0))).await?;
     }
+    Ok(())
+}
+
+/// Marks bindings that were handed over while their hold was this one. Returns their numbers.
+async fn mark(
+    transaction: &mut Tx,
+    checkpoint: &Checkpoint,
+    handed_over: &[&HandedOver],
+    hold: &'static str,
+    marks: &str,
+) -> Result<HashSet<i64>, StoreError> {
+    let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET ");
+    update.push(marks).push(", resumes_from = CASE WHEN v.column3 THEN ");
+    update.push_bind(checkpoint.next_offset as i64).push(" ELSE resumes_from END FROM (");
+    update.push_values(handed_over, |mut row, handed| {
+        row.push_bind(handed.binding.0).push_bind(handed.armed_revision as i64).push_bind(handed.saved.is_some());
+    });
+    update.push(") AS v WHERE bindings.id = v.column1 AND armed_revision = v.column2 AND hold = ").push_bind(hold);
+    update.push(" AND status IN ('active', 'quarantined') RETURNING id");
+    let marked = update.build_query_scalar().fetch_all(&mut **transaction).await?;
+    Ok(marked.into_iter().collect())
+}
+
+/// Keeps what bindings remembered when they were handed over.
+async fn remember<'a>(
+    transaction: &mut Tx,
+    handed_over: impl Iterator<Item = &'a &'a HandedOver>,
+) -> Result<(), StoreError> {
+    let saved: Vec<&SavedBinding> = handed_over.filter_map(|handed| handed.saved.as_ref()).collect();
+    if saved.is_empty() {
+        return Ok(());
+    }
+    let mut remember = QueryBuilder::<Db>::new("INSERT INTO resume_states (binding_id, record) ");
+    remember.push_values(saved, |mut row, saved| {
+        row.push_bind(saved.binding.0).push_bind(saved.pack());
+    });
+    remember.push(" ON CONFLICT (binding_id) DO UPDATE SET record = excluded.record");
+    remember.build().execute(&mut **transaction).await?;
     Ok(())
 }
 

@@ -5,7 +5,9 @@ use serde_json::json;
 use tocsin_engine::builtin;
 use tocsin_engine::domain::Digest;
 use tocsin_engine::limits::MAX_MODULE_BYTES;
-use tocsin_proto::tocsin::v1::{GetRuleRequest, ListRulesRequest, UploadRuleRequest};
+use tocsin_proto::tocsin::v1::{
+    CancelPromotionRequest, CreateAlertRequest, GetRuleRequest, ListRulesRequest, PromoteRuleRequest, UploadRuleRequest,
+};
 use tonic::Code;
 
 use super::{NOW_MS, Server, fields, module, violations};
@@ -112,4 +114,40 @@ async fn a_bad_field_is_named() {
         assert_eq!(status.code(), Code::NotFound);
         assert!(!status.message().contains('/'), "a path of REST means nothing here: {}", status.message());
     }
+}
+
+#[tokio::test]
+async fn a_promotion_that_waits_is_cancelled() {
+    let server = Server::start().await;
+    for version in ["1.0.0", "2.0.0"] {
+        server.rules().upload_rule(upload(module("moves", version))).await.unwrap();
+    }
+    let alert = CreateAlertRequest {
+        user_id: 1,
+        symbols: vec!["BTCUSDT".into()],
+        rule: "moves".into(),
+        version: "1.0.0".into(),
+        params: Some(structs::from_json(&json!({ "direction": "up" }))),
+        lifecycle: None,
+    };
+    server.alerts().create_alert(alert).await.unwrap();
+    let cancel = || CancelPromotionRequest { name: "moves".into(), version: "2.0.0".into() };
+    let none = server.rules().cancel_promotion(cancel()).await.unwrap_err();
+    assert_eq!((none.code(), none.message()), (Code::NotFound, "no promotion of moves to 2.0.0 is under way"));
+    let nothing = CancelPromotionRequest { name: "moves".into(), version: "two".into() };
+    assert_eq!(fields(&server.rules().cancel_promotion(nothing).await.unwrap_err()), ["version"]);
+    // No evaluator is there to hand anything over.
+    let cancel_once_it_waits = async {
+        while server.backends.store.unfinished_promotion().await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        server.rules().cancel_promotion(cancel()).await
+    };
+    let promote =
+        PromoteRuleRequest { name: "moves".into(), version: "2.0.0".into(), from: String::new(), reset_state: true };
+    let (mut promoting, cancelling) = (server.rules(), cancel_once_it_waits);
+    let (promoted, cancelled) = tokio::join!(promoting.promote_rule(promote), cancelling);
+    assert_eq!(cancelled.unwrap().into_inner().given_back, 0);
+    let aborted = promoted.unwrap_err();
+    assert!(aborted.code() == Code::Aborted && aborted.message().contains("cancelled"), "{aborted:?}");
 }

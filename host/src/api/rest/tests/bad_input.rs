@@ -369,6 +369,7 @@ async fn every_parameter_of_a_path() {
         }
         let uri = format!("/api/v1/rules/{name}/versions/1.0.0/promote");
         check_named(&server.call("POST", &uri, &[], "").await, &uri, "name");
+        check_named(&server.call("DELETE", &uri, &[], "").await, &uri, "name");
     }
     for version in ["x", "0", "1.0", "-1", "%00", "%FF", "99999999999999999999.0.0", "1.0.0+b", &"1".repeat(5000)] {
         for rest in ["", "/module"] {
@@ -377,6 +378,7 @@ async fn every_parameter_of_a_path() {
         }
         let uri = format!("/api/v1/rules/above/versions/{version}/promote");
         check_named(&server.call("POST", &uri, &[], "").await, &uri, "version");
+        check_named(&server.call("DELETE", &uri, &[], "").await, &uri, "version");
     }
     for uri in [
         "/api/v1/alerts/9223372036854775807",
@@ -404,7 +406,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
         ("POST", "/api/v1/alerts/1", "GET,HEAD,DELETE"),
         ("GET", "/api/v1/alerts/1/release", "POST"),
         ("DELETE", "/api/v1/alerts/1/faults", "GET,HEAD"),
-        ("GET", "/api/v1/rules/above/versions/1.0.0/promote", "POST"),
+        ("GET", "/api/v1/rules/above/versions/1.0.0/promote", "DELETE,POST"),
         ("DELETE", "/api/v1/rules", "GET,HEAD,POST"),
         ("POST", "/api/v1/firings", "GET,HEAD"),
         ("POST", "/health", "GET,HEAD"),

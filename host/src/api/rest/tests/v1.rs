@@ -208,6 +208,34 @@ async fn an_alert_on_what_is_not_served_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_promotion_that_waits_is_cancelled() {
+    let server = fixture().await;
+    for version in ["1.0.0", "2.0.0"] {
+        server.call("POST", "/api/v1/rules", WASM, module("steps", version, "")).await;
+        let alert = json!({ "user_id": 1, "symbols": ["BTCUSDT"], "rule": "steps", "version": "1.0.0" });
+        assert_eq!(server.post_json("/api/v1/alerts", &alert).await.status, StatusCode::CREATED);
+    }
+    let uri = "/api/v1/rules/steps/versions/2.0.0/promote";
+    let cancel = async || server.call("DELETE", uri, &[], "").await;
+    let reply = cancel().await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    assert_eq!(reply.json()["detail"], "no promotion of steps to 2.0.0 is under way");
+    // No evaluator is there to hand anything over.
+    let cancel_once_it_waits = async {
+        while server.backends.store.unfinished_promotion().await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        cancel().await
+    };
+    let body = json!({ "reset_state": true });
+    let (promoted, cancelled) = tokio::join!(server.post_json(uri, &body), cancel_once_it_waits);
+    assert_eq!(cancelled.json(), json!({ "name": "steps", "version": "2.0.0", "given_back": 0 }));
+    assert_eq!(promoted.status, StatusCode::CONFLICT, "{}", promoted.text());
+    assert!(promoted.json()["detail"].as_str().unwrap().contains("cancelled"), "{}", promoted.text());
+    assert_eq!(server.get("/api/v1/alerts/1").await.json()["version"], "1.0.0");
+}
+
+#[tokio::test]
 async fn the_description_names_every_route() {
     let server = fixture().await;
     let description = server.get("/api/v1/openapi.json").await.json();
@@ -222,6 +250,7 @@ async fn the_description_names_every_route() {
     routes.sort();
     let expect = [
         "DELETE /api/v1/alerts/{id}",
+        "DELETE /api/v1/rules/{name}/versions/{version}/promote",
         "GET /alerts",
         "GET /api/v1/alerts",
         "GET /api/v1/alerts/{id}",
