@@ -20,7 +20,7 @@ pub(crate) enum Mode {
     StallAfter(&'static str),
     /// Connections are made, and end at once; so do those that there are.
     Cut,
-    /// Nobody listens.
+    /// Connections are refused.
     Refuse,
 }
 

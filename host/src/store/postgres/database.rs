@@ -1,5 +1,7 @@
 //! Databases for tests, each of its own, on the server that `TOCSIN_TEST_DATABASE_URL` names.
 
+use std::time::Duration;
+
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::DatabaseUrl;
@@ -39,7 +41,7 @@ impl TestDatabase {
         (proxy, url)
     }
 
-    /// Has each statement that changes a table so take a second more, while it holds its locks.
+    /// Has each statement that changes a table take a second more, while it holds its locks.
     pub(crate) async fn slow_down(&self, change: &str, table: &str) {
         let trigger = format!(
             "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS
@@ -53,9 +55,12 @@ impl TestDatabase {
     pub(crate) async fn until_slowed_down(&self) {
         let mut connection = self.server.options().connect().await.unwrap();
         let asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = 'PgSleep'";
-        while sqlx::query_scalar::<_, i64>(asleep).bind(&self.name).fetch_one(&mut connection).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let waiting = async {
+            while sqlx::query_scalar::<_, i64>(asleep).bind(&self.name).fetch_one(&mut connection).await.unwrap() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("a statement is slowed down");
     }
 
     /// Ends all sessions of the database, as a restart of the server does.
