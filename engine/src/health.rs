@@ -32,9 +32,13 @@ impl Health {
         self.wait_ticks > 0
     }
 
-    /// The health that a binding takes to another version of its rule: what was impure was the older one.
-    pub fn for_another_version(self) -> Self {
-        if self.wait_ticks == NEVER { Self::default() } else { self }
+    /// The health that a binding takes to another version of its rule. One that was impure is on probe: that was the older
+    /// version's doing.
+    pub fn for_another_version(mut self) -> Self {
+        if self.wait_ticks == NEVER {
+            self.begin_probe();
+        }
+        self
     }
 
     /// A good evaluation. True if it ends a probe.

@@ -43,8 +43,8 @@ pub use self::lease::{Lease, Leased};
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
-    BegunPromotion, FinishedPromotion, HandedOver, HeldBinding, Hold, Moved, NewPromotion, Promotable, PromotedAlert,
-    PromotionId, UnfinishedPromotion, WaitingFor,
+    BegunPromotion, FinishedPromotion, HandedOver, HeldBinding, Hold, Moved, NewPromotion, OutOfService, Promotable,
+    PromotedAlert, PromotionId, UnfinishedPromotion, WaitingFor,
 };
 
 /// Rows that one statement writes at most: of the widest, with 20 columns, SQLite takes 1,638.

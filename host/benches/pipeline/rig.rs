@@ -30,7 +30,10 @@ pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// The most bindings of one alert.
 const BINDINGS: usize = SYMBOLS;
 
-const UNBOUNDED: BindingCaps = BindingCaps { per_tenant: u64::MAX >> 1, per_rule: u64::MAX >> 1 };
+const UNBOUNDED: BindingCaps = {
+    let most = u64::MAX >> 1;
+    BindingCaps { per_tenant: most, per_rule: most, bytes_per_tenant: most, bytes_per_rule: most }
+};
 
 pub(crate) fn symbol(i: usize) -> Symbol {
     Symbol::parse(&format!("SYM{}", i % SYMBOLS)).expect("a symbol")

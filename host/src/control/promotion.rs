@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backon::Retryable;
 use serde_json::Value;
-use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleRef, Symbol, Tenant};
+use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleQuarantine, RuleRef, Symbol, Tenant};
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,8 @@ use super::{Control, ControlError, FieldViolation, MAX_PAGE};
 use crate::backoff::patient;
 use crate::lease::{self, Held};
 use crate::store::{
-    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, PromotedAlert, PromotionId, StoreError,
-    UnfinishedPromotion,
+    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, OutOfService, PromotedAlert,
+    PromotionId, StoreError, UnfinishedPromotion,
 };
 
 /// Wrong params that are listed; more are counted.
@@ -186,11 +186,12 @@ impl Control {
         };
         let rule = self.0.library.get(to.reference.digest).await?;
         let mut plan = Plan {
-            new: NewPromotion { tenant: tenant.clone(), to: to.reference, alerts: Vec::new() },
+            new: NewPromotion { tenant: tenant.clone(), to: to.reference, alerts: Vec::new(), out_of_service: None },
             rule,
             paths: HashMap::new(),
         };
         let mut violations = Violations::default();
+        let mut out_of_service = Vec::new();
         let mut after = AlertId(0);
         loop {
             let page = self.0.store.promotable(tenant, &plan.new.to, from.as_ref(), after, MAX_PAGE).await?;
@@ -198,7 +199,15 @@ impl Control {
             after = last.alert;
             for found in page {
                 if let Entry::Vacant(entry) = plan.paths.entry(found.rule.digest) {
-                    entry.insert(self.path(&plan.rule, &found.rule, request.reset_state).await?);
+                    let old = self.find_rule(tenant, &name, Some(&found.rule.version)).await?;
+                    entry.insert(match old.quarantine {
+                        Some(_) if request.reset_state => {
+                            out_of_service.push(found.rule.digest);
+                            Path::Reset
+                        }
+                        Some(quarantine) => return Err(states_not_trusted(&found.rule, &quarantine)),
+                        None => self.path(&plan.rule, &found.rule, request.reset_state).await?,
+                    });
                 }
                 match repack(&plan.rule, &found.params_json)? {
                     Ok(params) => {
@@ -209,6 +218,10 @@ impl Control {
             }
         }
         violations.none()?;
+        if !out_of_service.is_empty() {
+            let ends = self.0.bus.ends().await?;
+            plan.new.out_of_service = Some(OutOfService { versions: out_of_service, ends });
+        }
         Ok(plan)
     }
 
@@ -364,6 +377,14 @@ impl Migrations {
         };
         Ok(SavedBinding { binding: id, health, pace, state })
     }
+}
+
+fn states_not_trusted(from: &RuleRef, quarantine: &RuleQuarantine) -> ControlError {
+    ControlError::Precondition(format!(
+        "the rule {} {} is out of service: {}; what its alerts remember cannot be trusted. Promote with reset_state to have \
+         their states begin at zero, with the next tick that is published",
+        from.name, from.version, quarantine.reason
+    ))
 }
 
 fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> ControlError {

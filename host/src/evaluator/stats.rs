@@ -332,18 +332,18 @@ fn is_same(one: &RuleUsage, other: &RuleUsage) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tocsin_engine::domain::{Digest, RuleName, RuleRef, Tenant, Version};
+
     use super::*;
 
     #[test]
     fn the_rule_that_takes_the_time_is_named_and_the_most_active_alerts_are_kept() {
-        let used = |name: &str, ms: u64| RuleUsage {
-            rule: tocsin_engine::domain::RuleRef {
-                name: tocsin_engine::domain::RuleName::parse(name).unwrap(),
-                version: tocsin_engine::domain::Version::parse("1.0.0").unwrap(),
-                digest: tocsin_engine::domain::Digest::of(name.as_bytes()),
-            },
-            tenant: tocsin_engine::domain::Tenant::standard(),
-            usage: Usage { time: std::time::Duration::from_millis(ms), ..Usage::default() },
+        let used = |name: &str, ms: u64| {
+            let mut usage = Usage::default();
+            usage.time = std::time::Duration::from_millis(ms);
+            let (name, version) = (RuleName::parse(name).unwrap(), Version::parse("1.0.0").unwrap());
+            let digest = Digest::of(name.as_str().as_bytes());
+            RuleUsage { rule: RuleRef { name, version, digest }, tenant: Tenant::standard(), usage }
         };
         let stats = EvaluatorStats::default();
         let workers = [stats.add_worker(), stats.add_worker()];

@@ -23,6 +23,18 @@ pub struct NewPromotion {
     pub to: RuleRef,
     /// The alerts.
     pub alerts: Vec<PromotedAlert>,
+    /// Versions among those that they leave that are out of service; None if none is.
+    pub out_of_service: Option<OutOfService>,
+}
+
+/// Versions that are out of service: no evaluator has their bindings. Those begin at zero, with the next tick that is
+/// published.
+#[derive(Clone, Debug)]
+pub struct OutOfService {
+    /// The versions.
+    pub versions: Vec<Digest>,
+    /// Where each partition ends.
+    pub ends: Vec<u64>,
 }
 
 /// An alert that is to move.

@@ -71,7 +71,7 @@ impl Rig {
         let alerts = found.into_iter();
         let alerts =
             alerts.map(|found| PromotedAlert { alert: found.alert, from: found.rule.digest, params: params.clone() });
-        let new = NewPromotion { tenant: Tenant::standard(), to, alerts: alerts.collect() };
+        let new = NewPromotion { tenant: Tenant::standard(), to, alerts: alerts.collect(), out_of_service: None };
         match self.store.begin_promotion(&new).await.unwrap() {
             BegunPromotion::Begun(id) => id,
             refused => panic!("{refused:?}"),
@@ -84,7 +84,12 @@ impl Rig {
         let states = held.into_iter().map(|held| {
             let saved = held.saved.expect("all have evaluated ticks");
             let count = f64::from_le_bytes(saved.state.try_into().unwrap());
-            SavedBinding { binding: held.id, health: saved.health, state: (count + 100.0).to_le_bytes().to_vec() }
+            SavedBinding {
+                binding: held.id,
+                health: saved.health,
+                pace: saved.pace,
+                state: (count + 100.0).to_le_bytes().to_vec(),
+            }
         });
         self.store.stage_promotion(id, &states.collect::<Vec<_>>()).await.unwrap();
         let finished = self.store.finish_promotion(id, 100).await.unwrap();

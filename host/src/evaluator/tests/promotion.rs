@@ -238,7 +238,7 @@ impl History {
             let params = self.rig.alert(found.alert.0).await.params;
             alerts.push(PromotedAlert { alert: found.alert, from: found.rule.digest, params });
         }
-        let new = NewPromotion { tenant: Tenant::standard(), to, alerts };
+        let new = NewPromotion { tenant: Tenant::standard(), to, alerts, out_of_service: None };
         match self.rig.store.begin_promotion(&new).await.unwrap() {
             BegunPromotion::Begun(id) => id,
             refused => panic!("{refused:?}"),

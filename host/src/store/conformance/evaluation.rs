@@ -56,7 +56,7 @@ async fn a_partition_is_halted_until_its_next_checkpoint(member: Member) {
     store_rule(&store, &newer).await;
     let params = Params { json: "{}".into(), packed: Vec::new() };
     let moved = PromotedAlert { alert: alert.id, from: alert.rule.digest, params };
-    let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved] };
+    let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved], out_of_service: None };
     let claim = store.claim(0).await.unwrap();
     store.halt_partition(&lost, "it was another's").await.unwrap();
     let BegunPromotion::Begun(id) = store.begin_promotion(&new).await.unwrap() else { panic!() };

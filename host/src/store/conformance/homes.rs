@@ -101,7 +101,7 @@ async fn a_promotion_does_not_wait_for_a_home(member: Member) {
     store_rule(&store, &newer).await;
     let params = Params { json: "{}".into(), packed: Vec::new() };
     let moved = PromotedAlert { alert: alert.id, from: alert.rule.digest, params };
-    let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved] };
+    let new = NewPromotion { tenant: Tenant::standard(), to: newer, alerts: vec![moved], out_of_service: None };
     assert!(matches!(store.begin_promotion(&new).await.unwrap(), BegunPromotion::Begun(_)));
     let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
     assert_eq!((unfinished.held, unfinished.waiting_for), (1, Vec::new()));

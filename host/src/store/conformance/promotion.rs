@@ -25,7 +25,7 @@ async fn begin(store: &Store, alerts: &[Alert]) -> PromotionId {
     let params = Params { json: "{}".into(), packed: Vec::new() };
     let from = rule("a").digest;
     let alerts = alerts.iter().map(|alert| PromotedAlert { alert: alert.id, from, params: params.clone() }).collect();
-    let new = NewPromotion { tenant: Tenant::standard(), to: newer(), alerts };
+    let new = NewPromotion { tenant: Tenant::standard(), to: newer(), alerts, out_of_service: None };
     match store.begin_promotion(&new).await.unwrap() {
         BegunPromotion::Begun(id) => id,
         refused => panic!("{refused:?}"),
@@ -38,7 +38,7 @@ async fn row(store: &Store, binding: BindingId) -> BindingRow {
 }
 
 fn saved(binding: BindingId, state: u8) -> SavedBinding {
-    SavedBinding { binding, health: Health::default(), state: vec![state; 3] }
+    SavedBinding { binding, health: Health::default(), pace: None, state: vec![state; 3] }
 }
 
 /// Hands bindings over, each with a state and as it was armed, with a checkpoint at an offset and a revision.

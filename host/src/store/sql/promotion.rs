@@ -59,12 +59,16 @@ impl Member {
         }
         let base = next_revisions(&mut transaction).await?;
         sqlx::query(
-            "UPDATE bindings SET hold = CASE WHEN bindings.\"partition\" < 0 THEN 'held' ELSE 'asked' END, revision = $1 + p.ordinal FROM promotion_alerts p
+            "UPDATE bindings SET revision = $1 + p.ordinal,
+                                 hold = CASE WHEN bindings.\"partition\" < 0 OR p.out_of_service = 1 THEN 'held' ELSE 'asked' END
+             FROM promotion_alerts p
              WHERE p.alert_id = bindings.alert_id AND status IN ('active', 'quarantined')",
         )
         .bind(base)
         .execute(&mut *transaction)
         .await?;
+        let ends = new.out_of_service.as_ref().map_or(&[][..], |out_of_service| &out_of_service.ends);
+        begin_at(&mut transaction, ends).await?;
         let revision = newest_revision(&mut transaction).await?;
         self.conclude(transaction, News::revision(revision)).await?;
         Ok(BegunPromotion::Begun(id))
@@ -212,17 +216,35 @@ async fn insert_promotion(transaction: &mut Tx, new: &NewPromotion) -> Result<Pr
     let numbered: Vec<(i64, &PromotedAlert)> = (1..).zip(&new.alerts).collect();
     for alerts in numbered.chunks(ROWS_AT_ONCE) {
         let mut insert = QueryBuilder::<Db>::new(
-            "INSERT INTO promotion_alerts (ordinal, alert_id, from_digest, params, packed_params)
-             SELECT v.column1, a.id, v.column3, v.column4, v.column5 FROM (",
+            "INSERT INTO promotion_alerts (ordinal, alert_id, from_digest, params, packed_params, out_of_service)
+             SELECT v.column1, a.id, v.column3, v.column4, v.column5, v.column6 FROM (",
         );
+        let versions = new.out_of_service.as_ref().map_or(&[][..], |out_of_service| &out_of_service.versions);
         insert.push_values(alerts, |mut row, (ordinal, alert)| {
             row.push_bind(*ordinal).push_bind(alert.alert.0).push_bind(&alert.from.0[..]);
             row.push_bind(&alert.params.json).push_bind(&alert.params.packed);
+            row.push_bind(i64::from(versions.contains(&alert.from)));
         });
         insert.push(") AS v JOIN alerts a ON a.id = v.column2 WHERE a.deleted_at_ms IS NULL AND a.tenant = ");
         insert.push_bind(new.tenant.as_str()).build().execute(&mut **transaction).await?;
     }
     Ok(PromotionId(id))
+}
+
+/// Lets bindings of versions that are out of service go on where their partitions end: what was published before was not
+/// evaluated, and must not fire now.
+async fn begin_at(transaction: &mut Tx, ends: &[u64]) -> Result<(), StoreError> {
+    for (partition, end) in ends.iter().enumerate() {
+        sqlx::query(
+            "UPDATE bindings SET resumes_from = $1 WHERE \"partition\" = $2 AND hold = 'held'
+               AND alert_id IN (SELECT alert_id FROM promotion_alerts WHERE out_of_service = 1)",
+        )
+        .bind(*end as i64)
+        .bind(partition as i64)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Why the alerts of a promotion cannot move now.
@@ -260,13 +282,15 @@ async fn on_halted_partition(transaction: &mut Tx) -> Result<Option<BegunPromoti
     }))
 }
 
-/// A version of the promotion under way that is judged no more.
+/// A version of the promotion under way that is out of service, although it is not one of those that alerts leave for that
+/// reason.
 async fn impure(transaction: &mut Tx) -> Result<Option<(RuleRef, RuleQuarantine)>, StoreError> {
     let row = sqlx::query(
         "SELECT p.tenant, r.name AS rule_name, r.version AS rule_version, r.digest AS rule_digest
          FROM promotions p JOIN rule_versions r ON (r.tenant, r.name) = (p.tenant, p.rule_name)
          WHERE r.quarantine_revision IS NOT NULL
-           AND (r.digest = p.rule_digest OR r.digest IN (SELECT from_digest FROM promotion_alerts)) LIMIT 1",
+           AND (r.digest = p.rule_digest
+             OR r.digest IN (SELECT from_digest FROM promotion_alerts WHERE out_of_service = 0)) LIMIT 1",
     )
     .fetch_optional(&mut **transaction)
     .await?;
@@ -320,6 +344,12 @@ async fn move_alerts(transaction: &mut Tx, to: &RuleRef) -> Result<(), StoreErro
     )
     .bind(to.version.to_string())
     .bind(&to.digest.0[..])
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query(
+        "UPDATE bindings SET status = 'active', reason = '' WHERE status = 'quarantined'
+           AND alert_id IN (SELECT alert_id FROM promotion_alerts WHERE out_of_service = 1)",
+    )
     .execute(&mut **transaction)
     .await?;
     sqlx::query("UPDATE resume_states SET record = next_record, next_record = NULL WHERE next_record IS NOT NULL")
