@@ -22,8 +22,12 @@ const RESERVED_FOR_STORE: u64 = 32;
 /// merged at the moment.
 const RESERVED_FOR_LOG: u64 = 192;
 
-/// Clients of Kafka: each has a socket for every broker that it speaks to, and two pipes. Enough for ten brokers.
-const RESERVED_FOR_KAFKA: u64 = 160;
+/// A client of Kafka has a socket and a pipe (three files) for every broker that it speaks to: enough for ten of them.
+const RESERVED_FOR_KAFKA_CLIENT: u64 = 30;
+
+/// Clients of Kafka beside one for each thread that evaluates: members of the groups, projection, live trades, catching up,
+/// and those that publish.
+const KAFKA_CLIENTS: u64 = 8;
 
 /// With room for fewer connections the process does not start: somebody has set the limit by mistake.
 const MIN_CONNECTIONS: u64 = 16;
@@ -36,8 +40,8 @@ const OPEN_MAX: u64 = 10_240;
 pub struct Needs {
     /// The embedded log or prices are used.
     pub embedded: bool,
-    /// Kafka is used.
-    pub kafka: bool,
+    /// Threads that evaluate from Kafka; None if it is not used.
+    pub kafka_workers: Option<usize>,
 }
 
 /// The limit of open files of this process.
@@ -124,7 +128,8 @@ impl Needs {
     /// Files that are no connections'.
     pub fn reserved(self) -> u64 {
         let for_log = if self.embedded { RESERVED_FOR_LOG } else { 0 };
-        let for_kafka = if self.kafka { RESERVED_FOR_KAFKA } else { 0 };
+        let kafka_clients = self.kafka_workers.map_or(0, |workers| KAFKA_CLIENTS.saturating_add(workers as u64));
+        let for_kafka = kafka_clients.saturating_mul(RESERVED_FOR_KAFKA_CLIENT);
         RESERVED_FOR_PROCESS + RESERVED_FOR_STORE + for_log + for_kafka + u64::from(STATUS_CONNECTIONS)
     }
 
@@ -148,8 +153,8 @@ impl Needs {
 mod tests {
     use super::*;
 
-    const EMBEDDED: Needs = Needs { embedded: true, kafka: false };
-    const KAFKA: Needs = Needs { embedded: false, kafka: true };
+    const EMBEDDED: Needs = Needs { embedded: true, kafka_workers: None };
+    const KAFKA: Needs = Needs { embedded: false, kafka_workers: Some(2) };
 
     #[track_caller]
     fn check(needs: Needs, files: u64, asked: Option<u32>, expect: Result<u32, &[&str]>) {

@@ -1,6 +1,7 @@
 //! Reads requests, so that every fault in one is named by its member, parameter or header.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,6 +13,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Map;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::members::Members;
 use super::problem::{Kind, Problem};
@@ -24,13 +27,22 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The field that a fault of the body as a whole is reported on.
 const BODY: &str = "body";
 
-/// The limit of a route's bodies in bytes, for the refusal of a larger one.
-#[derive(Clone, Copy)]
-pub(super) struct BodyLimit(usize);
+/// Bytes of bodies that are being received at a time, by the routes of one limit: connections are many more.
+const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
+
+/// The limit of a route's bodies.
+#[derive(Clone)]
+pub(super) struct BodyLimit {
+    /// The largest, for the refusal of a larger one.
+    max_bytes: usize,
+    /// As many as are received at a time.
+    room: Arc<Semaphore>,
+}
 
 /// The layer that limits the bodies of routes. That of a route stands before that of the router around it.
 pub(super) fn body_limit(max_bytes: usize) -> (DefaultBodyLimit, Extension<BodyLimit>) {
-    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit(max_bytes)))
+    let room = Arc::new(Semaphore::new(MAX_BODIES_BYTES / max_bytes));
+    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit { max_bytes, room }))
 }
 
 /// A request's body, of bounded size: see [`body_limit`].
@@ -40,19 +52,26 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let limit = request.extensions().get::<BodyLimit>().copied();
+        let limit = request.extensions().get::<BodyLimit>().cloned();
         let too_large = || {
-            let message = limit.map_or_else(
+            let message = limit.as_ref().map_or_else(
                 || "is larger than this route takes".to_owned(),
-                |limit| format!("is larger than the {} bytes that this route takes", limit.0),
+                |limit| format!("is larger than the {} bytes that this route takes", limit.max_bytes),
             );
             Problem::invalid_as(Kind::TooLarge, BODY, message)
         };
         // A client that waits for `100 Continue` gets it when its body is first read: so not at all.
-        if request.body().size_hint().lower() > limit.map_or(u64::MAX, |limit| limit.0 as u64) {
+        if request.body().size_hint().lower() > limit.as_ref().map_or(u64::MAX, |limit| limit.max_bytes as u64) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+        let receive = async {
+            let _place = match &limit {
+                Some(limit) => Some(limit.room.acquire().await.expect("the semaphore is never closed")),
+                None => None,
+            };
+            Bytes::from_request(request, state).await
+        };
+        match timeout(BODY_TIMEOUT, receive).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
