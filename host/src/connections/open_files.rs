@@ -1,6 +1,6 @@
-//! The limit of open files: raised at the start, and divided between connections and what the process cannot go on without.
+//! Raises the limit of open files, and divides it between connections and what the process cannot go on without.
 //!
-//! A store or a log that meets the limit fails, and with it the process. So files are set aside for them, and connections
+//! A store or a log that cannot open a file fails, and with it the process. So files are reserved for them, and connections
 //! get the rest.
 
 use std::fmt;
@@ -29,7 +29,7 @@ const RESERVED_FOR_KAFKA_CLIENT: u64 = 30;
 /// and those that publish.
 const KAFKA_CLIENTS: u64 = 8;
 
-/// With room for fewer connections the process does not start: somebody has set the limit by mistake.
+/// With room for fewer connections the process does not start: such a limit is a mistake.
 const MIN_CONNECTIONS: u64 = 16;
 
 /// What macOS takes at most where the hard limit is none (`OPEN_MAX` of its `sys/syslimits.h`).
@@ -87,7 +87,7 @@ impl fmt::Display for Limit {
 }
 
 impl Limit {
-    /// The limit as it is.
+    /// Returns the limit as it is.
     #[cfg(unix)]
     pub fn current() -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -125,7 +125,7 @@ pub fn raise_limit() -> io::Result<Limit> {
 }
 
 impl Needs {
-    /// Files that are no connections'.
+    /// Returns how many files are reserved.
     pub fn reserved(self) -> u64 {
         let for_log = if self.embedded { RESERVED_FOR_LOG } else { 0 };
         let kafka_clients = self.kafka_workers.map_or(0, |workers| KAFKA_CLIENTS.saturating_add(workers as u64));
@@ -133,7 +133,7 @@ impl Needs {
         RESERVED_FOR_PROCESS + RESERVED_FOR_STORE + for_log + for_kafka + u64::from(STATUS_CONNECTIONS)
     }
 
-    /// How many connections there is room for: as many as are asked for, or as the limit allows up to the default.
+    /// Returns how many connections there is room for: as many as are asked for, or as the limit allows up to the default.
     pub fn connections(self, limit: Limit, asked: Option<u32>) -> Result<u32, TooFewFiles> {
         let reserved = self.reserved();
         let possible = limit.files.saturating_sub(reserved);

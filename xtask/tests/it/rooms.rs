@@ -107,7 +107,7 @@ const RULES: &[Rule] = &[
             "tocsin::roles",
             "tocsin::store",
         ],
-        because: "places of connections are given by count: nothing there knows who takes them, or reads one",
+        because: "places of connections are given by count: nothing there knows their users, or reads a connection",
     },
     Rule {
         within: EVERYWHERE,

@@ -161,4 +161,19 @@ mod tests {
         }
         assert_eq!(client_timeout(&HeaderMap::new()), None);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_each_kind_are_so_many_and_those_of_another_go_on() {
+        let calls = Calls::new(Routes::default(), Streams::new(1));
+        for (path, max) in [(UPLOAD, MAX_UPLOADS), ("/tocsin.v1.AlertService/GetAlert", MAX_CALLS), (STREAMS[0], 1)] {
+            let mut held = Vec::new();
+            for _ in 0..max {
+                held.push(calls.place(path).await.unwrap_or_else(|refused| panic!("{path}: {refused}")));
+            }
+            let refused = calls.place(path).await.err().unwrap_or_else(|| panic!("{path}: one more than {max}"));
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{path}");
+            held.pop();
+            held.push(calls.place(path).await.unwrap_or_else(|refused| panic!("{path}: {refused}")));
+        }
+    }
 }

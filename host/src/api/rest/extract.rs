@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Map;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::members::Members;
@@ -30,6 +30,9 @@ const BODY: &str = "body";
 /// Bytes of bodies that are being received at a time, by the routes of one limit: connections are many more.
 const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
 
+/// How long a body waits for its turn to be received, before its request is refused.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The limit of a route's bodies.
 #[derive(Clone)]
 pub(super) struct BodyLimit {
@@ -39,10 +42,23 @@ pub(super) struct BodyLimit {
     room: Arc<Semaphore>,
 }
 
+impl BodyLimit {
+    fn new(max_bytes: usize, at_once: usize) -> Self {
+        Self { max_bytes, room: Arc::new(Semaphore::new(at_once)) }
+    }
+
+    /// Waits for a body's turn to be received.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match timeout(TURN_TIMEOUT, self.room.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Problem::new(Kind::Busy, "as many bodies are being received as may be: try again")),
+        }
+    }
+}
+
 /// The layer that limits the bodies of routes. That of a route stands before that of the router around it.
 pub(super) fn body_limit(max_bytes: usize) -> (DefaultBodyLimit, Extension<BodyLimit>) {
-    let room = Arc::new(Semaphore::new(MAX_BODIES_BYTES / max_bytes));
-    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit { max_bytes, room }))
+    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit::new(max_bytes, MAX_BODIES_BYTES / max_bytes)))
 }
 
 /// A request's body, of bounded size: see [`body_limit`].
@@ -64,14 +80,11 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         if request.body().size_hint().lower() > limit.as_ref().map_or(u64::MAX, |limit| limit.max_bytes as u64) {
             return Err(too_large());
         }
-        let receive = async {
-            let _place = match &limit {
-                Some(limit) => Some(limit.room.acquire().await.expect("the semaphore is never closed")),
-                None => None,
-            };
-            Bytes::from_request(request, state).await
+        let _turn = match &limit {
+            Some(limit) => Some(limit.turn().await?),
+            None => None,
         };
-        match timeout(BODY_TIMEOUT, receive).await {
+        match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
@@ -246,5 +259,22 @@ mod tests {
         let problem = Body::from_request(Request::new(body), &()).await.err().expect("there is no body");
         let answer = serde_json::to_value(problem.body()).unwrap();
         assert_eq!((answer["status"].as_u64(), answer["violations"][0]["field"].as_str()), (Some(408), Some(BODY)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_do_not_arrive_keep_others_out_for_only_so_long() {
+        let limit = BodyLimit::new(10, 1);
+        let request = |body| {
+            let mut request = Request::new(body);
+            request.extensions_mut().insert(limit.clone());
+            request
+        };
+        let silent = axum::body::Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let first = tokio::spawn(Body::from_request(request(silent), &()));
+        tokio::task::yield_now().await;
+        let refused = Body::from_request(request("short".into()), &()).await.err().expect("there is no turn");
+        assert_eq!(serde_json::to_value(refused.body()).unwrap()["status"], 503);
+        assert!(first.await.unwrap().is_err());
+        assert_eq!(Body::from_request(request("short".into()), &()).await.unwrap().0, "short");
     }
 }
