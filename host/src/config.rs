@@ -198,7 +198,7 @@ pub struct ServeArgs {
 
     /// The most connections at a time, of REST, WebSocket, SSE and gRPC together. Idle ones are closed to make room for
     /// others; where none is idle, new ones get 503. Each takes an open file, and so does what the store and the log need
-    /// (some 300): the limit of open files (ulimit -Hn) must allow both [default: what it allows, at most 16384]
+    /// (some 300, more with Kafka): the limit of open files (ulimit -Hn) must allow both [default: what it allows, at most 16384]
     #[arg(long, env = "TOCSIN_MAX_CONNECTIONS", value_name = "N", value_parser = from_one::<u32>)]
     pub max_connections: Option<u32>,
 

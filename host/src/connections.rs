@@ -1,8 +1,8 @@
-//! What clients may hold of this process: connections, within the limit of open files, and streams.
+//! Bounds what clients may hold of this process: connections, within the limit of open files, and streams.
 //!
 //! Every connection takes a file descriptor, and so does every file of the store and the log, which cannot go on without.
-//! [`open_files`] divides the limit between them; [`budget`] holds connections to their part, those of REST and gRPC
-//! together. Nothing here reads or writes a connection: `api` does.
+//! [`open_files`] divides the limit between them; [`budget`] keeps the connections of REST and gRPC together to their part.
+//! Nothing here reads or writes a connection: `api` does.
 
 pub mod budget;
 pub mod open_files;
@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 pub use self::budget::{Activity, Budget, Place, Request};
 pub use self::streams::{STREAMS_RETRY_AFTER, StreamPlace, Streams};
 
-/// The most connections where nothing else is set and the limit of open files allows as many: what a process of this kind
-/// serves on one machine with room to spare; an idle one takes a few KiB.
+/// The most connections where nothing else is set and the limit of open files allows as many. An idle one takes a few KiB.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16_384;
 
 /// Connections beyond the budget that are served `/health` and `/ready` only, so that probes are answered while every other
@@ -69,7 +68,7 @@ pub struct ConnectionCounts {
 }
 
 impl Connections {
-    /// Makes room for `max` connections, of which none is open, and `max_streams` streams on them.
+    /// Creates places for `max` connections and `max_streams` streams.
     pub fn new(max: u32, max_streams: u32) -> Self {
         Self(Arc::new(Inner {
             budget: Budget::new(max),
@@ -79,18 +78,18 @@ impl Connections {
         }))
     }
 
-    /// The place of a new connection. Where all places are taken, the connection that has been idle for longest is closed
-    /// and its place given; None if none is idle.
+    /// Returns the place of a new connection. Where all places are taken, the connection that has been idle for longest is
+    /// closed for it; None if none is idle.
     pub async fn admit(&self) -> Option<Place> {
         self.0.budget.admit().await
     }
 
-    /// The place of a connection that [`Self::admit`] had none for, and that is served `/health` and `/ready` only.
+    /// Returns the place of a connection that [`Self::admit`] had none for, and that is served `/health` and `/ready` only.
     pub async fn admit_for_status(&self) -> Option<Place> {
         self.0.status.admit().await
     }
 
-    /// The places of streams.
+    /// Returns the places of streams.
     pub fn streams(&self) -> &Streams {
         &self.0.streams
     }
@@ -102,7 +101,7 @@ impl Connections {
         failed.last = Some((Instant::now(), error.to_string()));
     }
 
-    /// How many there are.
+    /// Returns how many connections and streams there are.
     pub fn counts(&self) -> ConnectionCounts {
         let Inner { budget, streams, failed, .. } = &*self.0;
         ConnectionCounts {
@@ -117,7 +116,7 @@ impl Connections {
         }
     }
 
-    /// What there has been too much of lately, for people.
+    /// Returns the problems of the last minute, for people: refusals and failures to accept.
     pub fn problems(&self) -> Vec<String> {
         let Inner { budget, streams, failed, .. } = &*self.0;
         let lately = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < PROBLEM_FOR);

@@ -325,8 +325,8 @@ impl Health {
             others: Vec::new(),
         });
         let store = self.0.about.backends.iter().find(|(port, _)| *port == "store");
-        if let (Some(problem), Some((_, told))) = (&mut seen.problem, store) {
-            *problem = format!("{told}: {problem}");
+        if let (Some(problem), Some((_, backend))) = (&mut seen.problem, store) {
+            *problem = format!("{backend}: {problem}");
         }
         seen
     }
@@ -390,7 +390,7 @@ impl Health {
     }
 }
 
-/// An impure rule with alerts that wait for somebody to act.
+/// Describes an impure rule that alerts still wait on.
 fn impure_rule((rule, live): (RuleRef, u64)) -> String {
     format!(
         "the rule {} {} is impure and is judged no more: {live} bindings wait; create their alerts anew on a version \

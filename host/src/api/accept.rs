@@ -1,4 +1,4 @@
-//! Accepts connections. A system that hands none over, as where there are too many open files, is waited for and reported.
+//! Accepts connections. Where the system refuses, as with too many open files, it reports that and tries again.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl<'a> Listener<'a> {
         Self { socket, connections, backoff: Backoff::new(RETRY_BASE, RETRY_CAP), logged: None }
     }
 
-    /// The next connection.
+    /// Returns the next connection, once the system has handed one over.
     pub(super) async fn accept(&mut self) -> TcpStream {
         loop {
             match self.socket.accept().await {

@@ -74,11 +74,29 @@ async fn connect_again(
         tokio::time::sleep(pause).await;
         match client.stream(query, last_id).await {
             Ok(response) => return Ok(response),
-            Err(Failure::Problem(problem)) if problem["status"].as_u64().is_none_or(|status| status < 500) => {
-                return Err(Failure::Problem(problem));
-            }
+            Err(Failure::Problem(problem)) if !may_pass(&problem) => return Err(Failure::Problem(problem)),
             Err(_) => {}
         }
     }
     Err(Failure::Local("the server did not come back".into()))
+}
+
+/// Whether a refusal may be another one later: the server is in trouble, or has as many streams as it may have.
+fn may_pass(problem: &Value) -> bool {
+    problem["status"].as_u64().is_some_and(|status| status == 429 || status >= 500)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_full_or_in_trouble_is_asked_again_and_one_that_refuses_is_not() {
+        for (status, expect) in [(429, true), (500, true), (503, true), (400, false), (403, false), (404, false)] {
+            assert_eq!(may_pass(&json!({ "status": status })), expect, "{status}");
+        }
+        assert!(!may_pass(&json!({})));
+    }
 }

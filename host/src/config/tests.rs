@@ -65,7 +65,13 @@ fn a_feed_that_can_never_work_is_refused() {
 
 #[test]
 fn nothing_of_what_there_must_be_something_is_refused() {
-    for bad in [&["--workers", "0"][..], &["--retention-mib", "0"], &["--retention-hours", "0"]] {
+    for bad in [
+        &["--workers", "0"][..],
+        &["--retention-mib", "0"],
+        &["--retention-hours", "0"],
+        &["--max-connections", "0"],
+        &["--max-streams", "0"],
+    ] {
         let error = Typed::try_parse_from(["tocsin"].iter().chain(bad)).err().unwrap_or_else(|| panic!("{bad:?}"));
         assert!(error.to_string().contains("give a whole number from 1"), "{error}");
     }

@@ -1,8 +1,8 @@
 //! The budget of connections: so many may be open, on all ports together.
 //!
-//! A connection that does nothing makes room for one that may do something. So sockets that are opened and left silent,
-//! however many, keep out nobody who sends a request: only connections with requests under way are safe, and their number
-//! is what the budget is for. Those that never had a request go before those that had one, and the longest idle first.
+//! An idle connection makes room for a new one. So sockets that are opened and left silent, however many, do not keep out a
+//! client that sends requests: only connections with requests under way keep their places, and the budget bounds their
+//! number. Connections that never had a request go before those that had one, and the longest idle first.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -71,7 +71,7 @@ struct Requests {
 pub struct Request(Activity);
 
 impl Budget {
-    /// Places for `max` connections.
+    /// Creates places for `max` connections.
     pub fn new(max: u32) -> Self {
         Self(Arc::new(Inner {
             max,
@@ -83,7 +83,7 @@ impl Budget {
         }))
     }
 
-    /// A place for a connection, taken from an idle one if need be; None, which is counted, if none is idle.
+    /// Returns a place for a connection, taken from an idle one if need be; None, which is counted, if none is idle.
     pub async fn admit(&self) -> Option<Place> {
         if let Ok(permit) = self.0.room.clone().try_acquire_owned() {
             return Some(self.place(permit));
@@ -155,7 +155,7 @@ impl Inner {
 }
 
 impl Place {
-    /// What the connection does, for whoever serves it.
+    /// Returns what the connection does, for its server to keep up to date.
     pub fn activity(&self) -> Activity {
         self.activity.clone()
     }
@@ -171,7 +171,7 @@ impl Drop for Place {
 }
 
 impl Activity {
-    /// Says that a request has begun.
+    /// Marks the connection as busy until what this returns is dropped.
     pub fn begin(&self) -> Request {
         let mut requests = lock(&self.0.requests);
         requests.under_way += 1;
@@ -181,7 +181,7 @@ impl Activity {
         Request(self.clone())
     }
 
-    /// Whether the connection has had a request.
+    /// Returns whether the connection has had a request.
     pub fn has_had_request(&self) -> bool {
         lock(&self.0.requests).had_one
     }

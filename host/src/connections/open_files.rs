@@ -1,6 +1,6 @@
-//! The limit of open files: raised at the start, and divided between connections and what the process cannot go on without.
+//! Raises the limit of open files, and divides it between connections and what the process cannot go on without.
 //!
-//! A store or a log that meets the limit fails, and with it the process. So files are set aside for them, and connections
+//! A store or a log that cannot open a file fails, and with it the process. So files are reserved for them, and connections
 //! get the rest.
 
 use std::fmt;
@@ -22,10 +22,14 @@ const RESERVED_FOR_STORE: u64 = 32;
 /// merged at the moment.
 const RESERVED_FOR_LOG: u64 = 192;
 
-/// Clients of Kafka: each has a socket for every broker that it speaks to, and two pipes. Enough for ten brokers.
-const RESERVED_FOR_KAFKA: u64 = 160;
+/// A client of Kafka has a socket and a pipe (three files) for every broker that it speaks to: enough for ten of them.
+const RESERVED_FOR_KAFKA_CLIENT: u64 = 30;
 
-/// With room for fewer connections the process does not start: somebody has set the limit by mistake.
+/// Clients of Kafka beside one for each thread that evaluates: members of the groups, projection, live trades, catching up,
+/// and those that publish.
+const KAFKA_CLIENTS: u64 = 8;
+
+/// With room for fewer connections the process does not start: such a limit is a mistake.
 const MIN_CONNECTIONS: u64 = 16;
 
 /// What macOS takes at most where the hard limit is none (`OPEN_MAX` of its `sys/syslimits.h`).
@@ -36,8 +40,8 @@ const OPEN_MAX: u64 = 10_240;
 pub struct Needs {
     /// The embedded log or prices are used.
     pub embedded: bool,
-    /// Kafka is used.
-    pub kafka: bool,
+    /// Threads that evaluate from Kafka; None if it is not used.
+    pub kafka_workers: Option<usize>,
 }
 
 /// The limit of open files of this process.
@@ -83,7 +87,7 @@ impl fmt::Display for Limit {
 }
 
 impl Limit {
-    /// The limit as it is.
+    /// Returns the limit as it is.
     #[cfg(unix)]
     pub fn current() -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -121,14 +125,15 @@ pub fn raise_limit() -> io::Result<Limit> {
 }
 
 impl Needs {
-    /// Files that are no connections'.
+    /// Returns how many files are reserved.
     pub fn reserved(self) -> u64 {
         let for_log = if self.embedded { RESERVED_FOR_LOG } else { 0 };
-        let for_kafka = if self.kafka { RESERVED_FOR_KAFKA } else { 0 };
+        let kafka_clients = self.kafka_workers.map_or(0, |workers| KAFKA_CLIENTS.saturating_add(workers as u64));
+        let for_kafka = kafka_clients.saturating_mul(RESERVED_FOR_KAFKA_CLIENT);
         RESERVED_FOR_PROCESS + RESERVED_FOR_STORE + for_log + for_kafka + u64::from(STATUS_CONNECTIONS)
     }
 
-    /// How many connections there is room for: as many as are asked for, or as the limit allows up to the default.
+    /// Returns how many connections there is room for: as many as are asked for, or as the limit allows up to the default.
     pub fn connections(self, limit: Limit, asked: Option<u32>) -> Result<u32, TooFewFiles> {
         let reserved = self.reserved();
         let possible = limit.files.saturating_sub(reserved);
@@ -148,8 +153,8 @@ impl Needs {
 mod tests {
     use super::*;
 
-    const EMBEDDED: Needs = Needs { embedded: true, kafka: false };
-    const KAFKA: Needs = Needs { embedded: false, kafka: true };
+    const EMBEDDED: Needs = Needs { embedded: true, kafka_workers: None };
+    const KAFKA: Needs = Needs { embedded: false, kafka_workers: Some(2) };
 
     #[track_caller]
     fn check(needs: Needs, files: u64, asked: Option<u32>, expect: Result<u32, &[&str]>) {

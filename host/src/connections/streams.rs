@@ -26,13 +26,13 @@ struct Inner {
 pub struct StreamPlace(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Streams {
-    /// Makes room for `max` streams.
+    /// Creates places for `max` streams.
     pub fn new(max: u32) -> Self {
         let room = Arc::new(Semaphore::new(max as usize));
         Self(Arc::new(Inner { max, room, refused: AtomicU64::new(0), last_refused: Mutex::default() }))
     }
 
-    /// A place for a stream; None if all are taken.
+    /// Returns a place for a stream; None, which is counted, if all are taken.
     pub fn open_one(&self) -> Option<StreamPlace> {
         let place = self.0.room.clone().try_acquire_owned().ok().map(StreamPlace);
         if place.is_none() {
@@ -61,7 +61,7 @@ impl Streams {
         *self.0.last_refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a stream is refused, and what to do, for a client.
+    /// Returns why a stream is refused, and what to do, for a client.
     pub fn refusal(&self) -> String {
         format!(
             "all {} streams that this server allows are open: close one, or try again in {} s; --max-streams allows more",

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use crate::compiler::{ChildCompiler, CompileLimits, Compiler};
-use crate::control::{Control, ControlError, CreateAlert};
+use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::library::Library;
 use crate::store::testing::{Home, Member, on_each_member};
 use crate::store::{BindingCaps, Store};
@@ -29,6 +29,7 @@ on_each_member!(
     a_replay_begins_with_the_release_that_its_checkpoint_names,
     a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged,
     an_impure_rule_is_disarmed_everywhere_and_never_armed_again,
+    alerts_leave_a_version_that_is_out_of_service_with_their_states_reset,
     a_start_whose_rules_cannot_be_loaded_fails_with_the_reason,
 );
 
@@ -350,6 +351,45 @@ async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(member: Mem
     assert_eq!(running.stats().bindings, 1);
     running.stop().await;
     assert_eq!(rig.counts(id).await, before);
+}
+
+async fn alerts_leave_a_version_that_is_out_of_service_with_their_states_reset(member: Member) {
+    let rig = Rig::new(member, &[IMPURE]).await;
+    let symbols: Vec<String> = (0..8).map(|i| format!("S{i}")).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let id = rig.create("impure", &symbols).await.unwrap();
+    let running = rig.start().await;
+    for symbol in &symbols {
+        rig.publish(symbol, &[GOOD, GOOD]).await;
+    }
+    wait_until(async || rig.control.rule(&Tenant::standard(), "impure", None).await.unwrap().quarantine.is_some())
+        .await;
+    let before = rig.counts(id).await.len();
+    let mended = COUNTER.replace("counter", "impure").replace("1.0.0", "2.0.0");
+    rig.control.upload_rule(&Tenant::standard(), wat::parse_str(mended).unwrap()).await.unwrap();
+    let promote = async |reset_state| {
+        let (name, version) = ("impure".into(), "2.0.0".into());
+        let request = PromoteRule { name, version, from: None, reset_state };
+        rig.control.promote_rule(&Tenant::standard(), request).await
+    };
+    let refused = promote(false).await;
+    assert!(matches!(&refused, Err(ControlError::Precondition(why)) if why.contains("reset_state")), "{refused:?}");
+    // What was published before is not evaluated again.
+    rig.publish("S0", &[GOOD, GOOD]).await;
+    let promoted = promote(true).await.unwrap();
+    assert_eq!((promoted.moved.alerts, promoted.moved.bindings), (1, 8));
+    let alert = rig.alert(id).await;
+    assert!(alert.bindings.iter().all(|binding| binding.status == BindingStatus::Active), "{alert:?}");
+    rig.publish("S0", &[GOOD, GOOD]).await;
+    wait_until(async || rig.counts(id).await.len() == before + 2).await;
+    assert_eq!(rig.counts(id).await[before..], [1.0, 2.0]);
+    // And after a crash the same.
+    rig.crash(running).await;
+    let running = rig.start().await;
+    rig.publish("S0", &[GOOD]).await;
+    wait_until(async || rig.counts(id).await.len() == before + 3).await;
+    assert_eq!(rig.counts(id).await[before..], [1.0, 2.0, 3.0]);
+    running.stop().await;
 }
 
 async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(member: Member) {

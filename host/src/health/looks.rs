@@ -1,5 +1,5 @@
-//! Looks at a backend on behalf of whoever asks for the process's health, so that nobody waits for long and a backend is
-//! never asked by two at once: a hundred probes at a time cost it one query.
+//! Queries a backend on behalf of all requests for the process's health: a request waits for a bounded time, and at most one
+//! query is under way. A hundred probes at a time cost the backend one query.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

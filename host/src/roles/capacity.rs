@@ -13,7 +13,8 @@ const STREAMS_OF_CONNECTIONS: (u32, u32) = (3, 4);
 /// Raises the limit of open files and divides it.
 pub(super) fn connections(settings: &Settings) -> anyhow::Result<Connections> {
     let embedded = settings.kafka.is_none() || settings.prices.is_none();
-    let needs = Needs { embedded, kafka: settings.kafka.is_some() };
+    let kafka_workers = settings.kafka.as_ref().map(|_| settings.evaluator.workers);
+    let needs = Needs { embedded, kafka_workers };
     let limit = raise_limit().unwrap_or_else(|error| {
         warn!(%error, "the limit of open files cannot be raised: going on with what there is");
         Limit::current()

@@ -64,7 +64,7 @@ fn open_stream(server: &Server) -> TcpStream {
 }
 
 #[test]
-fn silent_connections_keep_nobody_out() {
+fn silent_connections_keep_no_client_out() {
     raise_own_limit();
     let folder = tempfile::tempdir().unwrap();
     let feed = ["--tickers", "AAPL", "--simulated-rate", "50"];
@@ -96,7 +96,7 @@ fn silent_connections_keep_nobody_out() {
 }
 
 #[test]
-fn streams_that_nobody_reads_hold_up_neither_health_nor_firings_nor_memory() {
+fn unread_streams_hold_up_neither_health_nor_firings_nor_memory() {
     const STREAMS: usize = 500;
     const MAX_GROWTH_MIB: u64 = 64;
     raise_own_limit();

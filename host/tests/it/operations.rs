@@ -6,6 +6,7 @@ use tocsin::artifacts::MAX_CACHE_BYTES;
 use tocsin::compiler::{
     DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
 };
+use tocsin::connections::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_STREAMS, STATUS_CONNECTIONS};
 use tocsin::control::BUSY_RETRY_AFTER_S;
 use tocsin_engine::limits;
 
@@ -34,7 +35,7 @@ fn the_limits_are_those_of_the_code() {
         limits::FAULT_WINDOW_EVALUATIONS, limits::QUARANTINE_AFTER_FAULTS, limits::PROBE_AFTER_TICKS,
         limits::MAX_PROBE_DOUBLINGS;
         DEFAULT_MEMORY_MIB, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
-        BUSY_RETRY_AFTER_S, MAX_CACHE_BYTES,
+        BUSY_RETRY_AFTER_S, MAX_CACHE_BYTES, DEFAULT_MAX_CONNECTIONS, STATUS_CONNECTIONS, DEFAULT_MAX_STREAMS,
     ];
     for (name, value) in rows {
         assert!(DOC.contains(&format!("| `{name}` | {value} |")), "the doc lacks: | `{name}` | {value} |");

@@ -74,7 +74,7 @@ mod tests {
     async fn a_body_that_does_not_come_is_waited_for_only_so_long() {
         let mut body = BodyDeadline::new(Silent, Duration::from_secs(30));
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-        let status = frame.expect("an error").err().expect("no frame");
+        let status = frame.expect("an error").expect_err("no frame");
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(status.message().contains("30 s"));
     }

@@ -1,5 +1,6 @@
 //! What holds for every call before its service has it: places, and times.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -11,21 +12,28 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service as _;
 
-use std::sync::Arc;
-
 use super::body_deadline::BodyDeadline;
 use crate::api::guarded::Guarded;
 use crate::connections::{StreamPlace, Streams};
 
 /// Calls under way at a time, of all connections, beside streams: a call takes milliseconds, or as long as its client takes
-/// to send it.
-const MAX_CALLS: usize = 1_024;
+/// to send it, and may be a megabyte large.
+const MAX_CALLS: usize = 256;
+
+/// Beside them, modules that are received at a time, each of several megabytes.
+const MAX_UPLOADS: usize = 16;
+
+/// How long a call waits for its turn before it is refused. What its client sends meanwhile is not taken.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a request may take to arrive; a module of a megabyte does over any network.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The header with which a client says how long it waits (gRPC over HTTP/2, "Requests").
 const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// The call that takes a module.
+const UPLOAD: &str = "/tocsin.v1.RuleService/UploadRule";
 
 /// Calls that last for as long as their client likes.
 const STREAMS: [&str; 4] = [
@@ -41,6 +49,7 @@ pub(super) struct Calls {
     routes: Routes,
     streams: Streams,
     room: Arc<Semaphore>,
+    room_for_uploads: Arc<Semaphore>,
 }
 
 /// What a call holds until its answer has been sent.
@@ -58,13 +67,15 @@ pub(super) struct HeldPlace(#[expect(dead_code, reason = "held for its drop")] H
 
 impl Calls {
     pub(super) fn new(routes: Routes, streams: Streams) -> Self {
-        Self { routes: routes.prepare(), streams, room: Arc::new(Semaphore::new(MAX_CALLS)) }
+        let [room, room_for_uploads] = [MAX_CALLS, MAX_UPLOADS].map(|max| Arc::new(Semaphore::new(max)));
+        Self { routes: routes.prepare(), streams, room, room_for_uploads }
     }
 
     /// Answers a call, or refuses it.
     pub(super) async fn answer(mut self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let is_stream = STREAMS.contains(&request.uri().path());
-        let held = match self.place(is_stream) {
+        let path = request.uri().path();
+        let is_stream = STREAMS.contains(&path);
+        let held = match self.place(path).await {
             Ok(held) => held,
             Err(refusal) => return refused(refusal),
         };
@@ -84,17 +95,21 @@ impl Calls {
         }
     }
 
-    fn place(&self, is_stream: bool) -> Result<Held, Status> {
-        if is_stream {
+    async fn place(&self, path: &str) -> Result<Held, Status> {
+        if STREAMS.contains(&path) {
             let place = self.streams.open_one();
             return place
                 .map(|place| Held::Stream { _place: place })
                 .ok_or_else(|| Status::resource_exhausted(self.streams.refusal()));
         }
-        let permit = self.room.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{MAX_CALLS} calls are under way at once, as many as may be: try again"))
-        })?;
-        Ok(Held::Call { _permit: permit })
+        let (room, max, what) = match path {
+            UPLOAD => (&self.room_for_uploads, MAX_UPLOADS, "modules are received"),
+            _ => (&self.room, MAX_CALLS, "calls are under way"),
+        };
+        match timeout(TURN_TIMEOUT, room.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Held::Call { _permit: permit }),
+            _ => Err(Status::resource_exhausted(format!("{max} {what} at once, as many as may be: try again"))),
+        }
     }
 }
 
@@ -145,5 +160,20 @@ mod tests {
             check(bad, None);
         }
         assert_eq!(client_timeout(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_each_kind_are_so_many_and_those_of_another_go_on() {
+        let calls = Calls::new(Routes::default(), Streams::new(1));
+        for (path, max) in [(UPLOAD, MAX_UPLOADS), ("/tocsin.v1.AlertService/GetAlert", MAX_CALLS), (STREAMS[0], 1)] {
+            let mut held = Vec::new();
+            for _ in 0..max {
+                held.push(calls.place(path).await.unwrap_or_else(|refused| panic!("{path}: {refused}")));
+            }
+            let refused = calls.place(path).await.err().unwrap_or_else(|| panic!("{path}: one more than {max}"));
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{path}");
+            held.pop();
+            held.push(calls.place(path).await.unwrap_or_else(|refused| panic!("{path}: {refused}")));
+        }
     }
 }

@@ -32,8 +32,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer to that may take, before the connection is cut.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Streams of one connection at a time, which a client hears of in SETTINGS; more are refused (REFUSED_STREAM). Clients
-/// make further calls wait.
+/// Streams of one connection at a time, announced in SETTINGS; more are refused (REFUSED_STREAM). Client libraries queue
+/// further calls.
 pub(super) const MAX_CONCURRENT_STREAMS: u32 = 256;
 
 /// Bytes of one request's headers, uncompressed.
@@ -42,16 +42,16 @@ const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Bytes of one frame: the least that HTTP/2 allows (RFC 9113, section 4.2).
 const MAX_FRAME_BYTES: u32 = 16 * 1024;
 
-/// Bytes that a client may send on one stream before it is heard: HTTP/2's own default.
+/// Bytes that a client may send on one stream before they are read: HTTP/2's own default.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// Bytes that a client may send on all streams of a connection before it is heard.
+/// Bytes that a client may send on all streams of a connection before they are read.
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// Bytes of one stream that wait for its client to read: what a watch has not sent waits in the store.
 const MAX_SEND_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Serves until `stop`; then connections are told to end, and may finish their calls within `grace`.
+/// Serves until `stop`; then sends GOAWAY on all connections, whose calls may finish within `grace`.
 pub(super) async fn serve(
     listener: TcpListener,
     calls: Calls,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_hears_of_the_bounds() {
+    async fn the_bounds_are_announced_in_settings() {
         let (mut client, _server) = connect().await;
         client.write_all(&[MAGIC, &frame(SETTINGS, 0, &[])].concat()).await.unwrap();
         let settings = next(&mut client, SETTINGS).await;

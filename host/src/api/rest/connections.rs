@@ -70,7 +70,7 @@ pub(super) async fn serve(
     let kill = CancellationToken::new();
     loop {
         let stream = tokio::select! {
-            // In this order: once it is to stop, a new connection is for whoever listens next.
+            // In this order: once stopped, a new connection is for the next listener on this socket.
             biased;
             () = stop.cancelled() => break,
             stream = listener.accept() => stream,

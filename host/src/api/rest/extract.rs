@@ -1,6 +1,7 @@
 //! Reads requests, so that every fault in one is named by its member, parameter or header.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -13,6 +14,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Map;
 use tocsin_engine::strict_json::repeated_members;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::members::Members;
 use super::problem::{Kind, Problem};
@@ -24,13 +27,38 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The field that a fault of the body as a whole is reported on.
 const BODY: &str = "body";
 
-/// The limit of a route's bodies in bytes, for the refusal of a larger one.
-#[derive(Clone, Copy)]
-pub(super) struct BodyLimit(usize);
+/// Bytes of bodies that are being received at a time, by the routes of one limit: connections are many more.
+const MAX_BODIES_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long a body waits for its turn to be received, before its request is refused.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The limit of a route's bodies.
+#[derive(Clone)]
+pub(super) struct BodyLimit {
+    /// The largest, for the refusal of a larger one.
+    max_bytes: usize,
+    /// As many as are received at a time.
+    room: Arc<Semaphore>,
+}
+
+impl BodyLimit {
+    fn new(max_bytes: usize, at_once: usize) -> Self {
+        Self { max_bytes, room: Arc::new(Semaphore::new(at_once)) }
+    }
+
+    /// Waits for a body's turn to be received.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match timeout(TURN_TIMEOUT, self.room.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Problem::new(Kind::Busy, "as many bodies are being received as may be: try again")),
+        }
+    }
+}
 
 /// The layer that limits the bodies of routes. That of a route stands before that of the router around it.
 pub(super) fn body_limit(max_bytes: usize) -> (DefaultBodyLimit, Extension<BodyLimit>) {
-    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit(max_bytes)))
+    (DefaultBodyLimit::max(max_bytes), Extension(BodyLimit::new(max_bytes, MAX_BODIES_BYTES / max_bytes)))
 }
 
 /// A request's body, of bounded size: see [`body_limit`].
@@ -40,19 +68,23 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let limit = request.extensions().get::<BodyLimit>().copied();
+        let limit = request.extensions().get::<BodyLimit>().cloned();
         let too_large = || {
-            let message = limit.map_or_else(
+            let message = limit.as_ref().map_or_else(
                 || "is larger than this route takes".to_owned(),
-                |limit| format!("is larger than the {} bytes that this route takes", limit.0),
+                |limit| format!("is larger than the {} bytes that this route takes", limit.max_bytes),
             );
             Problem::invalid_as(Kind::TooLarge, BODY, message)
         };
         // A client that waits for `100 Continue` gets it when its body is first read: so not at all.
-        if request.body().size_hint().lower() > limit.map_or(u64::MAX, |limit| limit.0 as u64) {
+        if request.body().size_hint().lower() > limit.as_ref().map_or(u64::MAX, |limit| limit.max_bytes as u64) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+        let _turn = match &limit {
+            Some(limit) => Some(limit.turn().await?),
+            None => None,
+        };
+        match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Ok(Err(rejection)) => Err(Problem::invalid(BODY, rejection.body_text())),
@@ -229,5 +261,22 @@ mod tests {
         let problem = Body::from_request(Request::new(body), &()).await.err().expect("there is no body");
         let answer = serde_json::to_value(problem.body()).unwrap();
         assert_eq!((answer["status"].as_u64(), answer["violations"][0]["field"].as_str()), (Some(408), Some(BODY)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_do_not_arrive_keep_others_out_for_only_so_long() {
+        let limit = BodyLimit::new(10, 1);
+        let request = |body| {
+            let mut request = Request::new(body);
+            request.extensions_mut().insert(limit.clone());
+            request
+        };
+        let silent = axum::body::Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let first = tokio::spawn(Body::from_request(request(silent), &()));
+        tokio::task::yield_now().await;
+        let refused = Body::from_request(request("short".into()), &()).await.err().expect("there is no turn");
+        assert_eq!(serde_json::to_value(refused.body()).unwrap()["status"], 503);
+        assert!(first.await.unwrap().is_err());
+        assert_eq!(Body::from_request(request("short".into()), &()).await.unwrap().0, "short");
     }
 }

@@ -105,7 +105,7 @@ impl Tail {
         Self(Arc::new(Inner { store, shared: OnceCell::new(), catching_up: Semaphore::new(MAX_CATCHING_UP) }))
     }
 
-    /// Follows new firings.
+    /// Subscribes a stream to new firings.
     pub(super) async fn subscribe(&self) -> Result<Subscription, StoreError> {
         let shared = self.0.shared.get_or_try_init(|| self.start()).await?;
         Ok(shared.subscribe())
@@ -124,7 +124,7 @@ impl Tail {
         self.0.catching_up.acquire_many(MAX_CATCHING_UP as u32).await.unwrap()
     }
 
-    /// The next firings of a stream that is behind, when its turn comes; true if there may be more.
+    /// Reads the next firings of a stream that is behind, when its turn comes; true if there may be more.
     pub(super) async fn catch_up(
         &self,
         tenant: &Tenant,
@@ -143,7 +143,7 @@ impl Shared {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes part in the first ring with room.
+    /// Subscribes to the first ring with room.
     fn subscribe(&self) -> Subscription {
         let mut rings = self.rings();
         let with_room = rings.iter().find(|ring| ring.firings.receiver_count() < STREAMS_OF_A_RING);
@@ -161,7 +161,7 @@ impl Shared {
         ring.subscribe()
     }
 
-    /// Behind which firing to read on; None if no stream wants any up to `newest`, which then count as handed out.
+    /// Returns behind which firing to read on; None if no stream wants any up to `newest`, which then count as handed out.
     fn wanted_after(&self, newest: u64) -> Option<u64> {
         let rings = self.rings();
         if rings.iter().all(|ring| ring.firings.receiver_count() == 0) {

@@ -72,7 +72,7 @@ fn offsets(range: std::ops::Range<u64>) -> Vec<u64> {
 async fn streams_that_keep_up_are_handed_firings_and_read_nothing() {
     let firings = Firings::make().await;
     let (mut all, mut odd) = (firings.watch(None, None).await, firings.watch(Some(1), None).await);
-    let _nobody_catches_up = firings.tail.forbid_catching_up().await;
+    let _none_catches_up = firings.tail.forbid_catching_up().await;
     firings.fire(0..10).await;
     firings.fire(10..20).await;
     assert_eq!(next(&mut all, 20).await, offsets(0..20));
