@@ -67,9 +67,11 @@ impl Apart {
     pub(crate) fn new(rule: &Rule) -> Result<Self, MemoryError> {
         let manifest = rule.manifest();
         let mut instance = Instance::new(rule)?;
-        let slack = PLACES * abi::RECORD_ALIGN;
-        let params_at = instance.allocate(manifest.params.packed_bytes() + slack)?;
-        let state_at = instance.allocate(manifest.state_bytes + slack)?;
+        // A record of no bytes lies where it lies for the others: its address means nothing.
+        let slack = |bytes: usize| if bytes == 0 { 0 } else { PLACES * abi::RECORD_ALIGN };
+        let (params_bytes, state_bytes) = (manifest.params.packed_bytes(), manifest.state_bytes);
+        let params_at = instance.allocate(params_bytes + slack(params_bytes))?;
+        let state_at = instance.allocate(state_bytes + slack(state_bytes))?;
         let room = Place { params_at, state_at };
         Ok(Self { instance, room, evaluations: 0, state: Vec::new(), is_used: true })
     }
@@ -78,8 +80,8 @@ impl Apart {
     /// the records have: a rule that looks at addresses is impure too.
     pub(crate) fn evaluate(&mut self, tick: &Tick, records: Records<'_>) -> Result<Evaluated, ApartError> {
         self.is_used = true;
-        let Records { params, state, place: other } = records;
-        let place = self.next_place(other);
+        let Records { params, state, .. } = records;
+        let place = self.next_place(records);
         for _ in 0..DEADLINE_RETRIES {
             self.instance.bytes_mut(place.params_at, params.len()).copy_from_slice(params);
             self.instance.bytes_mut(place.state_at, state.len()).copy_from_slice(state);
@@ -96,6 +98,10 @@ impl Apart {
             self.state.clear();
             self.state.extend_from_slice(self.instance.bytes(place.state_at, state.len()));
             self.instance.reset();
+            // Nothing of this binding is left for the next one, nor of this evaluation.
+            self.instance.bytes_mut(place.params_at, params.len()).fill(0);
+            self.instance.bytes_mut(place.state_at, state.len()).fill(0);
+            self.instance.clear_answer();
             if let Some(evaluated) = evaluated {
                 return Ok(evaluated);
             }
@@ -103,17 +109,23 @@ impl Apart {
         Err(ApartError::Deadline)
     }
 
-    /// Another place than the last one, with other addresses than the given one: a rule that looks at addresses should not
-    /// see the same ones twice.
-    fn next_place(&mut self, other: Place) -> Place {
+    /// Another place than the last one, with other addresses than the records have: a rule that looks at addresses should
+    /// not see the same ones twice.
+    fn next_place(&mut self, records: Records<'_>) -> Place {
+        let other = records.place;
+        let step = |is_there: bool, at: usize| if is_there { at % PLACES * abi::RECORD_ALIGN } else { 0 };
+        let (has_params, has_state) = (!records.params.is_empty(), !records.state.is_empty());
         loop {
             self.evaluations = self.evaluations.wrapping_add(1);
-            let (params, state) = (self.evaluations % PLACES, self.evaluations / PLACES % PLACES);
+            let (params, state) = (self.evaluations, self.evaluations + self.evaluations / PLACES);
             let place = Place {
-                params_at: self.room.params_at + params * abi::RECORD_ALIGN,
-                state_at: self.room.state_at + (params + state) % PLACES * abi::RECORD_ALIGN,
+                params_at: self.room.params_at + step(has_params, params),
+                state_at: self.room.state_at + step(has_state, state),
             };
-            if place.params_at != other.params_at && place.state_at != other.state_at {
+            let differs = |is_there: bool, one: usize, other: usize| !is_there || one != other;
+            if differs(has_params, place.params_at, other.params_at)
+                && differs(has_state, place.state_at, other.state_at)
+            {
                 return place;
             }
         }

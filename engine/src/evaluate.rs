@@ -254,9 +254,7 @@ impl Group {
             }
         };
         let settled = if let Some(answers) = good {
-            let settled = self.settle_answers(instance, chunk, answers, round, work);
-            work.next += chunk.len();
-            settled
+            self.settle_answers(instance, chunk, answers, round, work).map(|settled| work.next += settled)
         } else {
             // One of them is at fault: put the states back and evaluate each apart, so that the others get the very
             // answers that they would have had.
@@ -346,7 +344,7 @@ impl Group {
     }
 
     /// Makes outcomes of what [`Self::take_answers`] has read: each firing is evaluated again before it counts, and a sample
-    /// of the others.
+    /// of the others. Returns for how many of the bindings, from the first on, that was done; the others are as before.
     fn settle_answers(
         &mut self,
         instance: &mut Instance,
@@ -354,14 +352,17 @@ impl Group {
         answers: u32,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<usize, JudgeError> {
         let (fired, bands) = (std::mem::take(&mut round.scratch.fired), std::mem::take(&mut round.scratch.bands));
         let audited = round.audit.pick(chunk.len()).filter(|at| fired.iter().all(|fired| fired.at != *at));
-        if let Some(at) = audited {
-            let first = instance.answers(answers).find(|answer| answer.slot as usize == at);
-            self.check_again(instance, (chunk.slot(at), at), first, round, work)?;
-        }
+        let fuel_before = round.scratch.fuel;
+        let mut settled = chunk.len();
         for Fired { at, answer, evidence } in &fired {
+            // Evaluating again may be dearer than the call was: then those that are left are evaluated in the next step.
+            if round.scratch.fuel - fuel_before >= FUEL_PER_CALL {
+                settled = *at;
+                break;
+            }
             let slot = chunk.slot(*at);
             if !self.may_fire(slot, round.tick.time_ms) {
                 work.outcomes.push((slot, Outcome::Suppressed));
@@ -369,7 +370,17 @@ impl Group {
                 work.outcomes.push((slot, Outcome::Fired(evidence.clone())));
             }
         }
-        for (at, band) in &bands {
+        if let Some(at) = audited.filter(|at| *at < settled) {
+            let first = instance.answers(answers).find(|answer| answer.slot as usize == at);
+            self.check_again(instance, (chunk.slot(at), at), first, round, work)?;
+        }
+        let state_bytes = self.table.state_bytes;
+        for at in settled..chunk.len() {
+            if let Some(before) = round.scratch.before.get(at * state_bytes..(at + 1) * state_bytes) {
+                self.table.set_state(instance, chunk.slot(at), before);
+            }
+        }
+        for (at, band) in bands.iter().filter(|(at, _)| *at < settled) {
             let slot = chunk.slot(*at);
             // One that has just faulted is awake.
             if !self.suspects.contains_key(&slot) {
@@ -377,7 +388,7 @@ impl Group {
             }
         }
         (round.scratch.fired, round.scratch.bands) = (fired, bands);
-        Ok(())
+        Ok(settled)
     }
 
     /// Evaluates a slot again apart, which a call has evaluated as number `at`. False if it differs: then the binding

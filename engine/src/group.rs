@@ -79,6 +79,11 @@ impl Group {
         self.slots.len() + self.parked.len()
     }
 
+    /// How many of them are in quarantine as impure.
+    pub(crate) fn condemned(&self) -> usize {
+        self.parked.iter().filter(|parked| parked.health.is_condemned()).count()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.parked.is_empty()
     }

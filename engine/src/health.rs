@@ -68,6 +68,11 @@ impl Health {
         *self = Self { history: 0, trips: self.trips, on_probe: false, wait_ticks: NEVER };
     }
 
+    /// Whether it is quarantined until someone takes it out by hand.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.wait_ticks == NEVER
+    }
+
     /// A tick of its symbol has come while it is quarantined. True if it is due to be tried.
     pub(crate) fn wait(&mut self) -> bool {
         if self.wait_ticks > 1 && self.wait_ticks != NEVER {

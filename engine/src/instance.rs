@@ -135,6 +135,14 @@ impl Instance {
         for (global, first) in &self.globals {
             global.set(&mut self.store, *first).expect("a global takes a value that it had");
         }
+        // A certified rule's driver does not set the meter, which says how the last call ended.
+        self.fuel.set(&mut self.store, Val::I64(0)).expect("it is an i64");
+    }
+
+    /// Forgets the first answer of the last call, with what the rule wrote there beside its verdict.
+    pub(crate) fn clear_answer(&mut self) {
+        let at = mailbox_at(self.rule.guest_pages()) + ANSWERS_AT;
+        self.bytes_mut(at, ANSWER_BYTES).fill(0);
     }
 
     pub(crate) fn rule(&self) -> &Rule {

@@ -8,7 +8,7 @@
 //! bindings; between two steps the caller may look at what else is due.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
 
 use crate::domain::{
@@ -19,7 +19,7 @@ use crate::fault::{Fault, FaultBundle};
 use crate::group::{Group, Parked, Slot};
 use crate::health::Health;
 use crate::instance::{Instance, MemoryError};
-use crate::limits::{FUEL_PER_EVALUATION, IMPURE_BINDINGS, IMPURE_SHARE};
+use crate::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, IMPURE_BINDINGS, IMPURE_SHARE};
 use crate::purity::{Audit, Impurity};
 use crate::runtime::Rule;
 use crate::slab::Slab;
@@ -139,7 +139,6 @@ impl Place {
 }
 
 /// The groups of one thread's partitions.
-#[derive(Default)]
 pub struct Shard {
     instances: Slab<Instance>,
     /// The instance of each rule and tenant, and how many groups it has.
@@ -152,19 +151,53 @@ pub struct Shard {
     watch: Watch,
     /// Firings that were not recorded since [`Self::take_suppressed`].
     suppressed: BTreeMap<BindingId, u64>,
-    /// Bindings of each rule version that were found impure.
-    impure: HashMap<Digest, BTreeSet<BindingId>>,
+    /// The groups of the symbol that is being evaluated.
+    keys: Vec<usize>,
     /// The instance that is being evaluated, kept while a panic unwinds.
     in_call: Option<usize>,
+    /// Whether it takes rule versions out of service.
+    decides_on_rules: bool,
     waking: Waking,
     audit: Audit,
     scratch: Scratch,
 }
 
+impl Default for Shard {
+    fn default() -> Self {
+        Self::new(Judging::default())
+    }
+}
+
 impl Shard {
+    fn empty() -> Self {
+        Self {
+            instances: Slab::default(),
+            instance_of: HashMap::new(),
+            groups: Slab::default(),
+            symbols: HashMap::new(),
+            groups_of: Slab::default(),
+            places: HashMap::new(),
+            watch: Watch::default(),
+            suppressed: BTreeMap::new(),
+            keys: Vec::new(),
+            in_call: None,
+            decides_on_rules: false,
+            waking: Waking::default(),
+            audit: Audit::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
     /// A shard without bindings.
     pub fn new(judging: Judging) -> Self {
-        Self { waking: judging.waking, audit: Audit::every(judging.audit_every_calls), ..Self::default() }
+        let audit = Audit::every(judging.audit_every_calls);
+        Self { waking: judging.waking, audit, decides_on_rules: true, ..Self::empty() }
+    }
+
+    /// A shard for some bindings that are to catch up with another one: what it sees of a rule version is too little to
+    /// speak against the version itself.
+    pub fn for_catching_up(judging: Judging) -> Self {
+        Self { decides_on_rules: false, ..Self::new(judging) }
     }
 
     /// How many bindings are armed.
@@ -323,16 +356,11 @@ impl Shard {
     ) -> Result<(), JudgeError> {
         let Some(symbol) = self.symbols.get(&tick.symbol).copied() else { return Ok(()) };
         let mut unfinished = VecDeque::new();
-        // Groups may come to an end while they are walked, but none is made: from the last to the first.
-        for at in (0..self.groups_of[symbol].len()).rev() {
-            let Some(key) = self.groups_of[symbol].get(at).copied() else { continue };
-            let Some(mut work) = self.begin(key, tick)? else { continue };
-            if self.step(key, tick, position, &mut work, events)? {
-                work.end(&mut self.scratch);
-            } else {
-                unfinished.push_back((key, work));
-            }
-        }
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.clone_from(&self.groups_of[symbol]);
+        let walked = self.first_steps(&keys, tick, position, events, between, &mut unfinished);
+        self.keys = keys;
+        walked?;
         while let Some((key, mut work)) = unfinished.pop_front() {
             if between(events).is_break() {
                 return Err(JudgeError::Interrupted);
@@ -347,8 +375,41 @@ impl Shard {
         Ok(())
     }
 
+    /// The first step of each group; those that are not done are put into `unfinished`.
+    fn first_steps(
+        &mut self,
+        keys: &[usize],
+        tick: &Tick,
+        position: Position,
+        events: &mut Vec<Event>,
+        between: &mut impl FnMut(&mut Vec<Event>) -> ControlFlow<()>,
+        unfinished: &mut VecDeque<(usize, Work)>,
+    ) -> Result<(), JudgeError> {
+        let mut fuel = self.scratch.fuel;
+        for key in keys.iter().rev().copied() {
+            // It may have come to an end on this tick: its rule was found impure.
+            if !self.groups.contains(key) {
+                continue;
+            }
+            let Some(mut work) = self.begin(key, tick)? else { continue };
+            if self.step(key, tick, position, &mut work, events)? {
+                work.end(&mut self.scratch);
+            } else {
+                unfinished.push_back((key, work));
+            }
+            if self.scratch.fuel - fuel >= FUEL_PER_CALL {
+                fuel = self.scratch.fuel;
+                if between(events).is_break() {
+                    return Err(JudgeError::Interrupted);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, key: usize, tick: &Tick) -> Result<Option<Work>, JudgeError> {
         let group = &mut self.groups[key];
+        self.in_call = Some(group.instance);
         let instance = &mut self.instances[group.instance];
         if !group.parked.is_empty() {
             for (binding, slot) in group.count_waiting(instance)? {
@@ -356,7 +417,9 @@ impl Shard {
             }
         }
         let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
-        Ok(group.begin(instance, &mut round))
+        let work = group.begin(instance, &mut round);
+        self.in_call = None;
+        Ok(work)
     }
 
     /// One step of a group's work. True if that was the last one: then what came of it is settled.
@@ -377,11 +440,11 @@ impl Shard {
         let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
         let stepped = group.step(instance, &mut round, work);
         instance.usage.count(work.evaluated() - evaluated, self.scratch.fuel - fuel_before, started);
-        self.in_call = None;
         stepped?;
         if work.is_done() && !work.outcomes.is_empty() {
             self.settle(key, tick, position, work, events);
         }
+        self.in_call = None;
         Ok(work.is_done())
     }
 
@@ -405,7 +468,6 @@ impl Shard {
                 Event::Faulted { quarantined: true, fault, .. } => {
                     quarantined.push(slot.binding);
                     if let Fault::Impure(differed) = fault {
-                        self.impure.entry(rule.digest).or_default().insert(slot.binding);
                         impurity = Some(Impurity { differed: differed.clone() });
                     }
                 }
@@ -430,12 +492,14 @@ impl Shard {
         }
     }
 
-    /// Whether enough bindings of a rule version were found impure to speak against the version itself.
+    /// Whether enough bindings of a rule version are in quarantine as impure to speak against the version itself. Those that
+    /// are deleted count no more, and those of before a restart do.
     fn is_impure(&self, rule: &Digest) -> bool {
-        let found = self.impure.get(rule).map_or(0, BTreeSet::len);
         let is_of_rule = |group: &&Group| self.instances[group.instance].rule().reference().digest == *rule;
-        let armed: usize = self.groups.iter().filter(is_of_rule).map(Group::len).sum();
-        found >= IMPURE_BINDINGS && found * IMPURE_SHARE >= armed
+        let groups = || self.groups.iter().filter(is_of_rule);
+        let found: usize = groups().map(Group::condemned).sum();
+        let armed: usize = groups().map(Group::len).sum();
+        self.decides_on_rules && found >= IMPURE_BINDINGS && found * IMPURE_SHARE >= armed
     }
 
     /// Disarms all bindings of a rule version.
@@ -494,17 +558,18 @@ impl Shard {
         snapshots
     }
 
-    /// Takes over all bindings of another shard, with their states.
-    pub fn absorb(&mut self, other: &Shard) -> Result<(), ArmError> {
+    /// Takes over all bindings of another shard, with their states. Returns the alerts of those that there was no memory for.
+    pub fn absorb(&mut self, other: &Shard) -> Vec<(AlertId, ArmError)> {
         for (binding, count) in &other.suppressed {
             *self.suppressed.entry(*binding).or_default() += count;
         }
+        let mut left = Vec::new();
         for group in other.groups.iter() {
             let instance = &other.instances[group.instance];
             for record in group.records(instance) {
                 let Slot { binding, alert, repeat } = *record.slot;
                 let pace = group.paces.get(&binding).copied();
-                self.arm(Arming {
+                let armed = self.arm(Arming {
                     binding,
                     alert,
                     tenant: group.tenant.clone(),
@@ -513,10 +578,11 @@ impl Shard {
                     params: record.params.to_vec(),
                     lifecycle: Lifecycle { repeat },
                     saved: Some(SavedBinding { binding, health: record.health, pace, state: record.state.to_vec() }),
-                })?;
+                });
+                left.extend(armed.err().map(|error| (alert, error)));
             }
         }
-        Ok(())
+        left
     }
 
     /// The group that a binding belongs to, made if it is the first.

@@ -8,8 +8,11 @@ use crate::instance::{Instance, MemoryError};
 use crate::limits::MAX_BINDINGS_PER_CALL;
 use crate::manifest::Manifest;
 
-/// Slots of a new table, and of the smallest.
+/// Slots of a new table, and of the smallest, where their records are small.
 const MIN_CAPACITY: usize = 4;
+
+/// The most that the records of a new table take, in bytes, where more than one slot is in it.
+const MIN_TABLE_BYTES: usize = 1024;
 
 /// The first segment shrinks when no more than this part of it is used: below half, so that one that stands at a bound does
 /// not grow and shrink in turn.
@@ -23,6 +26,8 @@ pub(crate) struct Table {
     segments: Vec<Segment>,
     pub(crate) params_bytes: usize,
     pub(crate) state_bytes: usize,
+    /// Slots of the smallest table: a power of two.
+    smallest: usize,
     /// Slots of a full segment: a power of two.
     full: usize,
     /// Slots of the first segment, which may not be full.
@@ -40,11 +45,14 @@ impl Table {
     /// A table without slots, for records as a manifest has them.
     pub(crate) fn new(manifest: &Manifest) -> Self {
         let (params_bytes, state_bytes) = (manifest.params.packed_bytes(), manifest.state_bytes);
-        let fitting = MAX_SEGMENT_BYTES / params_bytes.max(state_bytes).max(1);
-        let full = fitting.clamp(1, MAX_BINDINGS_PER_CALL as usize);
-        // The largest power of two that is not above it.
-        let full = 1 << full.ilog2();
-        Self { segments: Vec::new(), params_bytes, state_bytes, full, first: 0 }
+        // The largest power of two of slots that fit.
+        let slots = |bytes: usize, most: usize| {
+            let fitting = bytes / params_bytes.max(state_bytes).max(1);
+            1 << fitting.clamp(1, most).ilog2()
+        };
+        let full = slots(MAX_SEGMENT_BYTES, MAX_BINDINGS_PER_CALL as usize);
+        let smallest = slots(MIN_TABLE_BYTES, MIN_CAPACITY);
+        Self { segments: Vec::new(), params_bytes, state_bytes, smallest, full, first: 0 }
     }
 
     /// The address of a slot's params.
@@ -111,7 +119,7 @@ impl Table {
                 let segment = self.segments.pop().expect("there are several");
                 self.release_segment(instance, segment, self.full);
             }
-        } else if self.first > MIN_CAPACITY && last <= self.first / SHRINK_BELOW {
+        } else if self.first > self.smallest && last <= self.first / SHRINK_BELOW {
             // Where there is no memory for a smaller segment, the large one serves as well.
             let _ = self.resize_first(instance, last, self.first / 2);
         }
@@ -135,7 +143,7 @@ impl Table {
 
     fn grow(&mut self, instance: &mut Instance, used: usize) -> Result<(), MemoryError> {
         if self.first < self.full {
-            return self.resize_first(instance, used, (self.first * 2).clamp(MIN_CAPACITY.min(self.full), self.full));
+            return self.resize_first(instance, used, (self.first * 2).clamp(self.smallest, self.full));
         }
         let segment = self.allocate_segment(instance, self.full)?;
         self.segments.push(segment);

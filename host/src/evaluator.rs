@@ -193,6 +193,8 @@ enum Handed {
     Claimed(Claim),
     /// What happened, and what is remembered.
     Events(Box<Commit>),
+    /// A rule version is taken out of service before the evaluator ends; the sender hears when that is written.
+    OutOfService(Box<Commit>, std::sync::mpsc::Sender<()>),
     /// The first tick of a symbol that is waited for is on this partition.
     Seen(Symbol, u32),
     /// A partition is evaluated no more until an operator acts, and why.

@@ -265,12 +265,8 @@ impl Store {
     }
 
     /// Finishes a promotion whose bindings are all held and staged, and tells evaluators to go on with them.
-    pub async fn finish_promotion(
-        &self,
-        id: PromotionId,
-        max_bindings_per_rule: u64,
-    ) -> Result<FinishedPromotion, StoreError> {
-        on_member!(self, finish_promotion(id, max_bindings_per_rule))
+    pub async fn finish_promotion(&self, id: PromotionId, caps: BindingCaps) -> Result<FinishedPromotion, StoreError> {
+        on_member!(self, finish_promotion(id, caps))
     }
 
     /// Takes a promotion back: evaluators go on with the bindings that they have handed over, and keep those that they have

@@ -315,7 +315,7 @@ impl Control {
             (migrations, states) = on_thread(move || migrations.states(held)).await?;
             self.0.store.stage_promotion(id, &states?).await?;
         }
-        match self.0.store.finish_promotion(id, self.0.caps.per_rule).await? {
+        match self.0.store.finish_promotion(id, self.0.caps).await? {
             FinishedPromotion::Finished(moved) => Ok(moved),
             FinishedPromotion::CapReached(reached, moved) => {
                 let needs = format!("this promotion needs {} more", moved.bindings);

@@ -75,6 +75,11 @@ impl Committer {
                 }
                 Handed::Seen(symbol, partition) => self.settle(&symbol, partition).await?,
                 Handed::Halted(partition, why) => self.halt(partition, &why).await?,
+                Handed::OutOfService(commit, written) => {
+                    self.write(*commit).await?;
+                    // The worker may have given up.
+                    let _ = written.send(());
+                }
                 Handed::Events(mut commit) => {
                     next = self.gather(&mut commit);
                     self.write(*commit).await?;

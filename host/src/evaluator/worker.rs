@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tocsin_engine::domain::{Digest, Symbol};
+use tocsin_engine::domain::{AlertId, BindingId, Digest, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
 use tocsin_engine::{Event, JudgeError, Judging, Shard};
 use tokio::sync::{mpsc, oneshot};
@@ -45,6 +45,9 @@ const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 /// How long to wait for ticks where nothing else is due.
 const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How long an evaluator that panicked waits for the store to take the rule version out of service.
+const PANIC_WRITE_TIME: Duration = Duration::from_secs(20);
+
 /// Wait before the bus is asked again after it failed.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
@@ -70,8 +73,10 @@ pub(super) struct Worker {
     checkpoint_interval: Duration,
     judging: Judging,
     counted: Counted,
-    /// The partition of a tick that a stop has broken off.
+    /// The partition of a tick, or of a catch-up, that a stop has broken off.
     broken_off: Option<u32>,
+    /// New bindings that are catching up.
+    catching_up: Option<Shard>,
     stop: CancellationToken,
 }
 
@@ -122,6 +127,7 @@ impl Worker {
             judging: config.judging,
             counted: Counted::default(),
             broken_off: None,
+            catching_up: None,
             stop,
         })
     }
@@ -147,16 +153,14 @@ impl Worker {
         let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !self.stop.is_cancelled() {
             self.follow_messages()?;
+            self.give_up_broken_off();
             self.do_what_is_due()?;
             if self.judged == self.batch.len() {
                 let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
                 self.poll(wait)?;
             }
             self.judge()?;
-            if let Some(partition) = self.broken_off.take() {
-                // Its last checkpoint stays: the tick is evaluated again from there.
-                self.forget(&[partition]);
-            }
+            self.give_up_broken_off();
             if Instant::now() >= checkpoint_due {
                 self.checkpoint()?;
                 self.stats.report_usage(self.number, self.shard.usage().collect());
@@ -166,12 +170,20 @@ impl Worker {
         self.checkpoint()
     }
 
+    /// Lets go of a partition whose states are those of no offset: its last checkpoint stays.
+    fn give_up_broken_off(&mut self) {
+        if let Some(partition) = self.broken_off.take() {
+            self.forget(&[partition]);
+        }
+    }
+
     /// The engine panicked: the rule version that was being evaluated is taken out of service, durably, so that the next
     /// start does not evaluate it. Nothing else of this worker is written.
     fn panicked(&mut self, panic: &(dyn std::any::Any + Send)) -> EvaluatorError {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("no message").to_owned();
-        let Some(rule) = self.shard.evaluated_in_panic() else {
+        let catching_up = self.catching_up.as_ref().and_then(Shard::evaluated_in_panic);
+        let Some(rule) = catching_up.or(self.shard.evaluated_in_panic()) else {
             return EvaluatorError::Ended(format!("an evaluator thread panicked: {text}"));
         };
         error!(
@@ -180,10 +192,14 @@ impl Worker {
         );
         let reason = format!("the engine panicked while it evaluated this rule version: {text}");
         let commit = Commit { impure_rules: vec![(rule.clone(), reason)], ..Commit::default() };
-        match self.send(Handed::Events(Box::new(commit))) {
-            Ok(()) => EvaluatorError::Panicked { rule: Box::new(rule), text },
-            Err(error) => error,
+        // The process ends with this error: by then it must be written.
+        let (written, is_written) = std::sync::mpsc::channel();
+        if self.send(Handed::OutOfService(Box::new(commit), written)).is_err()
+            || is_written.recv_timeout(PANIC_WRITE_TIME).is_err()
+        {
+            error!(rule = %rule.name, version = %rule.version, "the store did not take it out of service in time");
         }
+        EvaluatorError::Panicked { rule: Box::new(rule), text }
     }
 
     fn poll(&mut self, wait: Duration) -> Result<(), EvaluatorError> {
@@ -273,7 +289,7 @@ impl Worker {
         for record in records {
             let position = record.position;
             if let Some(lane) = self.lanes.get_mut(&position.partition) {
-                begin(&mut self.shard, &mut lane.waiting, position.offset)?;
+                begin(&mut self.shard, &self.stats, &mut lane.waiting, position.offset)?;
             }
             let before = events.len();
             match self.homes.get(&record.tick.symbol) {
@@ -307,18 +323,22 @@ impl Worker {
     /// Evaluates one tick. False if it was broken off by a stop: the states of its partition are those of no offset.
     fn evaluate(&mut self, record: &Record, events: &mut Vec<Event>) -> Result<bool, EvaluatorError> {
         let (handed, stop) = (&self.handed, &self.stop);
-        let mut handed_over = Instant::now();
+        let (mut handed_over, mut early) = (Instant::now(), Vec::new());
         let mut between = |events: &mut Vec<Event>| {
             if stop.is_cancelled() {
                 return ControlFlow::Break(());
             }
             if handed_over.elapsed() >= JUDGING_TIME {
                 handed_over = Instant::now();
-                return hand_over_firings(handed, events);
+                return hand_over_firings(handed, events, &mut early);
             }
             ControlFlow::Continue(())
         };
-        match self.shard.judge_in_turns(&record.tick, record.position, events, &mut between) {
+        let evaluated = self.shard.judge_in_turns(&record.tick, record.position, events, &mut between);
+        for (alert, binding, last) in early {
+            self.count_firing(alert, binding, last);
+        }
+        match evaluated {
             Ok(()) => Ok(true),
             Err(JudgeError::Interrupted) => Ok(false),
             Err(error) => Err(error.into()),
@@ -356,10 +376,7 @@ impl Worker {
         for event in events.drain(..) {
             match event {
                 Event::Fired { firing, last } => {
-                    self.stats.count_alert(firing.alert, |activity| activity.firings += 1);
-                    if last {
-                        self.nothing_due(firing.binding);
-                    }
+                    self.count_firing(firing.alert, firing.binding, last);
                     commit.firings.push((firing, last));
                 }
                 Event::Faulted { alert, binding, fault, quarantined, bundle } => {
@@ -392,6 +409,13 @@ impl Worker {
         if commit.is_empty() { Ok(()) } else { self.send(Handed::Events(Box::new(commit))) }
     }
 
+    fn count_firing(&mut self, alert: AlertId, binding: BindingId, last: bool) {
+        self.stats.count_alert(alert, |activity| activity.firings += 1);
+        if last {
+            self.nothing_due(binding);
+        }
+    }
+
     fn send(&self, handed: Handed) -> Result<(), EvaluatorError> {
         let gone = |_| EvaluatorError::Ended("the committer is gone".into());
         self.handed.blocking_send(handed).map_err(gone)
@@ -404,12 +428,19 @@ impl Worker {
     }
 }
 
-/// Hands the firings among some events to the committer. Breaks off where it is gone.
-fn hand_over_firings(handed: &mpsc::Sender<Handed>, events: &mut Vec<Event>) -> ControlFlow<()> {
+/// Hands the firings among some events to the committer, and notes them in `early`. Breaks off where it is gone.
+fn hand_over_firings(
+    handed: &mpsc::Sender<Handed>,
+    events: &mut Vec<Event>,
+    early: &mut Vec<(AlertId, BindingId, bool)>,
+) -> ControlFlow<()> {
     let mut commit = Commit::default();
     for event in std::mem::take(events) {
         match event {
-            Event::Fired { firing, last } => commit.firings.push((firing, last)),
+            Event::Fired { firing, last } => {
+                early.push((firing.alert, firing.binding, last));
+                commit.firings.push((firing, last));
+            }
             other => events.push(other),
         }
     }

@@ -92,7 +92,7 @@ impl Rig {
             }
         });
         self.store.stage_promotion(id, &states.collect::<Vec<_>>()).await.unwrap();
-        let finished = self.store.finish_promotion(id, 100).await.unwrap();
+        let finished = self.store.finish_promotion(id, CAPS).await.unwrap();
         assert!(matches!(finished, FinishedPromotion::Finished(_)), "{finished:?}");
     }
 }

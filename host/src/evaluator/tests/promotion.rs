@@ -399,7 +399,7 @@ async fn a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned(membe
     history.publish("A", 4).await;
     history.check("after").await;
     // Who was too slow is told.
-    let late = history.rig.store.finish_promotion(id, 100).await.unwrap();
+    let late = history.rig.store.finish_promotion(id, CAPS).await.unwrap();
     assert!(matches!(late, FinishedPromotion::RolledBack), "{late:?}");
     history.running.take().unwrap().stop().await;
 }
@@ -440,7 +440,7 @@ async fn die_at(member: Member, stage: Stage, early: bool) {
         history.crash().await;
     }
     if stage == Stage::Finished {
-        let finished = history.rig.store.finish_promotion(id, 100).await.unwrap();
+        let finished = history.rig.store.finish_promotion(id, CAPS).await.unwrap();
         assert!(
             matches!(finished, FinishedPromotion::Finished(Moved { alerts: 5, bindings: 5 })),
             "{told}: {finished:?}"

@@ -2,14 +2,15 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 
-use tocsin_engine::domain::{BindingId, Position, Symbol};
-use tocsin_engine::{Arming, Shard};
-use tracing::warn;
+use tocsin_engine::domain::{AlertId, BindingId, Position, Symbol};
+use tocsin_engine::{ArmError, Arming, Event, JudgeError, Shard};
+use tracing::{error, warn};
 
 use super::{Home, MAX_BATCH, POLL_TIMEOUT, Worker};
 use crate::bus::{BusError, Reader, Record};
-use crate::evaluator::EvaluatorError;
+use crate::evaluator::{EvaluatorError, EvaluatorStats};
 use crate::store::Sought;
 
 /// Bindings that wait for the offset from which they count.
@@ -36,7 +37,7 @@ impl Worker {
                 Ordering::Less => behind.entry(partition).or_default(),
                 // A checkpoint that is taken now has to know it.
                 Ordering::Equal => {
-                    arm(&mut self.shard, arming)?;
+                    arm(&mut self.shard, &self.stats, arming)?;
                     continue;
                 }
                 Ordering::Greater => &mut lane.waiting,
@@ -50,25 +51,42 @@ impl Worker {
         Ok(())
     }
 
-    /// Judges, for some bindings alone, the ticks that the shard has already passed, then adds them to the shard.
+    /// Evaluates, for some bindings alone, the ticks that the shard has already passed, then adds them to the shard. A stop
+    /// breaks it off: then nothing more of the partition is written, and it begins again at its checkpoint.
     fn catch_up(&mut self, partition: u32, mut waiting: Waiting, until: u64) -> Result<(), EvaluatorError> {
         let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
-        let mut alone = Shard::new(self.judging);
         let mut reader = self.reader_from(Position { partition, offset: first }, until)?;
         let mut batch = Vec::new();
+        self.catching_up = Some(Shard::for_catching_up(self.judging));
         while reader.position(partition) < until {
             reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
             batch.retain(|record| record.position.offset < until);
             let mut events = Vec::new();
             for record in &batch {
-                begin(&mut alone, &mut waiting, record.position.offset)?;
-                alone.judge(&record.tick, record.position, &mut events)?;
+                let (alone, stop) = (self.catching_up.get_or_insert_default(), &self.stop);
+                begin(alone, &self.stats, &mut waiting, record.position.offset)?;
+                let mut between = |_: &mut Vec<Event>| match stop.is_cancelled() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                };
+                match alone.judge_in_turns(&record.tick, record.position, &mut events, &mut between) {
+                    Ok(()) if !stop.is_cancelled() => {}
+                    Ok(()) | Err(JudgeError::Interrupted) => {
+                        self.catching_up = None;
+                        self.broken_off = Some(partition);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             self.hand_over(&mut events)?;
         }
-        begin(&mut alone, &mut waiting, until)?;
-        let absorbed = self.shard.absorb(&alone);
-        absorbed.map_err(|error| EvaluatorError::Arm(0, error.to_string()))
+        let mut alone = self.catching_up.take().unwrap_or_default();
+        begin(&mut alone, &self.stats, &mut waiting, until)?;
+        for (alert, error) in self.shard.absorb(&alone) {
+            not_armed(&self.stats, alert, &error);
+        }
+        Ok(())
     }
 
     /// Looks for first ticks of symbols among those that were read before anybody told of the symbol's alert.
@@ -110,18 +128,33 @@ impl Worker {
 }
 
 /// Arms the bindings whose offset has come.
-pub(super) fn begin(shard: &mut Shard, waiting: &mut Waiting, offset: u64) -> Result<(), EvaluatorError> {
+pub(super) fn begin(
+    shard: &mut Shard,
+    stats: &EvaluatorStats,
+    waiting: &mut Waiting,
+    offset: u64,
+) -> Result<(), EvaluatorError> {
     while let Some(entry) = waiting.first_entry().filter(|entry| *entry.key() <= offset) {
         for arming in entry.remove() {
-            arm(shard, arming)?;
+            arm(shard, stats, arming)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn arm(shard: &mut Shard, arming: Arming) -> Result<(), EvaluatorError> {
-    let binding = arming.binding.0;
-    shard.arm(arming).map_err(|error| EvaluatorError::Arm(binding, error.to_string()))
+/// Arms a binding. One that there is no memory for is reported, and the others go on.
+pub(super) fn arm(shard: &mut Shard, stats: &EvaluatorStats, arming: Arming) -> Result<(), EvaluatorError> {
+    let (binding, alert) = (arming.binding.0, arming.alert);
+    match shard.arm(arming) {
+        Err(error @ ArmError::Memory(_)) => not_armed(stats, alert, &error),
+        armed => armed.map_err(|error| EvaluatorError::Arm(binding, error.to_string()))?,
+    }
+    Ok(())
+}
+
+fn not_armed(stats: &EvaluatorStats, alert: AlertId, error: &ArmError) {
+    error!(alert = alert.0, %error, "an alert cannot be evaluated");
+    stats.not_armed(alert, error.to_string());
 }
 
 /// Releases an armed binding from quarantine; one that has left it by itself stays as it is.

@@ -45,7 +45,7 @@ impl Worker {
         let lane = Lane { told_until, due: Due::new(release_due, asked_for), ..Lane::default() };
         self.lanes.insert(partition, lane);
         for arming in armed {
-            arm(&mut self.shard, arming)?;
+            arm(&mut self.shard, &self.stats, arming)?;
         }
         for binding in released {
             release(&mut self.shard, binding)?;

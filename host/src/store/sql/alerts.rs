@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sqlx::{QueryBuilder, Row as _};
-use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Params, Tenant, UserId};
+use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Digest, Params, Tenant, UserId};
 
 use super::homes::resolve;
 use super::quarantine::rule_quarantine;
@@ -160,6 +160,21 @@ async fn bytes_reached(
     new: &NewAlert,
     caps: BindingCaps,
 ) -> Result<Option<CapReached>, StoreError> {
+    let (of_tenant, of_rule, record) = record_bytes(transaction, new.tenant.as_str(), &new.rule.digest).await?;
+    let more = new.symbols.len() as u64 * record;
+    let counts =
+        [(Capped::TenantBytes, of_tenant, caps.bytes_per_tenant), (Capped::RuleBytes, of_rule, caps.bytes_per_rule)];
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, cap });
+    Ok(counts.into_iter().find(|count| count.live + more > count.cap))
+}
+
+/// Bytes of params and states of the live bindings of a tenant, of one of its rule versions, and of one binding of that
+/// version.
+pub(super) async fn record_bytes(
+    transaction: &mut Tx,
+    tenant: &str,
+    rule: &Digest,
+) -> Result<(u64, u64, u64), StoreError> {
     let (of_tenant, of_rule): (i64, i64) = sqlx::query_as(
         "SELECT CAST(COALESCE(SUM(l.live * r.record_bytes), 0) AS BIGINT),
                 CAST(COALESCE(SUM(CASE WHEN l.rule_digest = $1 THEN l.live * r.record_bytes ELSE 0 END), 0) AS BIGINT)
@@ -167,22 +182,18 @@ async fn bytes_reached(
            ON r.digest = l.rule_digest
          WHERE l.tenant = $3 AND l.live > 0",
     )
-    .bind(&new.rule.digest.0[..])
-    .bind(new.tenant.as_str())
-    .bind(new.tenant.as_str())
+    .bind(&rule.0[..])
+    .bind(tenant)
+    .bind(tenant)
     .fetch_one(&mut **transaction)
     .await?;
-    let record_bytes: Option<i64> =
+    let of_one: Option<i64> =
         sqlx::query_scalar("SELECT record_bytes FROM rule_versions WHERE tenant = $1 AND digest = $2 LIMIT 1")
-            .bind(new.tenant.as_str())
-            .bind(&new.rule.digest.0[..])
+            .bind(tenant)
+            .bind(&rule.0[..])
             .fetch_optional(&mut **transaction)
             .await?;
-    let more = new.symbols.len() as u64 * record_bytes.unwrap_or(0) as u64;
-    let counts =
-        [(Capped::TenantBytes, of_tenant, caps.bytes_per_tenant), (Capped::RuleBytes, of_rule, caps.bytes_per_rule)];
-    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live as u64, cap });
-    Ok(counts.into_iter().find(|count| count.live + more > count.cap))
+    Ok((of_tenant as u64, of_rule as u64, of_one.unwrap_or(0) as u64))
 }
 
 async fn insert_alert(transaction: &mut Tx, new: &NewAlert, revision: i64) -> Result<AlertId, StoreError> {

@@ -6,12 +6,13 @@ use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, RuleQuarantine, RuleRef, Tenant};
 
+use super::alerts::record_bytes;
 use super::quarantine::rule_quarantine;
 use super::{CLOCK_MS, Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
 use crate::store::newest::News;
 use crate::store::{
-    BegunPromotion, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved, NewPromotion,
-    Promotable, PromotedAlert, PromotionId, StoreError, UnfinishedPromotion, WaitingFor,
+    BegunPromotion, BindingCaps, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved,
+    NewPromotion, Promotable, PromotedAlert, PromotionId, StoreError, UnfinishedPromotion, WaitingFor,
 };
 
 impl Member {
@@ -161,7 +162,7 @@ impl Member {
     pub(in crate::store) async fn finish_promotion(
         &self,
         id: PromotionId,
-        max_bindings_per_rule: u64,
+        caps: BindingCaps,
     ) -> Result<FinishedPromotion, StoreError> {
         let mut transaction = self.write().await?;
         let to = match unfinished(&mut transaction).await? {
@@ -172,7 +173,7 @@ impl Member {
             return Ok(FinishedPromotion::RuleQuarantined(rule, quarantine));
         }
         let moved = count_moved(&mut transaction).await?;
-        if let Some(reached) = cap_reached(&mut transaction, &to, moved, max_bindings_per_rule).await? {
+        if let Some(reached) = cap_reached(&mut transaction, &to, moved, caps).await? {
             return Ok(FinishedPromotion::CapReached(reached, moved));
         }
         move_alerts(&mut transaction, &to).await?;
@@ -317,7 +318,7 @@ async fn cap_reached(
     transaction: &mut Tx,
     to: &RuleRef,
     moved: Moved,
-    cap: u64,
+    caps: BindingCaps,
 ) -> Result<Option<CapReached>, StoreError> {
     let live: Option<i64> = sqlx::query_scalar(
         "SELECT live FROM live_by_rule WHERE tenant = (SELECT tenant FROM promotions) AND rule_digest = $1",
@@ -325,8 +326,38 @@ async fn cap_reached(
     .bind(&to.digest.0[..])
     .fetch_optional(&mut **transaction)
     .await?;
-    let live = live.unwrap_or(0) as u64;
-    Ok((live + moved.bindings > cap).then_some(CapReached { capped: Capped::Rule, live, cap }))
+    let (live, cap) = (live.unwrap_or(0) as u64, caps.per_rule);
+    if live + moved.bindings > cap {
+        return Ok(Some(CapReached { capped: Capped::Rule, live, cap }));
+    }
+    bytes_reached(transaction, to, moved, caps).await
+}
+
+/// The cap on bytes that the records of the new version would exceed. Those of the older ones go.
+async fn bytes_reached(
+    transaction: &mut Tx,
+    to: &RuleRef,
+    moved: Moved,
+    caps: BindingCaps,
+) -> Result<Option<CapReached>, StoreError> {
+    let tenant: String = sqlx::query_scalar("SELECT tenant FROM promotions").fetch_one(&mut **transaction).await?;
+    let (of_tenant, of_rule, record_bytes) = record_bytes(transaction, &tenant, &to.digest).await?;
+    let leaving: i64 = sqlx::query_scalar(
+        "SELECT CAST(COALESCE(SUM(r.record_bytes), 0) AS BIGINT) FROM promotion_alerts p
+         JOIN bindings b ON b.alert_id = p.alert_id
+         JOIN (SELECT DISTINCT digest, record_bytes FROM rule_versions WHERE tenant = $1) r ON r.digest = p.from_digest
+         WHERE b.status IN ('active', 'quarantined')",
+    )
+    .bind(&tenant)
+    .fetch_one(&mut **transaction)
+    .await?;
+    let (more, leaving) = (moved.bindings * record_bytes, leaving as u64);
+    let counts = [
+        (Capped::TenantBytes, of_tenant.saturating_sub(leaving), caps.bytes_per_tenant),
+        (Capped::RuleBytes, of_rule, caps.bytes_per_rule),
+    ];
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, cap });
+    Ok(counts.into_iter().find(|count| count.live + more > count.cap))
 }
 
 /// Alerts that have come to an end meanwhile stay on the version that ended them.
