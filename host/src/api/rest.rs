@@ -32,6 +32,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
+use self::connections::Routers;
 use self::problem::{Kind, Problem};
 use self::trades::TradeFeed;
 use super::Api;
@@ -66,8 +67,8 @@ impl Served {
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
     let served = Served::new(api.clone(), stop.clone());
     let tasks = served.tasks.clone();
-    let served = connections::Served { routes: router(served), status: overloaded(api.health, &api.connections) };
-    connections::serve(listener, served, &api.connections, tasks, stop).await;
+    let routers = Routers { within: router(served), beyond: overloaded(api.health, &api.connections) };
+    connections::serve(listener, routers, &api.connections, tasks, stop).await;
     Ok(())
 }
 
@@ -88,9 +89,9 @@ pub async fn serve_status(
             "this process answers GET /health and GET /ready only: its roles, which /health tells, have no API",
         )
     };
-    let status = overloaded(health.clone(), connections);
-    let served = connections::Served { routes: status_router(health, kind, absent.into()), status };
-    connections::serve(listener, served, connections, TaskTracker::new(), stop).await;
+    let beyond = overloaded(health.clone(), connections);
+    let routers = Routers { within: status_router(health, kind, absent.into()), beyond };
+    connections::serve(listener, routers, connections, TaskTracker::new(), stop).await;
 }
 
 /// What is answered on connections beyond the budget.

@@ -43,11 +43,11 @@ pub(super) const MAX_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What is served.
 #[derive(Clone)]
-pub(super) struct Served {
+pub(super) struct Routers {
     /// On connections within the budget.
-    pub(super) routes: Router,
+    pub(super) within: Router,
     /// On connections beyond it.
-    pub(super) status: Router,
+    pub(super) beyond: Router,
 }
 
 /// How one connection is served.
@@ -61,7 +61,7 @@ struct Terms {
 /// Serves until `stop`, and until what is tracked in `tasks` has ended or [`GRACE`] is over.
 pub(super) async fn serve(
     listener: TcpListener,
-    served: Served,
+    routers: Routers,
     connections: &Connections,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -75,7 +75,7 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             stream = listener.accept() => stream,
         };
-        let Some((place, terms)) = terms(connections, &served).await else { continue };
+        let Some((place, terms)) = terms(connections, &routers).await else { continue };
         let (stop, kill) = (stop.clone(), kill.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -93,13 +93,13 @@ pub(super) async fn serve(
 }
 
 /// The place of a new connection and what is served there; None if it is to be closed.
-async fn terms(connections: &Connections, served: &Served) -> Option<(Place, Terms)> {
+async fn terms(connections: &Connections, routers: &Routers) -> Option<(Place, Terms)> {
     if let Some(place) = connections.admit().await {
-        let routes = served.routes.clone();
+        let routes = routers.within.clone();
         return Some((place, Terms { routes, header_timeout: HEADER_TIMEOUT, keep_alive: true }));
     }
     let place = connections.admit_for_status().await?;
-    let routes = served.status.clone();
+    let routes = routers.beyond.clone();
     Some((place, Terms { routes, header_timeout: STATUS_HEADER_TIMEOUT, keep_alive: false }))
 }
 
