@@ -106,6 +106,7 @@ struct Fired {
 pub(crate) struct Round<'a> {
     pub(crate) tick: &'a Tick,
     pub(crate) waking: Waking,
+    pub(crate) firings_at_once: u32,
     pub(crate) audit: &'a mut Audit,
     pub(crate) scratch: &'a mut Scratch,
 }
@@ -364,7 +365,7 @@ impl Group {
                 break;
             }
             let slot = chunk.slot(*at);
-            if !self.may_fire(slot, round.tick.time_ms) {
+            if !self.may_fire(slot, round) {
                 work.outcomes.push((slot, Outcome::Suppressed));
             } else if self.check_again(instance, (slot, *at), Some(*answer), round, work)? {
                 work.outcomes.push((slot, Outcome::Fired(evidence.clone())));
@@ -469,7 +470,7 @@ impl Group {
                 self.table.set_state(instance, slot, &after);
                 self.count_good(slot, work);
                 if let Some(evidence) = verdict.evidence {
-                    let fires = self.may_fire(slot, round.tick.time_ms);
+                    let fires = self.may_fire(slot, round);
                     work.outcomes.push((slot, if fires { Outcome::Fired(evidence) } else { Outcome::Suppressed }));
                 }
                 if let Some(band) = verdict.band {
@@ -512,7 +513,8 @@ impl Group {
     }
 
     /// Whether a firing is recorded, which counts it.
-    fn may_fire(&mut self, slot: usize, time_ms: i64) -> bool {
+    fn may_fire(&mut self, slot: usize, round: &Round<'_>) -> bool {
+        let time_ms = round.tick.time_ms;
         let member = &self.slots[slot];
         if member.repeat == Repeat::Once {
             return true;
@@ -520,7 +522,7 @@ impl Group {
         // What is remembered changes even where there is no state.
         self.changed = true;
         let pace = self.paces.entry(member.binding).or_insert(Pace::rested(time_ms));
-        pace.fire(time_ms)
+        pace.fire(time_ms, round.firings_at_once)
     }
 
     fn sleeps(&self, slot: usize) -> bool {

@@ -11,6 +11,8 @@ pub mod builtin;
 pub mod cost;
 pub mod domain;
 mod evaluate;
+#[cfg(feature = "failpoints")]
+mod failpoint;
 mod fault;
 mod group;
 mod health;

@@ -134,8 +134,8 @@ pub const PROBE_AFTER_TICKS: u64 = 1_000;
 /// How often that wait doubles, once for each probe that failed: at last it is a million ticks.
 pub const MAX_PROBE_DOUBLINGS: u32 = 10;
 
-/// Firings of one binding that may follow each other at once. See [`FIRING_INTERVAL_MS`].
-pub const FIRINGS_AT_ONCE: i64 = 1_000;
+/// Firings of one binding that may follow each other at once, unless it is set otherwise. See [`FIRING_INTERVAL_MS`].
+pub const FIRINGS_AT_ONCE: u32 = 1_000;
 
 /// Event time that earns a binding one more firing, in milliseconds: 10 a second are more than anyone reads, and a hundred
 /// alerts that fire on every tick cost the store less than a tenth of what it can write.

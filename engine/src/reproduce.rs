@@ -56,7 +56,7 @@ pub enum NotReproduced {
 pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReproduced> {
     check(rule, bundle)?;
     let binding = BindingId(1);
-    let mut shard = Shard::new(Judging { waking: Waking::Naive, audit_every_calls: 0 });
+    let mut shard = Shard::new(Judging { waking: Waking::Naive, audit_every_calls: 0, ..Judging::default() });
     shard.arm(Arming {
         binding,
         alert: AlertId(1),

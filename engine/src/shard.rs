@@ -19,7 +19,7 @@ use crate::fault::{Fault, FaultBundle};
 use crate::group::{Group, Parked, Slot};
 use crate::health::Health;
 use crate::instance::{Instance, MemoryError};
-use crate::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, IMPURE_BINDINGS, IMPURE_SHARE};
+use crate::limits::{FIRINGS_AT_ONCE, FUEL_PER_CALL, FUEL_PER_EVALUATION, IMPURE_BINDINGS, IMPURE_SHARE};
 use crate::purity::{Audit, Impurity};
 use crate::runtime::Rule;
 use crate::slab::Slab;
@@ -113,12 +113,21 @@ pub enum Event {
 }
 
 /// How a shard evaluates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judging {
     /// Which bindings are evaluated on a tick.
     pub waking: Waking,
     /// One call of so many is audited for purity, beside all that fire; none if 0.
     pub audit_every_calls: u32,
+    /// Firings of one binding that may follow each other at once; then one for each
+    /// [`FIRING_INTERVAL_MS`](crate::limits::FIRING_INTERVAL_MS) of event time.
+    pub firings_at_once: u32,
+}
+
+impl Default for Judging {
+    fn default() -> Self {
+        Self { waking: Waking::default(), audit_every_calls: 0, firings_at_once: FIRINGS_AT_ONCE }
+    }
 }
 
 /// Where a binding is.
@@ -158,6 +167,7 @@ pub struct Shard {
     /// Whether it takes rule versions out of service.
     decides_on_rules: bool,
     waking: Waking,
+    firings_at_once: u32,
     audit: Audit,
     scratch: Scratch,
 }
@@ -183,6 +193,7 @@ impl Shard {
             in_call: None,
             decides_on_rules: false,
             waking: Waking::default(),
+            firings_at_once: FIRINGS_AT_ONCE,
             audit: Audit::default(),
             scratch: Scratch::default(),
         }
@@ -191,7 +202,8 @@ impl Shard {
     /// A shard without bindings.
     pub fn new(judging: Judging) -> Self {
         let audit = Audit::every(judging.audit_every_calls);
-        Self { waking: judging.waking, audit, decides_on_rules: true, ..Self::empty() }
+        let Judging { waking, firings_at_once, .. } = judging;
+        Self { waking, firings_at_once, audit, decides_on_rules: true, ..Self::empty() }
     }
 
     /// A shard for some bindings that are to catch up with another one: what it sees of a rule version is too little to
@@ -416,7 +428,13 @@ impl Shard {
                 self.places.insert(binding, Place::new(key, slot));
             }
         }
-        let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
+        let mut round = Round {
+            tick,
+            waking: self.waking,
+            firings_at_once: self.firings_at_once,
+            audit: &mut self.audit,
+            scratch: &mut self.scratch,
+        };
         let work = group.begin(instance, &mut round);
         self.in_call = None;
         Ok(work)
@@ -434,10 +452,18 @@ impl Shard {
         let group = &mut self.groups[key];
         let instance = &mut self.instances[group.instance];
         self.in_call = Some(group.instance);
+        #[cfg(feature = "failpoints")]
+        crate::failpoint::panic_on(&instance.rule().reference().name);
         let started = self.watch.start(&instance.usage);
         let fuel_before = self.scratch.fuel;
         let evaluated = work.evaluated();
-        let mut round = Round { tick, waking: self.waking, audit: &mut self.audit, scratch: &mut self.scratch };
+        let mut round = Round {
+            tick,
+            waking: self.waking,
+            firings_at_once: self.firings_at_once,
+            audit: &mut self.audit,
+            scratch: &mut self.scratch,
+        };
         let stepped = group.step(instance, &mut round, work);
         instance.usage.count(work.evaluated() - evaluated, self.scratch.fuel - fuel_before, started);
         stepped?;

@@ -127,7 +127,7 @@ pub fn trial_migration(rule: &Rule, old: &Manifest) -> Result<Vec<Violation>, Tr
 
 /// Judges ticks with one binding for each set of params; the first faults of each.
 fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>, TrialError> {
-    let mut shard = Shard::new(Judging { waking: Waking::Checked, audit_every_calls: 1 });
+    let mut shard = Shard::new(Judging { waking: Waking::Checked, audit_every_calls: 1, ..Judging::default() });
     for (set, params) in params.iter().enumerate() {
         let id = set as i64;
         let armed = shard.arm(Arming {

@@ -28,7 +28,7 @@ fn rule(state_bytes: usize, sleeps: bool, body: &str) -> Rule {
 
 /// Judges ticks in turn until the rule faults.
 fn first_fault(rule: &Rule, waking: Waking, prices: &[f64]) -> FaultBundle {
-    let mut shard = Shard::new(Judging { waking, audit_every_calls: 0 });
+    let mut shard = Shard::new(Judging { waking, audit_every_calls: 0, ..Judging::default() });
     let symbol = Symbol::parse("X").unwrap();
     shard
         .arm(Arming {

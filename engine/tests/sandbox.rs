@@ -324,7 +324,7 @@ fn a_binding_fires_no_faster_than_its_pace_and_a_replay_suppresses_the_same() {
     };
     let mut shard = arm();
     let all = run(&mut shard, 0..5_000);
-    let recorded = FIRINGS_AT_ONCE + 4_999 / FIRING_INTERVAL_MS;
+    let recorded = i64::from(FIRINGS_AT_ONCE) + 4_999 / FIRING_INTERVAL_MS;
     assert_eq!(all.len() as i64, recorded);
     assert!(all[all.len() - 1] > 4_900, "the state goes on behind a firing that is not recorded");
     assert_eq!(shard.take_suppressed(), [(BindingId(1), 5_000 - recorded as u64)].into());
@@ -377,6 +377,67 @@ fn groups_take_turns_and_the_caller_is_asked_between_their_steps() {
     // The caller may break off.
     let broken = shard().judge_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut |_| ControlFlow::Break(()));
     assert!(matches!(broken, Err(JudgeError::Interrupted)));
+}
+
+#[test]
+fn a_rule_that_is_found_impure_takes_no_other_groups_turn() {
+    // Two tenants have the same bytes; between and behind their groups is an honest one of each.
+    let liar = "(global.set $n (i32.add (global.get $n) (i32.const 1)))
+                (f64.store (local.get $v) (f64.convert_i32_s (global.get $n))) (i32.const 1)";
+    let liar = rule("liar", "", &format!("(global $n (mut i32) (i32.const 0)) {EVALUATE} {liar})"));
+    let counts = "(i64.store (local.get $s) (i64.add (i64.load (local.get $s)) (i64.const 1))) (i32.const 0)";
+    let honest = rule("honest", "", &format!("{EVALUATE} {counts})"));
+    let mut shard = Shard::default();
+    let tenant = |number: i64| Tenant::from_stored(&format!("t{number}"));
+    for number in 1..=2 {
+        for binding in 0..4 {
+            let arming = arming(number * 100 + binding, "X", &liar, 0.0);
+            shard.arm(Arming { tenant: tenant(number), ..arming }).unwrap();
+        }
+        let arming = arming(number * 100 + 50, "X", &honest, 0.0);
+        shard.arm(Arming { tenant: tenant(number), ..arming }).unwrap();
+    }
+    let mut impure = 0;
+    for offset in 0..5 {
+        let events = evaluate(&mut shard, &tick("X", 1.0, 0), offset);
+        impure += events.iter().filter(|event| matches!(event, Event::Impure { .. })).count();
+    }
+    assert!(impure > 0);
+    for number in 1..=2 {
+        let state = shard.saved(BindingId(number * 100 + 50)).unwrap().state;
+        assert_eq!(state[0], 5, "each tick is evaluated once");
+    }
+}
+
+#[test]
+fn what_a_suspect_hides_beside_its_verdict_is_gone() {
+    // Counts in words of the verdict that the host does not read, and faults now and then to be evaluated apart.
+    let body = "(i64.store offset=16 (local.get $v) (i64.add (i64.load offset=16 (local.get $v)) (i64.const 1)))
+                (if (i64.eqz (i64.rem_u (i64.trunc_f64_u (f64.load (local.get $t))) (i64.const 10))) (then unreachable))
+                (i64.eqz (i64.rem_u (i64.load offset=16 (local.get $v)) (i64.const 50)))";
+    let hidden = rule("hides", "", &format!("{EVALUATE} {body})"));
+    let mut shard = Shard::default();
+    shard.arm(arming(1, "X", &hidden, 0.0)).unwrap();
+    for offset in 0..500 {
+        // It faults once in ten evaluations.
+        let price = 1.0 + offset as f64;
+        let events = evaluate(&mut shard, &tick("X", price, 0), offset);
+        assert!(fired(&events).is_empty(), "{offset}: {events:?}");
+    }
+}
+
+#[test]
+fn a_trap_after_a_stray_write_is_named_a_trap() {
+    // Certified, so that nothing but the reset sets the meter.
+    let body = "(if (f64.gt (f64.load (local.get $t)) (f64.const 5)) (then unreachable))
+                (i64.store (i32.add (local.get $s) (i32.const 4096)) (i64.const 1)) (i32.const 0)";
+    let both = rule("both", "", &format!("{EVALUATE} {body})"));
+    assert!(matches!(both.metering(), Metering::Certified { .. }));
+    let mut shard = Shard::default();
+    shard.arm(arming(1, "X", &both, 0.0)).unwrap();
+    assert_eq!(faults(&evaluate(&mut shard, &tick("X", 1.0, 0), 0)), [(1, &Fault::StrayWrite)]);
+    let events = evaluate(&mut shard, &tick("X", 9.0, 0), 1);
+    assert!(matches!(faults(&events)[..], [(1, Fault::Trap(_))]), "{events:?}");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn restarted(shard: &mut Shard, mode: Waking, armed: &[Arming], stored: &mut Vec
         stored.retain(|old| saved.iter().all(|new| new.binding != old.binding));
         stored.extend(saved);
     }
-    let mut fresh = Shard::new(Judging { waking: mode, audit_every_calls: 0 });
+    let mut fresh = Shard::new(Judging { waking: mode, audit_every_calls: 0, ..Judging::default() });
     for arming in armed.iter().filter(|arming| shard.holds(arming.binding)) {
         let saved = stored.iter().find(|saved| saved.binding == arming.binding).cloned();
         fresh.arm(Arming { saved, ..arming.clone() }).unwrap();
@@ -181,7 +181,7 @@ proptest! {
     #[test]
     fn all_modes_fire_alike_and_remember_the_same(steps in prop::collection::vec(step(), 1..150)) {
         let mut armed = Vec::new();
-        let mut shards = MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 3 }));
+        let mut shards = MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 3, ..Judging::default() }));
         let mut stored = [Vec::new(), Vec::new(), Vec::new()];
         for (offset, step) in steps.into_iter().enumerate() {
             match step {
@@ -220,7 +220,8 @@ proptest! {
 #[test]
 fn all_modes_fire_alike_on_every_recorded_file_and_sleepers_are_seldom_called() {
     for recording in tocsin_testdata::recordings() {
-        let mut shards = MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 1000 }));
+        let mut shards =
+            MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 1000, ..Judging::default() }));
         let mut id = 0;
         for (symbol, trades) in recording.by_symbol() {
             let prices = trades.iter().map(|trade| trade.price);
@@ -272,7 +273,7 @@ fn a_broken_promise_is_found_when_it_is_looked_for() {
         let liar = sleeper("liar", "", &format!("{band} (i32.add (i32.const 2) (block (result i32) {lie}))"));
         let mut faults = Vec::new();
         for waking in MODES {
-            let mut shard = Shard::new(Judging { waking, audit_every_calls: 0 });
+            let mut shard = Shard::new(Judging { waking, audit_every_calls: 0, ..Judging::default() });
             shard.arm(arming(1, "X", &liar, two(1.0, 1), Repeat::Every)).unwrap();
             let mut fired = 0;
             for time_ms in 1..=4 {

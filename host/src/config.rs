@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tocsin_engine::domain::Symbol;
+use tocsin_engine::limits::FIRINGS_AT_ONCE;
 use tocsin_engine::{Judging, Waking};
 
 use crate::bus::{LogConfig, Retention};
@@ -179,6 +180,11 @@ pub struct ServeArgs {
     /// One call into a rule in so many is evaluated again, to find rules that are not pure; 0 for none
     #[arg(long, env = "TOCSIN_AUDIT_EVERY", default_value_t = DEFAULT_AUDIT_EVERY_CALLS, value_name = "N")]
     pub audit_every: u32,
+
+    /// Firings of an alert on one symbol that may follow each other at once; then one for each 100 ms of event time. What it
+    /// fires beyond that is counted as suppressed and not recorded. The same for all evaluators
+    #[arg(long, env = "TOCSIN_FIRINGS_AT_ONCE", default_value_t = FIRINGS_AT_ONCE, value_name = "N", value_parser = from_one::<u32>)]
+    pub firings_at_once: u32,
 
     /// The most live bindings (an alert on a symbol, active or quarantined) of one tenant
     #[arg(long, env = "TOCSIN_MAX_BINDINGS_PER_TENANT", default_value_t = 2_000_000, value_name = "N")]
@@ -362,6 +368,7 @@ impl ServeArgs {
                         WakingChoice::Indexed => Waking::Indexed,
                         WakingChoice::Checked => Waking::Checked,
                     },
+                    firings_at_once: self.firings_at_once,
                     audit_every_calls: self.audit_every,
                 },
             },

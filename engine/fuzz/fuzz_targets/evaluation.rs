@@ -34,7 +34,7 @@ struct Scene {
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Ok(scene) = scene(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
     let all: Vec<Arming> = scene.honest.iter().chain(&scene.hostile).cloned().collect();
-    let judging = |waking, audit_every_calls| Judging { waking, audit_every_calls };
+    let judging = |waking, audit_every_calls| Judging { waking, audit_every_calls, ..Judging::default() };
     let indexed = play(judging(Waking::Indexed, 1), &all, &scene.ticks, None);
     let others = [
         play(judging(Waking::Naive, 0), &all, &scene.ticks, None),

@@ -69,7 +69,7 @@ fn params_of(binding: i64) -> Vec<u8> {
 }
 
 fn armed(rule: &Rule) -> Shard {
-    let mut shard = Shard::new(Judging { waking: Waking::Indexed, audit_every_calls: 2 });
+    let mut shard = Shard::new(Judging { waking: Waking::Indexed, audit_every_calls: 2, ..Judging::default() });
     let mut arm = |arming: Arming| shard.arm(arming).expect("room for a few bindings");
     for binding in ATTACKERS {
         arm(arming(binding, rule, params_of(binding), Repeat::Every));

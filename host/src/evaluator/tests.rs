@@ -124,7 +124,7 @@ impl Rig {
             checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
-            judging: Judging { waking: Waking::Indexed, audit_every_calls: 1 },
+            judging: Judging { waking: Waking::Indexed, audit_every_calls: 1, ..Judging::default() },
         }
     }
 

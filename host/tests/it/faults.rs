@@ -174,3 +174,34 @@ fn caps_are_settings() {
     assert_eq!(alert(&["C"], "below").0, 201);
     assert_eq!(server.stop(), Some(0));
 }
+
+/// A panic of the engine ends the process once; the rule that it evaluated is out of service by then.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_rule_that_makes_the_engine_panic_is_out_of_service_after_the_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let module = || {
+        tocsin_testdata::modules::with_manifest(
+            r#"{"abi":1,"name":"panics","version":"1.0.0"}"#,
+            &format!("{} {}", tocsin_testdata::modules::GOOD_MEMORY, tocsin_testdata::modules::GOOD_EVALUATE),
+        )
+    };
+    let alert = |rule: &str, params: Value| json!({"user_id": 1, "symbols": ["AAPL"], "rule": rule, "params": params, "lifecycle": {"repeat": "every"}});
+    let quiet = Server::start(folder.path(), &["--feed", "none"]);
+    assert_eq!(quiet.upload(module()).0, 201);
+    assert_eq!(quiet.post("/api/v1/alerts", &alert("panics", json!({}))).0, 201);
+    assert_eq!(quiet.post("/api/v1/alerts", &alert("above", json!({"target": 0.01}))).0, 201);
+    assert_eq!(quiet.stop(), Some(0));
+    let panics = [("TOCSIN_PANIC_ON_RULE", "panics".to_owned())];
+    let simulated = ["--feed", "simulated", "--tickers", "AAPL"];
+    let mut server = Server::start_with(folder.path(), &simulated, &panics);
+    assert_eq!(server.exit_status(), Some(1), "the evaluator ends, and with it the process");
+    // The same again: it goes on without that rule.
+    let server = Server::start_with(folder.path(), &simulated, &panics);
+    wait_for("the other alert to fire", || !server.firings().is_empty());
+    let health = server.get("/health").to_string();
+    assert!(health.contains("panics 1.0.0"), "{health}");
+    let rule = server.get("/api/v1/rules/panics").to_string();
+    assert!(rule.contains("the engine panicked while it evaluated this rule version"), "{rule}");
+    assert_eq!(server.stop(), Some(0));
+}

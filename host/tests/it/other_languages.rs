@@ -88,7 +88,7 @@ struct Story {
 /// Judges trades by all rules side by side; one story for each rule and alert, and how many evaluations it took.
 fn judge(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f64)]) -> (Vec<Story>, u64) {
     let symbol = Symbol::parse(&trades[0].symbol).unwrap();
-    let mut shard = Shard::new(Judging { waking, audit_every_calls: 1_000 });
+    let mut shard = Shard::new(Judging { waking, audit_every_calls: 1_000, ..Judging::default() });
     let cases: Vec<_> = rules.iter().flat_map(|rule| alerts.iter().map(move |alert| (rule, *alert))).collect();
     for (id, (rule, (price, volume))) in (0..).zip(&cases) {
         let params = rule.manifest().params.pack(&json!({ "price": price, "volume": volume })).unwrap().packed;

@@ -163,6 +163,12 @@ impl Server {
     }
 
     /// kill -9.
+    /// Waits until it ends by itself; the exit code.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn exit_status(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -191,6 +197,8 @@ fn serve_by(mut command: Command, data_dir: &Path, arguments: &[&str]) -> Comman
     command.args(["serve", "--log-format", "json", "--data-dir"]).arg(data_dir).args(arguments);
     // Out of reach of a `.env` in the repository.
     command.current_dir(data_dir);
+    // Tests fire as fast as they can.
+    command.env("TOCSIN_FIRINGS_AT_ONCE", "1000000");
     command
 }
 

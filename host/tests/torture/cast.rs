@@ -77,7 +77,11 @@ impl Actor {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tocsin"));
         command.args(["serve", "--log-format", "json", "--role", self.role, "--checkpoint-interval-ms", "100"]);
         command.args(["--audit-every", "0", "--feed", "simulated"]).arg("--data-dir").arg(&self.folder);
-        command.envs(scene.environment()).env("PORT", "0").env("GRPC_PORT", "0");
+        command
+            .envs(scene.environment())
+            .env("PORT", "0")
+            .env("GRPC_PORT", "0")
+            .env("TOCSIN_FIRINGS_AT_ONCE", "1000000");
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
