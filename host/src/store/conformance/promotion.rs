@@ -102,7 +102,7 @@ async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(mem
     let at = (9, asked_again.revision);
     hand_over(&store, &claim, at, &[(&asked_again, 3)]).await;
     store.stage_promotion(id, &[saved(binding, 4)]).await.unwrap();
-    let finished = store.finish_promotion(id, 10).await.unwrap();
+    let finished = store.finish_promotion(id, MANY).await.unwrap();
     assert!(matches!(finished, FinishedPromotion::Finished(_)), "{finished:?}");
     hand_over(&store, &claim, at, &[(&back, 5), (&asked_again, 5)]).await;
     let moved = row(&store, binding).await;
