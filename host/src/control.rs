@@ -4,6 +4,7 @@
 mod alerts;
 mod faults;
 mod firings;
+mod logs;
 mod price_alerts;
 mod promotion;
 mod rules;
@@ -21,6 +22,7 @@ use crate::store::{BindingCaps, Store, StoreError};
 
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
 pub use self::firings::START;
+pub use self::logs::{AcceptFrom, LogReport};
 pub use self::price_alerts::{Condition, CreatePriceAlert};
 pub use self::promotion::{PromoteRule, Promoted};
 pub use self::rules::Upload;
@@ -111,7 +113,7 @@ impl ControlError {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) => {
+            StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) | StoreError::OtherLog { .. } => {
                 Self::Unavailable(error.to_string())
             }
             StoreError::Refused(_) | StoreError::Open(_) | StoreError::Migration(_) | StoreError::Damaged { .. } => {

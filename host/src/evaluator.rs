@@ -26,6 +26,7 @@
 
 mod committer;
 mod feeder;
+mod log_watch;
 mod restore;
 mod stats;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::committer::Committer;
 use self::feeder::{Feed, Feeder};
+use self::log_watch::LogWatch;
 use self::restore::Restored;
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock, Handover};
@@ -110,6 +112,20 @@ pub enum EvaluatorError {
         /// The oldest offset that is left.
         earliest: u64,
     },
+    /// The log has lost its last records.
+    #[error(
+        "partition {partition}: the log ends at offset {end}, and offsets before {referenced} were used: it has lost \
+         records that alerts counted, and would give their offsets to others. Bring them back if you can; or, to go on \
+         without them, run `tocsin log accept` (docs/operations.md, Another log)"
+    )]
+    LogCut {
+        /// The partition.
+        partition: u32,
+        /// Where it ends.
+        end: u64,
+        /// Behind the last offset that something refers to.
+        referenced: u64,
+    },
     /// A thread could not be started.
     #[error("a worker thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -119,6 +135,11 @@ pub enum EvaluatorError {
 }
 
 impl EvaluatorError {
+    /// Whether only the partition halts, until an operator acts.
+    fn halts(&self) -> bool {
+        matches!(self, Self::LostTicks { .. } | Self::LogCut { .. } | Self::Store(StoreError::OtherLog { .. }))
+    }
+
     /// Whether the same may succeed later: a backend is away.
     pub fn passes(&self) -> bool {
         match self {
@@ -144,6 +165,8 @@ enum Message {
 enum Leaving {
     /// With a checkpoint; the handover is dropped once that is written.
     Orderly(#[expect(dead_code, reason = "its end is what is waited for")] Arc<Handover>),
+    /// With a checkpoint, and they stay this evaluator's: it does not evaluate the log that is there.
+    Halted,
     /// They are somebody else's already.
     Lost,
 }
@@ -234,6 +257,7 @@ pub async fn start(
         fences,
         revision,
         homes: HashMap::new(),
+        log: LogWatch::default(),
         skip_lost_ticks: config.skip_lost_ticks,
         stats: stats.clone(),
         begun: Some(begun),

@@ -11,6 +11,7 @@ mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
+mod logs;
 mod members;
 mod openapi;
 mod problem;
@@ -105,6 +106,7 @@ fn router(served: Served) -> Router {
         .merge(firings::routes())
         .merge(faults::routes())
         .merge(candles::routes())
+        .merge(logs::routes())
         .split_for_parts();
     router
         .merge(openapi::route(&openapi))

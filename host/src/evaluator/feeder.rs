@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
+use super::log_watch::{self, LogWatch};
 use super::restore::{Restored, arming, restore};
 use super::{Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message};
 use crate::backoff::patient;
@@ -61,6 +62,7 @@ pub(super) struct Feeder {
     pub(super) revision: u64,
     /// What workers know of homes.
     pub(super) homes: HashMap<Symbol, Option<u32>>,
+    pub(super) log: LogWatch,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
     /// Told once the first partitions are restored.
@@ -95,18 +97,22 @@ impl Feeder {
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
         }
+        self.log.restored_in(self.store.tick_log().await?);
         if let Some(begun) = self.begun.take() {
             // Nobody waits for it any more where the start was given up.
             let _ = begun.send(());
         }
         let mut offsets_due = interval_at(Instant::now() + OFFSETS_INTERVAL, OFFSETS_INTERVAL);
         offsets_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut log_due = interval_at(Instant::now() + log_watch::INTERVAL, log_watch::INTERVAL);
+        log_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pass_on_changes(&mut newest).await;
             tokio::select! {
                 changed = self.membership.changed() => self.follow(changed?).await?,
                 Some(partition) = self.fences.recv() => self.lose(partition).await,
                 _ = offsets_due.tick() => self.commit_offsets().await,
+                _ = log_due.tick() => self.watch_log().await?,
                 changed = newest.changed() => if changed.is_err() {
                     return Ok(());
                 },
@@ -140,9 +146,14 @@ impl Feeder {
         }
     }
 
-    /// Restores partitions and gives each to the worker that has the fewest.
+    /// Takes partitions that the group has assigned.
     async fn take(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
         partitions.iter().for_each(|partition| self.stats.taken(*partition));
+        self.restore(partitions).await
+    }
+
+    /// Restores partitions and gives each to the worker that has the fewest.
+    pub(super) async fn restore(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
         let restorer = Restorer {
             store: self.store.clone(),
             bus: self.bus.clone(),
@@ -158,13 +169,16 @@ impl Feeder {
         let mut armed = Vec::new();
         while let Some((partition, restored)) = restores.next().await {
             let restored = match restored.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string()))) {
-                Err(error @ EvaluatorError::LostTicks { .. }) => {
-                    error!(partition, %error, "evaluation of a partition has halted");
-                    self.stats.halted(partition, error.to_string());
+                Err(error) if error.halts() => {
+                    if self.stats.halted(partition, error.to_string()) {
+                        error!(partition, %error, "evaluation of a partition has halted");
+                    }
+                    self.log.halted(partition);
                     continue;
                 }
                 restored => restored?,
             };
+            self.stats.goes_on(partition);
             let fewest = self.feeds.iter_mut().min_by_key(|feed| feed.partitions.len());
             let feed = fewest.expect("an evaluator has a worker");
             feed.partitions.insert(partition);
@@ -179,6 +193,17 @@ impl Feeder {
     }
 
     async fn leave(&mut self, partitions: &[u32], leaving: &Leaving) {
+        self.give_up(partitions, leaving).await;
+        self.log.left(partitions);
+        partitions.iter().for_each(|partition| self.stats.left(*partition));
+    }
+
+    /// Has workers stop with partitions that stay this evaluator's. What bindings remember is kept.
+    pub(super) async fn halt(&mut self, partitions: &[u32]) {
+        self.give_up(partitions, &Leaving::Halted).await;
+    }
+
+    async fn give_up(&mut self, partitions: &[u32], leaving: &Leaving) {
         for feed in &mut self.feeds {
             let left: Vec<u32> =
                 partitions.iter().copied().filter(|partition| feed.partitions.remove(partition)).collect();
@@ -186,7 +211,6 @@ impl Feeder {
                 feed.send(Message::Leave(left, leaving.clone())).await;
             }
         }
-        partitions.iter().for_each(|partition| self.stats.left(*partition));
     }
 
     /// Gives up what somebody else has claimed. The group will say so, too, if it has not yet.
@@ -194,6 +218,10 @@ impl Feeder {
         self.leave(&[partition], &Leaving::Lost).await;
         self.stats.taken(partition);
         self.stats.halted(partition, "another evaluator has claimed it".into());
+        // Or another log was accepted: then it is this one's again.
+        if self.store.tick_log().await.is_ok_and(|stored| self.log.is_outdated(stored.as_ref())) {
+            self.log.halted(partition);
+        }
     }
 
     /// Tells Kafka how far evaluation is, for whoever watches the group's lag.

@@ -2,6 +2,7 @@
 //! is so long that none is taken but those that a release or a clean stop asks for.
 
 mod homes;
+mod logs;
 mod promotion;
 mod rebalance;
 

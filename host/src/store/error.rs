@@ -21,6 +21,18 @@ pub enum StoreError {
     /// The partition belongs to somebody else by now; nothing was written.
     #[error("partition {0} was claimed by another evaluator: this one must stop working on it")]
     Fenced(u32),
+    /// The offsets in the store are those of another log.
+    #[error(
+        "the log of ticks is {found}, and all that is stored refers to {expected}: it was made anew, or another one is \
+         configured. Configure the right one; or, to go on with this one, run `tocsin log accept` (docs/operations.md, \
+         Another log)"
+    )]
+    OtherLog {
+        /// The log that checkpoints, firings and alerts refer to.
+        expected: String,
+        /// The one that is there.
+        found: String,
+    },
     /// A row does not hold what this program writes.
     #[error("the store holds a damaged {what}: {detail}")]
     Damaged {
