@@ -9,7 +9,7 @@ mod tenant;
 mod tick;
 
 pub use alert::{Alert, AlertId, Binding, BindingId, BindingStatus, Lifecycle, Params, Position, Repeat, UserId};
-pub use firing::{Evidence, FaultId, Firing, FiringId};
+pub use firing::{Evidence, FaultId, Firing, FiringId, LogSalt};
 pub use rule::{
     Digest, NameError, RuleName, RuleQuarantine, RuleRef, RuleVersion, Version, VersionError, parse_version,
 };

@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::disk::DiskFull;
 
 #[cfg(test)]
-pub(crate) use kafka::testing::{append, forget_all, fresh_topic};
+pub(crate) use kafka::testing::{append, forget_all, fresh_topic, remake_topic};
 
 pub use embedded::{
     EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,
@@ -163,6 +163,24 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.partitions(),
             Self::Kafka(bus) => bus.partitions(),
+        }
+    }
+
+    /// What this log has and no other one of the same name, however alike they are: offsets mean something only together
+    /// with it. On Kafka the brokers are asked each time, since a topic can be made anew at any time.
+    pub async fn identity(&self) -> Result<String, BusError> {
+        match self {
+            Self::Embedded(bus) => Ok(bus.identity().to_owned()),
+            Self::Kafka(bus) => bus.identity().await,
+        }
+    }
+
+    /// What the log does not promise that exactly-once firings rest on, for people; empty if it promises all of it.
+    pub async fn missing_promises(&self) -> Result<Vec<String>, BusError> {
+        match self {
+            // One process writes it, and nobody else can cut it.
+            Self::Embedded(_) => Ok(Vec::new()),
+            Self::Kafka(bus) => bus.missing_promises().await,
         }
     }
 

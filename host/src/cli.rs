@@ -8,6 +8,7 @@ mod alert_view;
 mod client;
 mod failure;
 mod feed;
+mod log;
 mod output;
 mod rule;
 mod rule_check;
@@ -124,6 +125,9 @@ Examples:
     /// Create, list and delete alerts, and see them fire
     #[command(subcommand, long_about = alert::LONG_ABOUT)]
     Alert(alert::AlertCommand),
+    /// Show the log of ticks, and go on with another one
+    #[command(subcommand, long_about = log::LONG_ABOUT)]
+    Log(log::LogCommand),
     /// Write a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -205,6 +209,7 @@ pub async fn run(command: Command, global: Global) -> ExitCode {
         Command::Feed(args) => feed::run(args, output).await,
         Command::Rule(command) => rule::run(command, &global.server, output).await,
         Command::Alert(command) => alert::run(command, &global.server, output).await,
+        Command::Log(command) => log::run(command, &global.server, output).await,
         Command::Completions { shell } => completions(shell, output),
     };
     output.finish(done)

@@ -4,6 +4,7 @@
 mod alerts;
 mod faults;
 mod firings;
+mod logs;
 mod price_alerts;
 mod promotion;
 mod rules;
@@ -23,6 +24,7 @@ use self::firings::Tail;
 
 pub use self::alerts::{AlertQuery, CreateAlert, MAX_SYMBOLS};
 pub use self::firings::{Recorded, START};
+pub use self::logs::{AcceptFrom, LogReport};
 pub use self::price_alerts::{Condition, CreatePriceAlert};
 pub use self::promotion::{CancelledPromotion, PromoteRule, Promoted};
 pub use self::rules::Upload;
@@ -114,7 +116,7 @@ impl ControlError {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) => {
+            StoreError::Database(_) | StoreError::Away(_) | StoreError::Fenced(_) | StoreError::OtherLog { .. } => {
                 Self::Unavailable(error.to_string())
             }
             StoreError::Refused(_)

@@ -189,8 +189,9 @@ mod tests {
 
     #[test]
     fn what_belongs_to_another_user_is_refused_by_name() {
+        // Only root can give files away.
         if !rustix::process::geteuid().is_root() {
-            return eprintln!("not tried: only root can give files away");
+            return;
         }
         for name in ["", "log", "tocsin.sqlite", "compiled"] {
             let folder = tempfile::tempdir().unwrap();

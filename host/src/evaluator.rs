@@ -33,6 +33,7 @@
 
 mod committer;
 mod feeder;
+mod log_watch;
 mod restore;
 mod stats;
 #[cfg(test)]
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::committer::Committer;
 use self::feeder::{Feed, Feeder};
+use self::log_watch::LogWatch;
 use self::restore::Restored;
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock, Handover};
@@ -131,6 +133,20 @@ pub enum EvaluatorError {
         /// The newest revision.
         newest: u64,
     },
+    /// The log has lost its last records.
+    #[error(
+        "partition {partition}: the log ends at offset {end}, and offsets before {referenced} were used: it has lost \
+         records that alerts counted, and would give their offsets to others. Bring them back if you can; or, to go on \
+         without them, run `tocsin log accept` (docs/operations.md, Another log)"
+    )]
+    LogCut {
+        /// The partition.
+        partition: u32,
+        /// Where it ends.
+        end: u64,
+        /// Behind the last offset that something refers to.
+        referenced: u64,
+    },
     /// A thread could not be started.
     #[error("a worker thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -152,6 +168,11 @@ pub enum EvaluatorError {
 }
 
 impl EvaluatorError {
+    /// Whether only the partition halts, until an operator acts.
+    fn halts(&self) -> bool {
+        matches!(self, Self::LostTicks { .. } | Self::LogCut { .. } | Self::Store(StoreError::OtherLog { .. }))
+    }
+
     /// Whether the same may succeed later: a backend is away.
     pub fn passes(&self) -> bool {
         match self {
@@ -183,6 +204,8 @@ struct Stopped {
 enum Leaving {
     /// With a checkpoint; the handover is dropped once that is written.
     Orderly(#[expect(dead_code, reason = "its end is what is waited for")] Arc<Handover>),
+    /// With a checkpoint, and they stay this evaluator's: it does not evaluate the log that is there.
+    Halted,
     /// They are somebody else's already.
     Lost,
 }
@@ -286,6 +309,7 @@ pub async fn start(
         feeds,
         stops,
         revision,
+        log: LogWatch::default(),
         skip_lost_ticks: config.skip_lost_ticks,
         stats: stats.clone(),
         begun: Some(begun),

@@ -11,6 +11,7 @@ mod evaluation;
 mod faults;
 mod homes;
 mod lease;
+mod logs;
 mod migrations;
 mod newest;
 mod outbox;
@@ -40,6 +41,7 @@ pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit, Stand
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
 pub use self::homes::{Sought, Start};
 pub use self::lease::{Lease, Leased};
+pub use self::logs::{AcceptedLog, LogStart, TickLog};
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
@@ -298,9 +300,28 @@ impl Store {
         on_member!(self, halt_partition(claim, why))
     }
 
-    /// Claims a partition: whoever held it before can commit no more.
-    pub async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
-        on_member!(self, claim(partition))
+    /// Claims a partition of a log: whoever held it before can commit no more. Fails where what is stored refers to another
+    /// log.
+    pub async fn claim_in(&self, log: &str, partition: u32) -> Result<Claim, StoreError> {
+        on_member!(self, claim(partition, Some(log)))
+    }
+
+    /// Claims a partition of whichever log the store refers to.
+    #[cfg(test)]
+    pub(crate) async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
+        on_member!(self, claim(partition, None))
+    }
+
+    /// The log that offsets in the store refer to; None until a partition of one is claimed.
+    pub async fn tick_log(&self) -> Result<Option<TickLog>, StoreError> {
+        on_member!(self, tick_log())
+    }
+
+    /// Refers to another log from now on, or to the same one after it lost records: evaluation of each partition, and of
+    /// its live bindings with what they remember, goes on at the start that is given for it. `starts` has all partitions
+    /// of the log, in their order.
+    pub async fn accept_log(&self, identity: &str, starts: &[LogStart]) -> Result<AcceptedLog, StoreError> {
+        on_member!(self, accept_log(identity, starts))
     }
 
     /// The bindings of a partition that are neither triggered nor deleted, and that were

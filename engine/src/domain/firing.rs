@@ -11,7 +11,23 @@ use super::{AlertId, BindingId, Position, RuleRef, Tenant, Tick};
 /// The namespaces of ids (random UUIDs, fixed for ever: changing one would record every replayed tick again).
 const FIRINGS: Uuid = Uuid::from_u128(0x7d1f_9a52_3c1b_4f0e_9e55_04b2_6a8c_e7d3);
 /// See [`FIRINGS`].
+const LOGS: Uuid = Uuid::from_u128(0x5a0c_93e7_41d8_4b26_a7f1_6e0d_8c52_b394);
+/// See [`FIRINGS`].
 const FAULTS: Uuid = Uuid::from_u128(0x2b8e_61c4_90d7_4a3f_8f16_c5d3_72b9_0ea1);
+
+/// What makes ids of what happened on one log differ from those on another, whose offsets are the same numbers. The first
+/// log that a store refers to adds nothing, so that ids from before there were several stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSalt(Option<Uuid>);
+
+impl LogSalt {
+    /// The salt of a log by its identity, and by how many other logs the store referred to before it: a log that is accepted
+    /// a second time, because it lost records, is another one.
+    pub fn of(identity: &str, generation: u32) -> Self {
+        let name = [identity.as_bytes(), &generation.to_be_bytes()].concat();
+        Self((generation > 0).then(|| Uuid::new_v5(&LOGS, &name)))
+    }
+}
 
 /// An id of what became of a binding on a tick: a UUID (version 5, RFC 9562) derived from both, so that a replay makes
 /// the same record and not another one.
@@ -29,6 +45,14 @@ macro_rules! derived_id {
                 name[8..12].copy_from_slice(&position.partition.to_be_bytes());
                 name[12..].copy_from_slice(&position.offset.to_be_bytes());
                 Self(Uuid::new_v5(&$namespace, &name))
+            }
+
+            /// The id of the same on the same position of another log.
+            pub fn in_log(self, log: LogSalt) -> Self {
+                match log.0 {
+                    None => self,
+                    Some(log) => Self(Uuid::new_v5(&log, self.0.as_bytes())),
+                }
             }
 
             /// The id's 16 bytes.
@@ -74,7 +98,7 @@ pub type Evidence = Vec<(Arc<str>, f64)>;
 /// The record that an alert fired, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Firing {
-    /// Derived from the binding and the tick's position.
+    /// Derived from the binding, the tick's position and, where it is stored, the log.
     pub id: FiringId,
     /// Who owns the alert.
     pub tenant: Tenant,
@@ -97,13 +121,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_depends_on_binding_partition_and_offset_alone() {
+    fn an_id_depends_on_binding_partition_offset_and_log_alone() {
         let id = |binding, partition, offset| FiringId::derive(BindingId(binding), Position { partition, offset });
         assert_eq!(id(1, 2, 3), id(1, 2, 3));
         let all = [id(1, 2, 3), id(2, 2, 3), id(1, 3, 3), id(1, 2, 4)];
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
         // Stored ids must be found again by every later version.
         assert_eq!(id(1, 2, 3).to_string(), "d1d624dd-a38f-56f1-a0d7-bb0476335c2a");
+        let at = id(1, 2, 3);
+        assert_eq!(at.in_log(LogSalt::of("kafka:a", 0)), at, "the first log of a store");
+        let logs = [("kafka:a", 1), ("kafka:b", 1), ("kafka:a", 2)].map(|(log, n)| at.in_log(LogSalt::of(log, n)));
+        assert_eq!(logs.iter().chain([&at]).collect::<std::collections::HashSet<_>>().len(), 4);
+        assert_eq!(logs[0].to_string(), "088ad095-74bf-5305-96bc-eb4f152c99f9");
         let fault = FaultId::derive(BindingId(1), Position { partition: 2, offset: 3 });
         assert_eq!(fault.to_string(), "23b243b1-d333-5a0a-ab7c-a6645259ff0d");
     }

@@ -142,6 +142,7 @@ impl Rig {
                 params: params.ok().context("the params fit")?,
                 lifecycle: Lifecycle { repeat },
                 symbols: symbols.collect(),
+                log: None,
                 created_at_ms: 0,
                 idempotency: None,
             };

@@ -12,6 +12,7 @@ mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
+mod logs;
 mod members;
 mod openapi;
 mod problem;
@@ -134,6 +135,7 @@ fn router(served: Served) -> Router {
         .merge(firings::routes())
         .merge(faults::routes())
         .merge(candles::routes())
+        .merge(logs::routes())
         .split_for_parts();
     router
         .merge(openapi::route(&openapi))

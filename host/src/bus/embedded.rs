@@ -7,6 +7,7 @@
 mod log;
 mod membership;
 mod reader;
+mod reserved;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -102,6 +103,10 @@ impl EmbeddedBus {
 
     pub(super) fn partitions(&self) -> u32 {
         self.0.log.partitions
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        &self.0.log.identity
     }
 
     pub(super) async fn publish(&self, mut ticks: Vec<Tick>) -> Result<(), BusError> {

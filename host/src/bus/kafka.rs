@@ -6,11 +6,13 @@
 
 mod config;
 mod membership;
+mod promises;
 mod reader;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod topic_id;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,6 +96,22 @@ impl KafkaBus {
 
     pub(super) fn partitions(&self) -> u32 {
         self.0.partitions
+    }
+
+    pub(super) async fn identity(&self) -> Result<String, BusError> {
+        self.ask(|shared| {
+            let topic = &shared.config.topic;
+            let id = topic_id::topic_id(shared.asker.client(), topic, REQUEST_TIMEOUT)
+                .map_err(|reason| BusError::Kafka(format!("the brokers did not give the id of the topic: {reason}")))?;
+            // Brokers without ids of topics: at least another cluster is noticed.
+            let cluster = || shared.asker.client().fetch_cluster_id(REQUEST_TIMEOUT).unwrap_or_default();
+            Ok(id.map_or_else(|| format!("kafka:{}/{topic}", cluster()), |id| format!("kafka:{id}")))
+        })
+        .await
+    }
+
+    pub(super) async fn missing_promises(&self) -> Result<Vec<String>, BusError> {
+        promises::missing(&self.0.config).await
     }
 
     pub(super) async fn publish(&self, ticks: Vec<Tick>) -> Result<(), BusError> {

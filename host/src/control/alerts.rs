@@ -73,13 +73,15 @@ impl Control {
         let (Some(user), Some(symbols), Some(params), true) = (user, symbols, params, violations.is_empty()) else {
             return Err(ControlError::Invalid(violations));
         };
+        let (symbols, log) = self.starts(symbols).await?;
         self.store_alert(NewAlert {
             tenant: tenant.clone(),
             user,
             rule: rule.reference,
             params,
             lifecycle: request.lifecycle,
-            symbols: self.starts(symbols).await?,
+            symbols,
+            log: Some(log),
             created_at_ms: self.now_ms(),
             idempotency: request.idempotency,
         })
@@ -140,15 +142,17 @@ impl Control {
         }
     }
 
-    /// The first tick that counts for each symbol: the next one that is published.
-    pub(super) async fn starts(&self, symbols: Vec<Symbol>) -> Result<Vec<(Symbol, Start)>, ControlError> {
+    /// The first tick that counts for each symbol, the next one that is published, and the log that it is in.
+    pub(super) async fn starts(&self, symbols: Vec<Symbol>) -> Result<(Vec<(Symbol, Start)>, String), ControlError> {
         let bus = &self.0.bus;
         let ends = bus.ends().await?;
+        // After the ends: where the log is made anew in between, they are not taken for its own.
+        let log = bus.identity().await?;
         let start = |symbol: &Symbol| match bus.home_of(symbol) {
             Some(partition) => Start::At(Position { partition, offset: ends[partition as usize] }),
             None => Start::FirstSeen(ends.clone()),
         };
-        Ok(symbols.into_iter().map(|symbol| (symbol.clone(), start(&symbol))).collect())
+        Ok((symbols.into_iter().map(|symbol| (symbol.clone(), start(&symbol))).collect(), log))
     }
 
     pub(super) async fn store_alert(&self, new: NewAlert) -> Result<(Alert, bool), ControlError> {

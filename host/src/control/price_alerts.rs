@@ -83,13 +83,15 @@ impl Control {
             let message = errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ");
             ControlError::invalid("target_price", message)
         })?;
+        let (symbols, log) = self.starts(vec![symbol]).await?;
         let new = NewAlert {
             tenant: tenant.clone(),
             user,
             rule: rule.reference,
             params,
             lifecycle: Lifecycle::default(),
-            symbols: self.starts(vec![symbol]).await?,
+            symbols,
+            log: Some(log),
             created_at_ms: self.now_ms(),
             idempotency: None,
         };

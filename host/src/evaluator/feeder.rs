@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
+use super::log_watch::{self, LogWatch};
 use super::restore::{Restored, arming, restore};
 use super::{Asked, Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message, Stopped};
 use crate::backoff::patient;
@@ -61,6 +62,7 @@ pub(super) struct Feeder {
     /// Partitions that a committer writes nothing more of.
     pub(super) stops: mpsc::UnboundedReceiver<Stopped>,
     pub(super) revision: u64,
+    pub(super) log: LogWatch,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
     /// Told once the first partitions are restored.
@@ -94,18 +96,22 @@ impl Feeder {
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
         }
+        self.log.restored_in(self.store.tick_log().await?);
         if let Some(begun) = self.begun.take() {
             // Nobody waits for it any more where the start was given up.
             let _ = begun.send(());
         }
         let mut offsets_due = interval_at(Instant::now() + OFFSETS_INTERVAL, OFFSETS_INTERVAL);
         offsets_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut log_due = interval_at(Instant::now() + log_watch::INTERVAL, log_watch::INTERVAL);
+        log_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pass_on_changes(&mut newest).await;
             tokio::select! {
                 changed = self.membership.changed() => self.follow(changed?).await?,
                 Some(stopped) = self.stops.recv() => self.lose(stopped).await,
                 _ = offsets_due.tick() => self.commit_offsets().await,
+                _ = log_due.tick() => self.watch_log().await?,
                 changed = newest.changed() => if changed.is_err() {
                     return Ok(());
                 },
@@ -139,9 +145,14 @@ impl Feeder {
         }
     }
 
-    /// Claims partitions, restores them and gives each to the worker that has the fewest.
+    /// Takes partitions that the group has assigned.
     async fn take(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
         partitions.iter().for_each(|partition| self.stats.taken(*partition));
+        self.restore(partitions).await
+    }
+
+    /// Claims partitions, restores them and gives each to the worker that has the fewest.
+    pub(super) async fn restore(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
         let claims = self.claim(partitions).await?;
         self.catch_up(&claims).await?;
         let restorer = Restorer {
@@ -160,15 +171,15 @@ impl Feeder {
         while let Some((claim, restored)) = restores.next().await {
             let partition = claim.partition;
             let restored = match restored.unwrap_or_else(|error| Err(EvaluatorError::Ended(error.to_string()))) {
-                Err(error @ EvaluatorError::LostTicks { .. }) => {
-                    error!(partition, %error, "evaluation of a partition has halted");
+                Err(error) if error.halts() => {
                     let why = error.to_string();
-                    self.stats.halted(partition, why.clone());
+                    self.halt_one(partition, &error);
                     patiently(partition, || self.store.halt_partition(&claim, &why)).await?;
                     continue;
                 }
                 restored => restored?,
             };
+            self.stats.goes_on(partition);
             let fewest = self.feeds.iter_mut().min_by_key(|feed| feed.partitions.len());
             let feed = fewest.expect("an evaluator has a worker");
             feed.partitions.insert(partition);
@@ -182,16 +193,39 @@ impl Feeder {
         Ok(())
     }
 
-    /// Claims partitions: from here on no other evaluator writes anything of them.
-    async fn claim(&self, partitions: Vec<u32>) -> Result<Vec<Claim>, EvaluatorError> {
-        let claim = async |partition| patiently(partition, || self.store.claim(partition)).await;
+    /// Claims partitions: from here on no other evaluator writes anything of them. Those whose log is another one halt.
+    async fn claim(&mut self, partitions: Vec<u32>) -> Result<Vec<Claim>, EvaluatorError> {
+        let (store, bus) = (&self.store, &self.bus);
+        let claim = async |partition| {
+            let claim = || async { Ok(store.claim_in(&bus.identity().await?, partition).await?) };
+            let claimed = claim
+                .retry(patient(MIN_WAIT))
+                .when(EvaluatorError::passes)
+                .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be claimed"));
+            (partition, claimed.await)
+        };
         let mut claims = futures_util::stream::iter(partitions).map(claim).buffer_unordered(RESTORES_AT_ONCE);
-        let mut claimed = Vec::new();
-        while let Some(claim) = claims.next().await {
-            claimed.push(claim?);
+        let (mut claimed, mut halted) = (Vec::new(), Vec::new());
+        while let Some((partition, claim)) = claims.next().await {
+            match claim {
+                Err(error @ EvaluatorError::Store(StoreError::OtherLog { .. })) => halted.push((partition, error)),
+                claim => claimed.push(claim?),
+            }
             failpoint::pass("after-claim");
         }
+        drop(claims);
+        for (partition, error) in halted {
+            self.halt_one(partition, &error);
+        }
         Ok(claimed)
+    }
+
+    /// Reports that a partition is not evaluated until an operator acts.
+    fn halt_one(&mut self, partition: u32, error: &EvaluatorError) {
+        if self.stats.halted(partition, error.to_string()) {
+            error!(partition, %error, "evaluation of a partition has halted");
+        }
+        self.log.halted(partition);
     }
 
     /// Passes on all changes that a checkpoint of these partitions holds. Notifications may be late, and another evaluator
@@ -211,6 +245,17 @@ impl Feeder {
     }
 
     async fn leave(&mut self, partitions: &[u32], leaving: &Leaving) {
+        self.give_up(partitions, leaving).await;
+        self.log.left(partitions);
+        partitions.iter().for_each(|partition| self.stats.left(*partition));
+    }
+
+    /// Has workers stop with partitions that stay this evaluator's. What bindings remember is kept.
+    pub(super) async fn halt(&mut self, partitions: &[u32]) {
+        self.give_up(partitions, &Leaving::Halted).await;
+    }
+
+    async fn give_up(&mut self, partitions: &[u32], leaving: &Leaving) {
         for feed in &mut self.feeds {
             let left: Vec<u32> =
                 partitions.iter().copied().filter(|partition| feed.partitions.remove(partition)).collect();
@@ -218,7 +263,6 @@ impl Feeder {
                 feed.send(Message::Leave(left, leaving.clone())).await;
             }
         }
-        partitions.iter().for_each(|partition| self.stats.left(*partition));
     }
 
     /// Gives up a partition that nothing more is written of. Where another evaluator has claimed it, the group will say so,
@@ -228,6 +272,10 @@ impl Feeder {
         self.leave(&[partition], &Leaving::Lost).await;
         self.stats.taken(partition);
         self.stats.halted(partition, why);
+        // Or another log was accepted: then it is this one's again.
+        if self.store.tick_log().await.is_ok_and(|stored| self.log.is_outdated(stored.as_ref())) {
+            self.log.halted(partition);
+        }
     }
 
     /// Tells Kafka how far evaluation is, for whoever watches the group's lag.

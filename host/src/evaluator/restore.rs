@@ -8,7 +8,7 @@ use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::warn;
 
 use super::{Asked, EvaluatorError};
-use crate::bus::Bus;
+use crate::bus::{Bus, BusError};
 use crate::library::Library;
 use crate::store::{BindingRow, Claim, Hold, Sought, Store};
 
@@ -58,7 +58,7 @@ pub(super) async fn restore(
     };
     let (armed, new, release_due, asked_for) = Default::default();
     let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought };
-    load(store, library, revision, &mut restored).await?;
+    load(store, bus, library, revision, &mut restored).await?;
     Ok(restored)
 }
 
@@ -67,8 +67,8 @@ async fn start_of(bus: &Bus, claim: &Claim, skip_lost_ticks: bool) -> Result<Pos
     let partition = claim.partition;
     let earliest = bus.earliest(partition).await?;
     let next = claim.next_offset.unwrap_or(earliest);
-    // After a power cut the log may end before what is checkpointed: its offsets are never used twice.
-    bus.ensure_end(Position { partition, offset: next }).await?;
+    // After a power cut the log may end before what is checkpointed, or was recorded: its offsets are never used twice.
+    ensure_end(bus, Position { partition, offset: next.max(claim.referenced) }).await?;
     let lost = next < earliest && bus.end(partition).await? > next;
     if lost && !skip_lost_ticks {
         return Err(EvaluatorError::LostTicks { partition, next, earliest });
@@ -79,7 +79,23 @@ async fn start_of(bus: &Bus, claim: &Claim, skip_lost_ticks: bool) -> Result<Pos
     Ok(Position { partition, offset: next.max(earliest) })
 }
 
-async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Restored) -> Result<(), EvaluatorError> {
+/// Makes sure that no offset before `position` is used from now on, or fails where the log cannot promise that.
+async fn ensure_end(bus: &Bus, position: Position) -> Result<(), EvaluatorError> {
+    bus.ensure_end(position).await.map_err(|error| match error {
+        BusError::OffsetOutOfRange { position: Position { partition, offset }, end, .. } => {
+            EvaluatorError::LogCut { partition, end, referenced: offset }
+        }
+        error => error.into(),
+    })
+}
+
+async fn load(
+    store: &Store,
+    bus: &Bus,
+    library: &Library,
+    revision: u64,
+    restored: &mut Restored,
+) -> Result<(), EvaluatorError> {
     let (claim, from) = (restored.claim.clone(), restored.from);
     let saved = store.saved_states(claim.partition).await?;
     let mut saved: HashMap<(Digest, BindingId), SavedBinding> =
@@ -89,6 +105,10 @@ async fn load(store: &Store, library: &Library, revision: u64, restored: &mut Re
         let rows = store.live_bindings(claim.partition, revision, after, MAX_ROWS).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         after = last.id;
+        // A binding counts from where the log ended when it was made: those offsets were used.
+        if let Some(highest) = rows.iter().filter_map(|row| row.counts_from).max_by_key(|position| position.offset) {
+            ensure_end(bus, highest).await?;
+        }
         // Skip bindings that a promotion holds: the feeder passes on how that ends. Nor are those on an impure rule armed.
         for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
             // It waits for a home, and is on no partition.

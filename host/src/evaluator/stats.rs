@@ -172,8 +172,18 @@ impl EvaluatorStats {
         self.update(partition, |state| state.next_offset = Some(next_offset));
     }
 
-    pub(super) fn halted(&self, partition: u32, why: String) {
-        self.update(partition, |state| state.halted = Some(why));
+    /// Says why a partition has halted; whether that is news.
+    pub(super) fn halted(&self, partition: u32, why: String) -> bool {
+        let mut is_news = false;
+        self.update(partition, |state| {
+            is_news = state.halted.as_ref() != Some(&why);
+            state.halted = Some(why);
+        });
+        is_news
+    }
+
+    pub(super) fn goes_on(&self, partition: u32) {
+        self.update(partition, |state| state.halted = None);
     }
 
     pub(super) fn stray_tick(&self, symbol: &Symbol, home: u32, partition: u32) {

@@ -3,6 +3,7 @@
 
 mod homes;
 mod interleavings;
+mod logs;
 mod promotion;
 mod rebalance;
 

@@ -118,6 +118,10 @@ impl Projector {
             self.follow_the_group()?;
             match self.reader.poll(&mut batch, BATCH_RECORDS, POLL_TIMEOUT) {
                 Ok(()) => {}
+                // No record is behind the end, nor ever was in this log.
+                Err(BusError::OffsetOutOfRange { position: applied, end, .. }) if applied.offset > end => {
+                    return Err(ProjectError::LogMadeAnew { applied, end });
+                }
                 // Retention was faster.
                 Err(BusError::OffsetOutOfRange { position, .. }) => {
                     self.reader.remove(&[position.partition]);

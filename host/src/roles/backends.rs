@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tocsin_engine::Engine;
 use tokio::sync::OnceCell;
+use tracing::warn;
 
 use super::retry::until_there;
 use crate::artifacts::ArtifactCache;
@@ -51,10 +52,26 @@ impl<'a> Backends<'a> {
             Some(kafka) => {
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
                 let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::passes, open).await;
-                Ok(Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?))
+                let bus = Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?);
+                self.report_missing_promises(&bus).await;
+                Ok(bus)
             }
         };
         self.bus.get_or_try_init(open).await.cloned()
+    }
+
+    /// Says what the log does not promise. It makes the process no less ready: nothing has been lost yet.
+    async fn report_missing_promises(&self, bus: &Bus) {
+        match bus.missing_promises().await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => {
+                missing.iter().for_each(|what| warn!("{what}"));
+                self.health.part("promises").tell(missing.join("; "));
+            }
+            Err(error) => {
+                warn!(%error, "what Kafka promises could not be checked; it is tried again at the next start")
+            }
+        }
     }
 
     pub(super) async fn store(&self) -> anyhow::Result<Store> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::stages::Stages;
 use crate::backoff::Backoff;
@@ -41,6 +41,13 @@ async fn project(
                 part.tell(error.to_string());
                 stop.run_until_cancelled(tokio::time::sleep(wait)).await;
                 part.clear();
+            }
+            // Alerts fire without prices, and an operator has to decide: the process lives on.
+            Err(error @ ProjectError::LogMadeAnew { .. }) => {
+                error!("{error}");
+                part.tell(error.to_string());
+                stop.cancelled().await;
+                return Ok(());
             }
             ended => return ended,
         }

@@ -30,6 +30,8 @@ pub struct NewAlert {
     pub lifecycle: Lifecycle,
     /// Each symbol, and the first tick that counts for it.
     pub symbols: Vec<(Symbol, Start)>,
+    /// The log whose offsets these are; None where that is not to be checked.
+    pub log: Option<String>,
     /// Unix milliseconds.
     pub created_at_ms: i64,
     /// The request's Idempotency-Key, if it had one.

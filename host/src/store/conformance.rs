@@ -5,6 +5,7 @@ mod evaluation;
 mod faults;
 mod homes;
 mod leases;
+mod logs;
 mod outbox;
 mod promotion;
 mod rules;
@@ -45,6 +46,7 @@ pub(crate) fn new_alert(rule: &RuleRef, symbols: usize) -> NewAlert {
         params: Params { json: "{}".into(), packed: Vec::new() },
         lifecycle: Lifecycle::default(),
         symbols: (0..symbols).map(|i| (Symbol::parse(&format!("S{i}")).unwrap(), Start::At(position))).collect(),
+        log: None,
         created_at_ms: 0,
         idempotency: None,
     }

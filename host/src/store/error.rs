@@ -40,6 +40,18 @@ pub enum StoreError {
         /// The revision of the stored one.
         stored_revision: u64,
     },
+    /// The offsets in the store are those of another log.
+    #[error(
+        "the log of ticks is {found}, and all that is stored refers to {expected}: it was made anew, or another one is \
+         configured. Configure the right one; or, to go on with this one, run `tocsin log accept` (docs/operations.md, \
+         Another log)"
+    )]
+    OtherLog {
+        /// The log that checkpoints, firings and alerts refer to.
+        expected: String,
+        /// The one that is there.
+        found: String,
+    },
     /// A row does not hold what this program writes.
     #[error("the store holds a damaged {what}: {detail}")]
     Damaged {

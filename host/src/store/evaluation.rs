@@ -1,6 +1,8 @@
 //! What evaluators read of bindings, and what they write.
 
-use tocsin_engine::domain::{AlertId, BindingId, Digest, Firing, Lifecycle, Position, RuleRef, Symbol, Tenant};
+use tocsin_engine::domain::{
+    AlertId, BindingId, Digest, Firing, Lifecycle, LogSalt, Position, RuleRef, Symbol, Tenant,
+};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 
 use super::{HandedOver, Hold, NewFault};
@@ -71,10 +73,14 @@ pub struct Claim {
     pub epoch: u64,
     /// Where evaluation goes on; None if the partition was never evaluated.
     pub next_offset: Option<u64>,
+    /// Behind the last offset that a recorded firing or fault refers to.
+    pub referenced: u64,
     /// Changes up to this revision are in the checkpoint.
     pub revision: u64,
     /// Bindings whose release from quarantine takes effect right behind the checkpoint.
     pub released: Vec<BindingId>,
+    /// The log whose offsets these are, for ids of what happens on it.
+    pub salt: LogSalt,
 }
 
 /// What an evaluator writes in one transaction.

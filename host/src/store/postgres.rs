@@ -35,6 +35,8 @@ mod homes;
 mod inspect;
 #[path = "sql/leases.rs"]
 mod leases;
+#[path = "sql/logs.rs"]
+mod logs;
 #[path = "sql/outbox.rs"]
 mod outbox;
 #[path = "sql/promotion.rs"]
@@ -80,7 +82,7 @@ const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM informati
     WHERE table_schema = current_schema()";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_interleavings", "0008_bounds"),
+    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_interleavings", "0008_bounds", "0009_logs"),
 );
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
@@ -221,6 +223,15 @@ impl PostgresStore {
     /// Waits for the right to change who owns alerts in the outbox; it ends with the transaction.
     async fn take_lessors_turn(transaction: &mut Tx) -> Result<(), StoreError> {
         take(transaction, LESSORS_TURN).await
+    }
+
+    /// The same as [`Self::conclude`]: a commit is durable here, as far as the server's `synchronous_commit` says.
+    async fn conclude_soon(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
+        self.conclude(transaction, news).await
+    }
+
+    async fn make_durable(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// Commits, and tells what is new, to other processes as well.

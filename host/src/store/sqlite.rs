@@ -18,6 +18,8 @@ mod homes;
 mod inspect;
 #[path = "sql/leases.rs"]
 mod leases;
+#[path = "sql/logs.rs"]
+mod logs;
 #[path = "sql/outbox.rs"]
 mod outbox;
 #[path = "sql/promotion.rs"]
@@ -29,7 +31,9 @@ mod rows;
 #[path = "sql/rules.rs"]
 mod rules;
 
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -60,11 +64,14 @@ const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_ta
     WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_interleavings", "0010_bounds"),
+    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_interleavings", "0010_bounds", "0011_logs"),
 );
 
 /// The database file in the data folder.
 const FILE: &str = "tocsin.sqlite";
+
+/// SQLite's own log beside it, in which commits are until they are folded into the database.
+const WAL_FILE: &str = "tocsin.sqlite-wal";
 
 /// Connections that read.
 const READERS: u32 = 4;
@@ -84,6 +91,7 @@ struct Inner {
     readers: SqlitePool,
     status: SqlitePool,
     newest: Newest,
+    wal: PathBuf,
 }
 
 impl SqliteStore {
@@ -92,7 +100,8 @@ impl SqliteStore {
             .filename(data_dir.join(FILE))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A killed process loses nothing; a power cut may lose the last commits, which a replay makes again.
+            // A killed process loses nothing; a power cut may lose the last commits of evaluators, which a replay makes
+            // again. What clients were promised is synced, see `make_durable`.
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
@@ -102,7 +111,11 @@ impl SqliteStore {
         let status = SqlitePoolOptions::new().max_connections(STATUS_READERS).connect_with(options.clone()).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
         let (revision, firing): (i64, i64) = sqlx::query_as(NEWEST).fetch_one(&writer).await?;
-        Ok(Self(Arc::new(Inner { writer, readers, status, newest: Newest::new(revision, firing) })))
+        let (newest, wal) = (Newest::new(revision, firing), data_dir.join(WAL_FILE));
+        let store = Self(Arc::new(Inner { writer, readers, status, newest, wal }));
+        // A request that is made again is answered with what a process that was killed has committed.
+        store.make_durable().await?;
+        Ok(store)
     }
 
     /// Makes a database as it was before a version of the schema, and runs statements in it.
@@ -171,10 +184,30 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Commits, and tells what is new.
+    /// Commits what a client is about to be promised, and says what is new.
     async fn conclude(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
+        self.conclude_soon(transaction, news).await?;
+        self.make_durable().await
+    }
+
+    /// Commits what a replay would make again, and says what is new: on the disk when SQLite next syncs.
+    async fn conclude_soon(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
         transaction.commit().await?;
         self.0.newest.tell(news);
         Ok(())
+    }
+
+    /// Waits until all that is committed is on the disk: what SQLite does at each commit with `synchronous=FULL`, here only
+    /// where a client relies on it.
+    async fn make_durable(&self) -> Result<(), StoreError> {
+        let wal = self.0.wal.clone();
+        let sync = move || match File::options().write(true).open(wal) {
+            Ok(file) => file.sync_data(),
+            // All of it is in the database.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        let synced = tokio::task::spawn_blocking(sync).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        synced.map_err(|error| sqlx::Error::Io(error).into())
     }
 }

@@ -12,6 +12,7 @@ mod files;
 mod gostocks;
 mod kill;
 mod local_users;
+mod log;
 mod operations;
 mod other_languages;
 mod promotion;

@@ -27,7 +27,13 @@ fn one_ingester_takes_ticks_and_another_takes_over_after_a_kill_and_after_a_stop
     assert!(health["standby"].as_str().unwrap().contains("feed-simulated-"), "{health}");
     assert!(health["feed_connected"] == false && health["status"] == "ok", "{health}");
     assert_eq!(health["roles"], json!(["ingest"]));
-    assert_eq!(second.get("/ready"), json!({"ready": true, "problems": []}));
+    let ready = second.get("/ready");
+    let problems = ready["problems"].as_array().unwrap();
+    assert_eq!((&ready["ready"], problems.len()), (&json!(true), 1), "{ready}");
+    assert!(
+        problems[0].as_str().unwrap().contains("a partition has 1 copies"),
+        "the Kafka of tests has one broker: {ready}"
+    );
     assert!(second.get("/api/v1/tickers")["detail"].as_str().unwrap().contains("/health"), "it has no API");
 
     let killed = Instant::now();

@@ -24,6 +24,7 @@ use super::{Served, etag};
         (name = "firings", description = "The record of alerts that fired"),
         (name = "faults", description = "What rules did instead of answering, and the release from quarantine"),
         (name = "candles", description = "What was traded by second, minute, five minutes or hour"),
+        (name = "log", description = "The log of ticks that alerts are evaluated on"),
         (name = "trades", description = "Live trades, as the trading app serves them"),
         (name = "gostocks", description = "Price alerts, as GoStocks serves them"),
         (name = "health", description = "Whether the server is well"),

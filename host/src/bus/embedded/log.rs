@@ -11,6 +11,7 @@ use fjall::{Guard, Keyspace};
 use tocsin_engine::domain::Position;
 
 use super::NO_PANIC;
+use super::reserved::Reserved;
 use super::segment::{
     Segment, Totals, bases_from_bytes, bases_to_bytes, is_keyspace_name, key_offset, keyspace_name, keyspace_options,
     record_key,
@@ -18,6 +19,7 @@ use super::segment::{
 use crate::bus::{BusError, EmbeddedDb, EmbeddedDbError};
 
 const PARTITIONS_KEY: &[u8] = b"partitions";
+const IDENTITY_KEY: &[u8] = b"identity";
 const BASES_PREFIX: &[u8] = b"bases/";
 const TOTALS_PREFIX: &[u8] = b"totals/";
 
@@ -26,10 +28,13 @@ pub(super) struct Log {
     pub(super) meta: Keyspace,
     pub(super) groups: Keyspace,
     pub(super) partitions: u32,
+    /// What no other log has.
+    pub(super) identity: String,
     /// Oldest first, never empty. The newest takes what is appended.
     segments: RwLock<VecDeque<Arc<Segment>>>,
     /// By partition: the next offset to be written.
     pub(super) ends: Mutex<Vec<u64>>,
+    reserved: Reserved,
     /// Told when an end has moved, and when a reader is woken.
     pub(super) changed: Condvar,
     pub(super) appended_records: AtomicU64,
@@ -43,17 +48,22 @@ impl Log {
         let meta = db.small_keyspace("log")?;
         let groups = db.small_keyspace("groups")?;
         check_partitions(&meta, partitions)?;
+        let identity = identity(db, &meta)?;
         let segments = load_segments(db, &meta, partitions)?;
-        let ends = match segments.back() {
+        let found = match segments.back() {
             Some(newest) => (0..partitions).map(|partition| end_of(newest, partition)).collect::<Result<_, _>>()?,
             None => vec![0; partitions as usize],
         };
+        let mut ends = found.clone();
+        let reserved = Reserved::open(db, &meta, &mut ends)?;
         let log = Self {
             meta,
             groups,
             partitions,
+            identity,
             segments: RwLock::new(segments),
-            ends: Mutex::new(ends),
+            ends: Mutex::new(found.clone()),
+            reserved,
             changed: Condvar::new(),
             appended_records: AtomicU64::new(0),
             skipped_messages: AtomicU64::new(0),
@@ -61,6 +71,12 @@ impl Log {
         };
         if log.segment_count() == 0 {
             log.roll(log.ends())?;
+        }
+        if ends != found {
+            tracing::warn!(
+                "the machine was restarted, and the log was not closed before: offsets that may have been used are left unused"
+            );
+            log.raise_ends(ends)?;
         }
         Ok(log)
     }
@@ -186,9 +202,21 @@ impl Log {
 
     /// Moves the ends forward to `ends`, leaving the offsets between unused: a new segment begins there. Only for the writer.
     pub(super) fn raise_ends(&self, ends: Vec<u64>) -> Result<(), BusError> {
+        self.reserve(&ends)?;
         self.roll(ends.clone())?;
         self.show_ends(ends);
         Ok(())
+    }
+
+    /// Makes sure that no offset before `ends` is used again after a power cut. Only for the writer.
+    pub(super) fn reserve(&self, ends: &[u64]) -> Result<(), EmbeddedDbError> {
+        self.reserved.cover(&self.db, &self.meta, ends)
+    }
+
+    /// Writes all that there is to the disk, and that the log was closed. Only for the writer, and last.
+    pub(super) fn close(&self) -> Result<(), EmbeddedDbError> {
+        self.db.sync()?;
+        self.reserved.give_back(&self.db, &self.meta, self.ends())
     }
 
     /// Lets the readers see what is before `ends`. Only for the writer.
@@ -237,6 +265,22 @@ fn check_partitions(meta: &Keyspace, asked: u32) -> Result<(), BusError> {
         .map(u32::from_be_bytes)
         .map_err(|_| EmbeddedDbError::Damaged("the number of partitions cannot be read".into()))?;
     if stored == asked { Ok(()) } else { Err(BusError::PartitionCount { stored, asked }) }
+}
+
+/// What this log has and no other: random, made with the log, and on the disk before anything can refer to it.
+fn identity(db: &EmbeddedDb, meta: &Keyspace) -> Result<String, EmbeddedDbError> {
+    let stored = meta.get(IDENTITY_KEY).map_err(EmbeddedDbError::failed("read its identity"))?;
+    let bytes = match stored {
+        Some(stored) => stored[..].try_into(),
+        None => {
+            let made: [u8; 16] = rand::random();
+            meta.insert(IDENTITY_KEY, made).map_err(EmbeddedDbError::failed("store its identity"))?;
+            db.sync()?;
+            Ok(made)
+        }
+    };
+    let bytes = bytes.map_err(|_| EmbeddedDbError::Damaged("the identity of the log cannot be read".into()))?;
+    Ok(format!("embedded:{}", hex::encode(bytes)))
 }
 
 /// The segments that the log remembers, oldest first. Keyspaces that it does not remember are of segments whose creation

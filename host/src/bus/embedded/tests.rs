@@ -55,6 +55,16 @@ fn fresh() -> (Bus, TempDir) {
 conformance::tests!(fresh());
 
 #[tokio::test]
+async fn a_log_has_an_identity_of_its_own() {
+    let (bus, dir) = fresh();
+    let (other, _other_dir) = fresh();
+    let identity = bus.identity().await.unwrap();
+    assert_ne!(other.identity().await.unwrap(), identity);
+    drop(bus);
+    assert_eq!(open(dir.path()).identity().await.unwrap(), identity);
+}
+
+#[tokio::test]
 async fn a_restart_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let group = [Position { partition: 0, offset: 1 }, Position { partition: 7, offset: 0 }];

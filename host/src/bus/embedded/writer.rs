@@ -102,7 +102,7 @@ impl Writer {
                 self.retain_in_background();
             }
         }
-        if let Err(error) = self.log.db.sync() {
+        if let Err(error) = self.log.close() {
             tracing::error!(%error, "closing the log");
         }
     }
@@ -162,7 +162,10 @@ impl Writer {
         if group.records > 0 {
             group.batch.insert(&self.log.meta, Log::totals_key(&group.segment), group.totals.to_bytes());
         }
-        let written = group.batch.commit().map_err(|error| BusError::from(EmbeddedDbError::failed("append")(error)));
+        let reserved = self.log.reserve(&group.ends).map_err(BusError::from);
+        let commit =
+            |()| group.batch.commit().map_err(|error| BusError::from(EmbeddedDbError::failed("append")(error)));
+        let written = reserved.and_then(commit);
         if written.is_ok() && group.records > 0 {
             *group.segment.totals.lock().expect(NO_PANIC) = group.totals;
             self.log.appended_records.fetch_add(group.records as u64, Relaxed);

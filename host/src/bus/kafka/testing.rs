@@ -39,6 +39,24 @@ pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
     }
 }
 
+/// Deletes a topic and makes one of the same name: the bus on it, as a process that is started then has it.
+pub(crate) async fn remake_topic(bus: &Bus) -> Bus {
+    let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
+    let config = bus.config().clone();
+    let admin: AdminClient<DefaultClientContext> = config.client().create().unwrap();
+    let before = bus.identity().await.unwrap();
+    let deleted = admin.delete_topics(&[&config.topic], &AdminOptions::new()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    loop {
+        // A topic is there for a moment after it is deleted.
+        let bus = KafkaBus::open(config.clone()).await.unwrap();
+        if bus.identity().await.is_ok_and(|now| now != before) {
+            return Bus::Kafka(bus);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
 /// Has the brokers forget all that a partition holds, as retention does.
 pub(crate) async fn forget_all(bus: &Bus, partition: u32) {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };

@@ -43,6 +43,31 @@ async fn a_topic_keeps_its_partitions_and_two_openers_agree() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_made_anew_is_another_log() {
+    let bus = testing::fresh_topic().await;
+    let identity = bus.identity().await.unwrap();
+    assert!(identity.starts_with("kafka:") && !identity.contains('/'), "an id of the topic's: {identity}");
+    assert_eq!(bus.identity().await.unwrap(), identity);
+    let Bus::Kafka(kafka) = &bus else { unreachable!() };
+    let again = KafkaBus::open(kafka.config().clone()).await.unwrap();
+    assert_eq!(again.identity().await.unwrap(), identity, "for every process");
+    let remade = testing::remake_topic(&bus).await;
+    assert_ne!(remade.identity().await.unwrap(), identity);
+    assert_eq!(
+        bus.identity().await.unwrap(),
+        remade.identity().await.unwrap(),
+        "also for who had opened the one before"
+    );
+}
+
+#[tokio::test]
+async fn a_topic_with_one_copy_of_each_partition_promises_too_little() {
+    let missing = testing::fresh_topic().await.missing_promises().await.unwrap();
+    // The Kafka of tests has one broker.
+    assert!(missing.len() == 1 && missing[0].contains("a partition has 1 copies"), "{missing:?}");
+}
+
+#[tokio::test]
 async fn an_end_before_a_checkpoint_is_an_error() {
     let bus = KafkaBus::open(config()).await.unwrap();
     bus.ensure_end(Position { partition: 0, offset: 0 }).await.unwrap();

@@ -33,6 +33,7 @@ impl Rig {
             params: Params { json: "{}".into(), packed: Vec::new() },
             lifecycle: Lifecycle { repeat: Repeat::Every },
             symbols: vec![(Symbol::parse(symbol).unwrap(), Start::FirstSeen(ends.to_vec()))],
+            log: None,
             created_at_ms: NOW_MS,
             idempotency: None,
         };

@@ -57,7 +57,7 @@ impl Worker {
 
     /// Lets go of partitions.
     pub(super) fn leave(&mut self, partitions: &[u32], leaving: Leaving) -> Result<(), EvaluatorError> {
-        if let Leaving::Orderly(_) = leaving {
+        if !matches!(leaving, Leaving::Lost) {
             self.checkpoint()?;
         }
         self.forget(partitions);

@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Digest, Params, Tenant, UserId};
 
 use super::homes::resolve;
+use super::logs::check_log;
 use super::quarantine::rule_quarantine;
 use super::{Db, DbConnection, DbRow, Member, Tx, rows};
 use crate::store::newest::News;
@@ -25,6 +26,7 @@ impl Member {
         {
             return Ok(earlier);
         }
+        check_log(&mut transaction, new.log.as_deref()).await?;
         if let Some(quarantine) = rule_quarantine(&mut transaction, &new.tenant, &new.rule).await? {
             return Ok(StoredAlert::RuleQuarantined(quarantine));
         }

@@ -1,10 +1,10 @@
 //! What evaluators write: firings, faults, quarantines and checkpoints, in one transaction that holds only while their
 //! claims do.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::QueryBuilder;
-use tocsin_engine::domain::{BindingId, Firing};
+use tocsin_engine::domain::{BindingId, Firing, LogSalt};
 
 use super::faults::insert_faults;
 use super::outbox::put_into_outbox;
@@ -34,11 +34,45 @@ impl Member {
                 news.revision = Some(Self::next_revision(&mut transaction).await?);
             }
         }
-        let recorded = record_events(&mut transaction, commit).await?;
+        let salts = Salts::of(claims);
+        let recorded = record_events(&mut transaction, commit, &salts).await?;
+        note_references(&mut transaction, commit).await?;
         news.firing = recorded.last().copied();
-        self.conclude(transaction, news).await?;
+        self.conclude_soon(transaction, news).await?;
         Ok(recorded.len() as u64)
     }
+}
+
+/// The logs of partitions that are written to, for ids of what happened on them.
+pub(super) struct Salts(HashMap<u32, LogSalt>);
+
+impl Salts {
+    fn of(claims: &[Claim]) -> Self {
+        Self(claims.iter().map(|claim| (claim.partition, claim.salt)).collect())
+    }
+
+    pub(super) fn of_partition(&self, partition: u32) -> LogSalt {
+        self.0.get(&partition).copied().unwrap_or_default()
+    }
+}
+
+/// Notes up to which offsets firings and faults refer, so that a log that lost its end uses none of them again.
+async fn note_references(transaction: &mut Tx, commit: &Commit) -> Result<(), StoreError> {
+    let firings = commit.firings.iter().map(|(firing, _)| firing.position);
+    let faults = commit.faults.iter().map(|fault| fault.bundle.position);
+    let mut behind: BTreeMap<u32, u64> = BTreeMap::new();
+    for position in firings.chain(faults) {
+        let behind = behind.entry(position.partition).or_default();
+        *behind = (*behind).max(position.offset + 1);
+    }
+    for (partition, behind) in behind {
+        sqlx::query("UPDATE partitions SET referenced = $1 WHERE \"partition\" = $2 AND referenced < $1")
+            .bind(behind as i64)
+            .bind(i64::from(partition))
+            .execute(&mut **transaction)
+            .await?;
+    }
+    Ok(())
 }
 
 fn draws_revision(commit: &Commit) -> bool {
@@ -63,16 +97,16 @@ async fn check_claims(transaction: &mut Tx, claims: &[Claim]) -> Result<(), Stor
 }
 
 /// Records what happened, in its order; returns the numbers of new firings.
-async fn record_events(transaction: &mut Tx, commit: &Commit) -> Result<Vec<i64>, StoreError> {
+async fn record_events(transaction: &mut Tx, commit: &Commit, salts: &Salts) -> Result<Vec<i64>, StoreError> {
     if commit.firings.is_empty() && commit.faults.is_empty() {
         return Ok(Vec::new());
     }
     Member::take_turn(transaction).await?;
-    let recorded = insert_firings(transaction, &commit.firings).await?;
+    let recorded = insert_firings(transaction, &commit.firings, salts).await?;
     if let (true, Some(first), Some(last)) = (commit.outbox, recorded.first(), recorded.last()) {
         put_into_outbox(transaction, *first, *last).await?;
     }
-    insert_faults(transaction, &commit.faults).await?;
+    insert_faults(transaction, &commit.faults, salts).await?;
     let ended: Vec<BindingId> =
         commit.firings.iter().filter(|(_, last)| *last).map(|(firing, _)| firing.binding).collect();
     set_status(transaction, "triggered", without_reason(&ended)).await?;
@@ -80,7 +114,11 @@ async fn record_events(transaction: &mut Tx, commit: &Commit) -> Result<Vec<i64>
 }
 
 /// Records firings but those that are recorded already, whose binding is no longer active, or is ended by an earlier one.
-async fn insert_firings(transaction: &mut Tx, firings: &[(Firing, bool)]) -> Result<Vec<i64>, StoreError> {
+async fn insert_firings(
+    transaction: &mut Tx,
+    firings: &[(Firing, bool)],
+    salts: &Salts,
+) -> Result<Vec<i64>, StoreError> {
     let mut ended = HashSet::new();
     let standing = |(firing, last): &&(Firing, bool)| match last {
         true => ended.insert(firing.binding),
@@ -96,7 +134,8 @@ async fn insert_firings(transaction: &mut Tx, firings: &[(Firing, bool)]) -> Res
                     v.column11, v.column12, v.column13, v.column14, v.column15, v.column16 FROM (",
         );
         insert.push_values((0i64..).zip(firings), |mut row, (ordinal, firing)| {
-            row.push_bind(ordinal).push_bind(firing.id.as_bytes().to_vec()).push_bind(firing.tenant.as_str());
+            let id = firing.id.in_log(salts.of_partition(firing.position.partition));
+            row.push_bind(ordinal).push_bind(id.as_bytes().to_vec()).push_bind(firing.tenant.as_str());
             row.push_bind(firing.alert.0).push_bind(firing.binding.0);
             rows::push_event(&mut row, &firing.tick, firing.position, &firing.rule);
             row.push_bind(rows::evidence_json(&firing.evidence));

@@ -1,12 +1,11 @@
-//! What evaluators read: bindings and their changes, what was remembered of them; and how they claim partitions.
+//! What evaluators read: bindings and their changes, what was remembered of them.
 
-use sqlx::Row as _;
 use tocsin_engine::domain::{BindingId, Digest};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
 use super::{Member, Tx, rows};
-use crate::store::{BindingRow, Changed, Claim, StoreError};
+use crate::store::{BindingRow, Changed, StoreError};
 
 /// The bindings of `page`, with what evaluators need of their alerts and rules. The page is cut before anything is joined:
 /// left to themselves, databases join all that is behind it, and sort that.
@@ -91,26 +90,6 @@ impl Member {
             .execute(self.writer())
             .await?;
         Ok(())
-    }
-
-    pub(in crate::store) async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
-        // A first claim has evaluated nothing: -1 stands for that.
-        let row = sqlx::query(
-            "INSERT INTO partitions (\"partition\", epoch, next_offset, revision) VALUES ($1, 1, -1, 0)
-             ON CONFLICT (\"partition\") DO UPDATE SET epoch = partitions.epoch + 1 RETURNING epoch, next_offset, revision, released",
-        )
-        .bind(i64::from(partition))
-        .fetch_one(self.writer())
-        .await?;
-        let released: Vec<i64> =
-            serde_json::from_str(row.try_get("released")?).map_err(|error| rows::damaged("list of releases", error))?;
-        Ok(Claim {
-            partition,
-            epoch: row.try_get::<i64, _>("epoch")? as u64,
-            next_offset: u64::try_from(row.try_get::<i64, _>("next_offset")?).ok(),
-            revision: row.try_get::<i64, _>("revision")? as u64,
-            released: released.into_iter().map(BindingId).collect(),
-        })
     }
 
     pub(in crate::store) async fn saved_states(

@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::FaultBundle;
 use tocsin_engine::domain::{AlertId, FaultId, Tenant};
 
+use super::commit::Salts;
 use super::{Db, Member, ROWS_AT_ONCE, Tx, rows};
 use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING};
 use crate::store::{FaultRecord, NewFault, StoreError, StoredBundle};
@@ -70,7 +71,7 @@ impl Member {
 }
 
 /// Records faults that are not recorded yet and whose alert was not deleted, and forgets those that are too many.
-pub(super) async fn insert_faults(transaction: &mut Tx, faults: &[NewFault]) -> Result<(), StoreError> {
+pub(super) async fn insert_faults(transaction: &mut Tx, faults: &[NewFault], salts: &Salts) -> Result<(), StoreError> {
     for faults in faults.chunks(ROWS_AT_ONCE) {
         let mut insert = QueryBuilder::<Db>::new(
             "INSERT INTO faults (id, tenant, alert_id, binding_id, symbol, price, volume, time_ms, conditions,
@@ -82,7 +83,9 @@ pub(super) async fn insert_faults(transaction: &mut Tx, faults: &[NewFault]) -> 
         );
         insert.push_values((0i64..).zip(faults), |mut row, (ordinal, fault)| {
             let NewFault { alert, binding, quarantined, bundle } = fault;
-            row.push_bind(ordinal).push_bind(FaultId::derive(*binding, bundle.position).as_bytes().to_vec());
+            let log = salts.of_partition(bundle.position.partition);
+            let id = FaultId::derive(*binding, bundle.position).in_log(log);
+            row.push_bind(ordinal).push_bind(id.as_bytes().to_vec());
             row.push_bind(alert.0).push_bind(binding.0);
             rows::push_event(&mut row, &bundle.tick, bundle.position, &bundle.rule);
             row.push_bind(&bundle.params).push_bind(&bundle.state).push_bind(bundle.fuel as i64);

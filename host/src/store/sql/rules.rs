@@ -37,6 +37,7 @@ impl Member {
         .await?
         .rows_affected();
         transaction.commit().await?;
+        self.make_durable().await?;
         let versions = self.rule_versions(tenant, &reference.name).await?;
         let existing = versions.into_iter().find(|other| other.reference.version == reference.version);
         let existing =

@@ -197,6 +197,25 @@ async fn a_huge_target_is_not_written_in_full() {
 }
 
 #[tokio::test]
+async fn every_member_of_an_accepted_log() {
+    let server = fixture().await;
+    let uri = "/api/v1/log/accept";
+    let found = server.get("/api/v1/log").await.json()["found"].clone();
+    let no_text: Vec<&str> = NO_TEXT.iter().copied().filter(|text| !text.starts_with('"')).collect();
+    check_member(&server, uri, r#"{"log":{},"from":"end"}"#, "log", &no_text).await;
+    let no_start = ["0", "true", "[]", "{}", "null", "\"\"", "\"End\"", "\"latest\""];
+    check_member(&server, uri, &format!(r#"{{"log":{found},"from":{{}}}}"#), "from", &no_start).await;
+    check_member(&server, uri, &format!(r#"{{"log":{found},"from":"end","x":{{}}}}"#), "x", &["1", "null"]).await;
+    check_named(&server.call("POST", uri, &[("content-type", "text/plain")], "{}").await, "text", "Content-Type");
+    for uri in ["/api/v1/log?x=1", "/api/v1/log/accept?x=1"] {
+        let method = if uri.contains("accept") { "POST" } else { "GET" };
+        check_named(&server.call(method, uri, JSON, "{}").await, uri, "x");
+    }
+    let other = server.post_json(uri, &json!({"log": "another", "from": "end"})).await;
+    assert_eq!(other.status, StatusCode::CONFLICT, "{}", other.text());
+}
+
+#[tokio::test]
 async fn every_member_of_a_release() {
     let server = fixture().await;
     let alert = json!({"user_id": 1, "symbols": ["X"], "rule": "above", "params": {"target": 1}});

@@ -260,6 +260,7 @@ async fn the_description_names_every_route() {
         "GET /api/v1/faults/{id}/bundle",
         "GET /api/v1/firings",
         "GET /api/v1/firings/stream",
+        "GET /api/v1/log",
         "GET /api/v1/rules",
         "GET /api/v1/rules/{name}",
         "GET /api/v1/rules/{name}/versions/{version}",
@@ -272,6 +273,7 @@ async fn the_description_names_every_route() {
         "POST /alerts",
         "POST /api/v1/alerts",
         "POST /api/v1/alerts/{id}/release",
+        "POST /api/v1/log/accept",
         "POST /api/v1/rules",
         "POST /api/v1/rules/{name}/versions/{version}/promote",
     ];
