@@ -23,8 +23,7 @@ on_each_member!(
 impl Rig {
     /// Puts another bus in the place of this one.
     fn change_bus(&mut self, bus: Bus) {
-        let caps = BindingCaps { per_tenant: 100, per_rule: 100 };
-        self.control = Control::new(self.store.clone(), bus.clone(), self.library.clone(), self.clock.clone(), caps);
+        self.control = Control::new(self.store.clone(), bus.clone(), self.library.clone(), self.clock.clone(), CAPS);
         self.bus = bus;
     }
 

@@ -5,7 +5,7 @@ use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
 use super::{Member, Tx, rows};
-use crate::store::{BindingRow, Changed, StoreError};
+use crate::store::{BindingRow, Changed, Claim, StoreError};
 
 /// The bindings of `page`, with what evaluators need of their alerts and rules. The page is cut before anything is joined:
 /// left to themselves, databases join all that is behind it, and sort that.
