@@ -88,10 +88,13 @@ fn a_choice_that_is_listed_twice_is_refused() {
     assert_eq!(violations(&with_param(&close, "i64").to_string()), [""; 0], "two integers that differ");
 }
 
+/// Puts a text into a manifest.
+type Put = fn(&mut Value, String);
+
 #[test]
 fn every_string_of_a_manifest_has_a_bound() {
     let long = |bytes: usize| "x".repeat(bytes);
-    let cases: [(&str, usize, fn(&mut Value, String)); 17] = [
+    let cases: [(&str, usize, Put); 17] = [
         ("name", MAX_NAME_BYTES, |m, text| m["name"] = text.into()),
         ("version", MAX_VERSION_BYTES, |m, text| m["version"] = format!("1.0.0-{}", &text[6..]).into()),
         ("description", MAX_TEXT_BYTES, |m, text| m["description"] = text.into()),
