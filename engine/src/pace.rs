@@ -3,31 +3,34 @@
 //! What it fires beyond that is counted and not recorded; its state goes on as if it had fired.
 //!
 //! The clock is the event time of its ticks, so that a replay decides alike. This is the generic cell rate algorithm, in its
-//! form of virtual scheduling (ITU-T I.371, 2004, annex A).
+//! form of a leaky bucket (ITU-T I.371, 2004, annex A).
 
 use crate::limits::FIRING_INTERVAL_MS;
 
 /// The pace of a binding that fired of late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// The event time at which the burst is whole again, Unix milliseconds.
-    pub(crate) next_ms: i64,
+    /// How much of the burst was used at `last_ms`, in event time that earns it back, milliseconds.
+    pub(crate) used_ms: i64,
+    /// The event time of the last firing, Unix milliseconds.
+    pub(crate) last_ms: i64,
 }
 
 impl Pace {
     /// The pace of a binding that did not fire of late.
     pub(crate) fn rested(time_ms: i64) -> Self {
-        Self { next_ms: time_ms }
+        Self { used_ms: 0, last_ms: time_ms }
     }
 
     /// Whether a firing at an event time is recorded; if it is, it is counted.
     pub(crate) fn fire(&mut self, time_ms: i64, at_once: u32) -> bool {
-        let burst_ms = FIRING_INTERVAL_MS * i64::from(at_once);
-        // Event time may run back: then a jump ahead has cost no more than the burst.
-        self.next_ms = self.next_ms.clamp(time_ms, time_ms + burst_ms);
-        let is_recorded = self.next_ms + FIRING_INTERVAL_MS <= time_ms + burst_ms;
+        // Event time may run back, as far as it will: then nothing is earned, and nothing is lost.
+        let earned_ms = time_ms.saturating_sub(self.last_ms).max(0);
+        self.used_ms = (self.used_ms - earned_ms).max(0);
+        self.last_ms = time_ms;
+        let is_recorded = self.used_ms + FIRING_INTERVAL_MS <= FIRING_INTERVAL_MS * i64::from(at_once);
         if is_recorded {
-            self.next_ms += FIRING_INTERVAL_MS;
+            self.used_ms += FIRING_INTERVAL_MS;
         }
         is_recorded
     }
@@ -58,11 +61,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_from_the_future_costs_no_more_than_the_burst() {
+    fn event_time_that_runs_back_costs_no_firing() {
         let back = std::iter::once(1_000_000_000).chain((1..=50).map(|at| at * FIRING_INTERVAL_MS));
-        assert_eq!(recorded(back), 50, "the first one after the jump is not recorded");
+        assert_eq!(recorded(back), 51);
         // However far event time jumps to and fro, and at both ends of it.
-        let times = [0, i64::from(u32::MAX) * 1_000, 0, crate::domain::MAX_TIME_MS, 0];
-        assert_eq!(recorded(times), 3);
+        let times = [0, i64::from(u32::MAX) * 1_000, 0, crate::domain::MAX_TIME_MS, 0, -5];
+        assert_eq!(recorded(times), 6);
+        assert_eq!(recorded((0..5_000).rev()), i64::from(FIRINGS_AT_ONCE), "time that only runs back earns nothing");
     }
 }

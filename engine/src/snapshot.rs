@@ -11,9 +11,9 @@ const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 12;
 /// Set in the length if the health follows.
 const HAS_HEALTH: u32 = 1 << 31;
-/// Set in the length if the pace follows (i64), behind the health.
+/// Set in the length if the pace follows, behind the health: what is used (i64) and the last event time (i64).
 const HAS_PACE: u32 = 1 << 30;
-const PACE_BYTES: usize = 8;
+const PACE_BYTES: usize = 16;
 /// Bytes of a health: the history (u32), the trips (u16), whether it is on probe (u16), the ticks to wait (u64).
 const HEALTH_BYTES: usize = 16;
 
@@ -114,7 +114,8 @@ fn put_record(bytes: &mut Vec<u8>, record: Remembered<'_>) {
         bytes.extend_from_slice(&health.wait_ticks.to_le_bytes());
     }
     if let Some(pace) = pace {
-        bytes.extend_from_slice(&pace.next_ms.to_le_bytes());
+        bytes.extend_from_slice(&pace.used_ms.to_le_bytes());
+        bytes.extend_from_slice(&pace.last_ms.to_le_bytes());
     }
     bytes.extend_from_slice(state);
 }
@@ -134,7 +135,8 @@ fn take_record(left: &mut &[u8]) -> Option<SavedBinding> {
     let mut pace = None;
     if length & HAS_PACE != 0 {
         let bytes = left.split_off(..PACE_BYTES)?;
-        pace = Some(Pace { next_ms: i64::from_le_bytes(*bytes.first_chunk()?) });
+        let (used_ms, last_ms) = (*bytes.first_chunk()?, *bytes.last_chunk()?);
+        pace = Some(Pace { used_ms: i64::from_le_bytes(used_ms), last_ms: i64::from_le_bytes(last_ms) });
     }
     let state = left.split_off(..(length & !(HAS_HEALTH | HAS_PACE)) as usize)?.to_vec();
     Some(SavedBinding { binding, health, pace, state })
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn a_snapshot_survives_its_bytes_and_damage_is_an_error() {
         let health = Health { history: 5, trips: 2, on_probe: true, wait_ticks: 1 << 40 };
-        let pace = Some(Pace { next_ms: -5 });
+        let pace = Some(Pace { used_ms: 300, last_ms: -5 });
         let clean = Health::default();
         let expect = [
             SavedBinding { binding: BindingId(7), health, pace: None, state: vec![1, 2, 3] },

@@ -307,7 +307,7 @@ impl Health {
     async fn store_seen(&self) -> StoreSeen {
         let Some(store) = self.0.store.get().cloned() else { return StoreSeen::default() };
         let late = self.late_symbols();
-        let looking = async move {
+        let looking = Box::pin(async move {
             let problem = store.ping().await.err().map(|error| error.to_string());
             // A store that is away is reported already.
             let impure = store.impure_rules_in_use(MAX_IMPURE_RULES_TOLD).await.unwrap_or_default();
@@ -319,7 +319,7 @@ impl Health {
             others.extend(promotion.as_ref().map(promotion_problem));
             others.extend(unassigned_problem(&late, &watched));
             StoreSeen { problem, others }
-        };
+        });
         let mut seen = self.0.store_looks.look(looking).await.unwrap_or_else(|| StoreSeen {
             problem: Some(format!("the store does not answer within {} s", ANSWER_TIMEOUT.as_secs())),
             others: Vec::new(),

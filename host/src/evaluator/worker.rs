@@ -294,7 +294,8 @@ impl Worker {
             let before = events.len();
             match self.homes.get(&record.tick.symbol) {
                 Some(Home::At(home)) if *home == position.partition => {
-                    if !self.evaluate(record, &mut events)? {
+                    let is_evaluated = self.evaluate(record, &mut events)?;
+                    if !is_evaluated {
                         self.broken_off = Some(position.partition);
                         break;
                     }
