@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::disk::DiskFull;
 
 #[cfg(test)]
-pub(crate) use kafka::testing::{append, forget_all, fresh_topic, remake_topic};
+pub(crate) use kafka::testing::{append, forget_all, fresh_topic, remake_topic, remake_topic_with};
 
 pub use embedded::{
     EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,

@@ -260,8 +260,17 @@ impl Health {
     /// Partitions that are judged no more until somebody acts.
     fn halted_partitions(&self) -> Vec<String> {
         let partitions = self.0.evaluation.get().map(|stats| stats.partitions()).unwrap_or_default();
-        let halted = partitions.into_iter().filter_map(|(partition, state)| Some((partition, state.halted?)));
-        halted.map(|(partition, why)| format!("partition {partition} is not evaluated: {why}")).collect()
+        let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (partition, state) in partitions {
+            if let Some(why) = state.halted {
+                by_reason.entry(why).or_default().push(partition.to_string());
+            }
+        }
+        let describe = |(why, partitions): (String, Vec<String>)| match &partitions[..] {
+            [partition] => format!("partition {partition} is not evaluated: {why}"),
+            _ => format!("partitions {} are not evaluated: {why}", partitions.join(", ")),
+        };
+        by_reason.into_iter().map(describe).collect()
     }
 
     /// Symbols with ticks that nobody judges.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
-use tocsin_engine::domain::Position;
+use tocsin_engine::domain::{Position, Symbol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -89,10 +89,7 @@ impl Feeder {
     async fn feed(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
         let homes = self.store.homes().await?;
-        for feed in &self.feeds {
-            let (sought, list) = Default::default();
-            feed.send(Message::Changes(Changes { homes: homes.clone(), sought, list, revision: self.revision })).await;
-        }
+        self.pass_on_homes(&homes).await;
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
         }
@@ -116,6 +113,14 @@ impl Feeder {
                     return Ok(());
                 },
             }
+        }
+    }
+
+    /// Says where the ticks of watched symbols count.
+    pub(super) async fn pass_on_homes(&self, homes: &[(Symbol, Option<u32>)]) {
+        for feed in &self.feeds {
+            let (homes, revision) = (homes.to_vec(), self.revision);
+            feed.send(Message::Changes(Changes { homes, sought: Vec::new(), list: Vec::new(), revision })).await;
         }
     }
 
@@ -222,8 +227,10 @@ impl Feeder {
 
     /// Reports that a partition is not evaluated until an operator acts.
     fn halt_one(&mut self, partition: u32, error: &EvaluatorError) {
-        if self.stats.halted(partition, error.to_string()) {
-            error!(partition, %error, "evaluation of a partition has halted");
+        let why = error.to_string();
+        // All partitions halt for the same reason where the log is another one.
+        if self.stats.halted(partition, why.clone()) && self.log.is_news(why) {
+            error!(partition, %error, "evaluation has halted");
         }
         self.log.halted(partition);
     }

@@ -20,11 +20,18 @@ pub(super) struct LogWatch {
     known: Option<TickLog>,
     /// Partitions that have halted because of it, and are tried again.
     halted: BTreeSet<u32>,
+    /// Why, as the log of this process has it.
+    logged: Option<String>,
 }
 
 impl LogWatch {
     pub(super) fn restored_in(&mut self, known: Option<TickLog>) {
         self.known = known;
+    }
+
+    /// Whether a reason to halt is another one than the last.
+    pub(super) fn is_news(&mut self, why: String) -> bool {
+        self.logged.replace(why.clone()) != Some(why)
     }
 
     pub(super) fn halted(&mut self, partition: u32) {
@@ -58,6 +65,11 @@ impl Feeder {
             return Ok(());
         }
         if self.log.is_outdated(Some(&known)) {
+            // Where the log has other partitions, symbols may wait for their first tick again.
+            match self.store.homes().await {
+                Err(error) if error.passes() => return Ok(()),
+                homes => self.pass_on_homes(&homes?).await,
+            }
             self.log.restored_in(Some(known));
             let halted: Vec<u32> = std::mem::take(&mut self.log.halted).into_iter().collect();
             return self.restore(halted).await;
@@ -69,7 +81,9 @@ impl Feeder {
         self.log.restored_in(None);
         let partitions: Vec<u32> = self.feeds.iter().flat_map(|feed| feed.partitions.iter().copied()).collect();
         if !partitions.is_empty() {
-            error!(error = %why, "evaluation has halted");
+            if self.log.is_news(why.to_string()) {
+                error!(error = %why, "evaluation has halted");
+            }
             self.halt(&partitions).await;
         }
         for partition in partitions {

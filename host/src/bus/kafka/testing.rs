@@ -41,8 +41,13 @@ pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
 
 /// Deletes a topic and makes one of the same name: the bus on it, as a process that is started then has it.
 pub(crate) async fn remake_topic(bus: &Bus) -> Bus {
+    remake_topic_with(bus, bus.partitions()).await
+}
+
+/// The same with another number of partitions.
+pub(crate) async fn remake_topic_with(bus: &Bus, partitions: u32) -> Bus {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
-    let config = bus.config().clone();
+    let config = KafkaConfig { partitions, ..bus.config().clone() };
     let admin: AdminClient<DefaultClientContext> = config.client().create().unwrap();
     let before = bus.identity().await.unwrap();
     let deleted = admin.delete_topics(&[&config.topic], &AdminOptions::new()).await.unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use tocsin_engine::domain::Firing;
 
 use super::*;
-use crate::bus::{append, fresh_topic, remake_topic};
+use crate::bus::{append, fresh_topic, remake_topic, remake_topic_with};
 use crate::control::AcceptFrom;
 use crate::store::Commit;
 
@@ -17,6 +17,7 @@ on_each_member!(
     a_log_that_was_deleted_halts_evaluation_until_another_is_accepted,
     a_topic_made_anew_halts_evaluation_until_it_is_accepted,
     a_topic_made_anew_while_it_is_evaluated_is_noticed,
+    a_symbol_whose_partition_is_gone_waits_for_its_first_tick,
     a_topic_that_lost_its_end_halts_its_partition,
 );
 
@@ -228,6 +229,28 @@ async fn a_topic_made_anew_while_it_is_evaluated_is_noticed(member: Member) {
     rig.accept(AcceptFrom::Earliest).await;
     rig.until_counts(id, &upto(7)).await;
     wait_until(async || rig.halted(&running).is_empty()).await;
+    running.stop().await;
+}
+
+async fn a_symbol_whose_partition_is_gone_waits_for_its_first_tick(member: Member) {
+    let (mut rig, id, _) = on_topic(member).await;
+    append(&rig.bus, 6, &ticks(4)).await;
+    rig.evaluate_until(id, &upto(4)).await;
+    let bus = remake_topic_with(&rig.bus, 2).await;
+    rig.change_bus(bus);
+    append(&rig.bus, 1, &ticks(3)).await;
+    let running = rig.start().await;
+    assert_eq!(rig.halted(&running).len(), 2);
+    let found = rig.control.log().await.unwrap().found;
+    let (_, moved) = rig.control.accept_log(&found, AcceptFrom::Earliest).await.unwrap();
+    assert_eq!(moved, 1);
+    // What it remembers stays with the partition that is gone.
+    wait_until(async || rig.firings().await.len() == 7).await;
+    let firings = rig.firings().await;
+    let positions: Vec<_> = firings.iter().map(|firing| (firing.position.partition, firing.position.offset)).collect();
+    assert_eq!(positions, [(6, 0), (6, 1), (6, 2), (6, 3), (1, 0), (1, 1), (1, 2)]);
+    append(&rig.bus, 1, &ticks(1)).await;
+    rig.until_counts(id, &[upto(4), upto(4)].concat()).await;
     running.stop().await;
 }
 
