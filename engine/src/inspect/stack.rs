@@ -145,7 +145,7 @@ mod tests {
     fn the_deepest_chain_counts_each_function_once() {
         let functions = [function(1, &[1, 2]), function(2, &[3]), function(100, &[]), function(3, &[])];
         let graph = CallGraph::new(&functions, &[]);
-        let folded = |function| frame(functions[function as usize].values + graph.folded_values(function));
+        let folded = |function: usize| frame(functions[function].values + graph.folded_values(function));
         let by_two = folded(0) + folded(2);
         let by_one = folded(0) + folded(1) + folded(3);
         assert_eq!(graph.chain_bytes(0), by_two.max(by_one));
