@@ -1,7 +1,7 @@
 //! The domain of Tocsin and the engine that judges ticks: ticks in, verdicts out.
 //!
-//! This crate is synchronous and does no IO: it knows nothing of Kafka, SQL, HTTP or clocks, so anyone can embed it
-//! and a test can hold every input still. [`domain`] holds the words that all of Tocsin shares.
+//! This crate is synchronous and does no IO: it knows nothing of Kafka, SQL or HTTP, and decides nothing by a clock, so anyone
+//! can embed it and a test can hold every input still. [`domain`] holds the words that all of Tocsin shares.
 //!
 //! From a module's bytes to a verdict: [`inspect`] validates, `inject` re-encodes, [`Engine`] compiles, and a
 //! [`Shard`] keeps the bindings of all symbols and judges each tick against them.
