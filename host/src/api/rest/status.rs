@@ -7,13 +7,11 @@ use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use serde::Serialize;
 use tocsin_engine::RuleUsage;
-use tocsin_engine::domain::AlertId;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::connections::ConnectionCounts;
-use crate::evaluator::AlertActivity;
 use crate::health::{EvaluationReport, Health};
 
 pub(super) fn routes<S>() -> OpenApiRouter<S>
@@ -109,15 +107,18 @@ impl From<EvaluationReport> for EvaluationBody {
             fuel: usage.fuel,
             seconds: usage.time.as_secs_f64(),
         };
-        let alert = |(id, activity): (AlertId, AlertActivity)| AlertActivityBody {
-            id: id.0,
-            firings: activity.firings,
-            suppressed: activity.suppressed,
-            faults: activity.faults,
-        };
         Self {
             rules: report.rules.into_iter().map(rule).collect(),
-            alerts: report.alerts.into_iter().map(alert).collect(),
+            alerts: report
+                .alerts
+                .into_iter()
+                .map(|(id, activity)| AlertActivityBody {
+                    id: id.0,
+                    firings: activity.firings,
+                    suppressed: activity.suppressed,
+                    faults: activity.faults,
+                })
+                .collect(),
         }
     }
 }
