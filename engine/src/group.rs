@@ -88,6 +88,11 @@ impl Group {
         self.slots.is_empty() && self.parked.is_empty()
     }
 
+    /// A binding that is quarantined.
+    pub(crate) fn parked(&self, binding: BindingId) -> Option<&Parked> {
+        self.parked.iter().find(|parked| parked.slot.binding == binding)
+    }
+
     /// The bindings, wherever they are kept.
     pub(crate) fn bindings(&self) -> impl Iterator<Item = BindingId> + '_ {
         let parked = self.parked.iter().map(|parked| &parked.slot);

@@ -179,7 +179,9 @@ impl Default for Shard {
 }
 
 impl Shard {
-    fn empty() -> Self {
+    /// A shard without bindings.
+    pub fn new(judging: Judging) -> Self {
+        let Judging { waking, audit_every_calls, firings_at_once } = judging;
         Self {
             instances: Slab::default(),
             instance_of: HashMap::new(),
@@ -191,19 +193,12 @@ impl Shard {
             suppressed: BTreeMap::new(),
             keys: Vec::new(),
             in_call: None,
-            decides_on_rules: false,
-            waking: Waking::default(),
-            firings_at_once: FIRINGS_AT_ONCE,
-            audit: Audit::default(),
+            decides_on_rules: true,
+            waking,
+            firings_at_once,
+            audit: Audit::every(audit_every_calls),
             scratch: Scratch::default(),
         }
-    }
-
-    /// A shard without bindings.
-    pub fn new(judging: Judging) -> Self {
-        let audit = Audit::every(judging.audit_every_calls);
-        let Judging { waking, firings_at_once, .. } = judging;
-        Self { waking, firings_at_once, audit, decides_on_rules: true, ..Self::empty() }
     }
 
     /// A shard for some bindings that are to catch up with another one: what it sees of a rule version is too little to
@@ -250,11 +245,7 @@ impl Shard {
         let place = self.places.get(&binding)?;
         let group = &self.groups[place.group as usize];
         if place.slot == PARKED {
-            return group
-                .parked
-                .iter()
-                .find(|parked| parked.slot.binding == binding)
-                .map(|parked| parked.params.clone());
+            return group.parked(binding).map(|parked| parked.params.clone());
         }
         Some(group.table.params(&self.instances[group.instance], place.slot as usize).to_vec())
     }
@@ -264,7 +255,7 @@ impl Shard {
         let place = self.places.get(&binding)?;
         let group = &self.groups[place.group as usize];
         if place.slot == PARKED {
-            return group.parked.iter().find(|parked| parked.slot.binding == binding).map(|parked| parked.slot.alert);
+            return group.parked(binding).map(|parked| parked.slot.alert);
         }
         Some(group.slots[place.slot as usize].alert)
     }
@@ -552,7 +543,7 @@ impl Shard {
         let slot = place.slot as usize;
         let pace = group.paces.get(&binding).copied();
         if place.slot == PARKED {
-            let parked = group.parked.iter().find(|parked| parked.slot.binding == binding)?;
+            let parked = group.parked(binding)?;
             let (health, state) = (parked.health, parked.state.clone());
             return Some(SavedBinding { binding, health, pace, state });
         }
