@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -139,24 +139,23 @@ async fn hold<E, W: Future<Output = Result<(), E>>>(
     stop: &CancellationToken,
     work: &impl Fn(CancellationToken) -> W,
 ) -> Result<(), E> {
-    let tenure = Tenure { until: Mutex::new(asked), ended: stop.child_token() };
+    let tenure = Arc::new(Tenure { until: Mutex::new(asked), ended: stop.child_token() });
     tenure.extend(asked);
-    let mut working = pin!(tenure.run(work(tenure.ended.clone())));
-    let ended = tokio::select! {
-        ended = &mut working => ended,
-        () = renew(store, lock, &tenure) => working.await,
-    };
+    // In a task of its own: work that seldom lets others run must not keep its own lock from being renewed.
+    let renewing = AbortOnDropHandle::new(tokio::spawn(renew(store.clone(), lock.clone(), tenure.clone())));
+    let ended = tenure.run(work(tenure.ended.clone())).await;
+    drop(renewing);
     release(store, lock).await;
     ended
 }
 
-/// Renews a lock until it cannot be; then the work is told to end.
-async fn renew(store: &Store, lock: &Lease, tenure: &Tenure) {
+/// Renews a lock until it cannot be; then cancels the work's token.
+async fn renew(store: Store, lock: Lease, tenure: Arc<Tenure>) {
     let mut failing = false;
     loop {
         sleep(RENEW_EVERY).await;
         let asked = Instant::now();
-        match timeout_at(tenure.until(), store.renew_lease(lock)).await {
+        match timeout_at(tenure.until(), store.renew_lease(&lock)).await {
             Ok(Ok(true)) => {
                 failing = false;
                 tenure.extend(asked);
@@ -219,7 +218,6 @@ impl<'a> Waiting<'a> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
@@ -274,6 +272,31 @@ mod tests {
         stop_b.cancel();
         b.await.unwrap();
         assert_eq!(store.acquire_lease(&lock("d")).await.unwrap(), Leased::Held, "released at the end");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_that_never_waits_keeps_its_lock() {
+        let home = Home::make(Member::Postgres).await;
+        let (store, stop) = (home.open().await, CancellationToken::new());
+        let begins = Arc::new(AtomicU32::new(0));
+        let work = |ended: CancellationToken| {
+            let (begins, stop) = (begins.clone(), stop.clone());
+            async move {
+                begins.fetch_add(1, SeqCst);
+                // Longer than a lease, and holding its thread for most of the time, as the parsing of large frames does.
+                let until = Instant::now() + LEASE + RENEW_EVERY;
+                while !ended.is_cancelled() && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(700));
+                    tokio::task::yield_now().await;
+                }
+                if !ended.is_cancelled() {
+                    stop.cancel();
+                }
+                Ok::<(), Infallible>(())
+            }
+        };
+        while_held(&store, &lock("busy"), &part(), &stop, work).await.unwrap();
+        assert_eq!(begins.load(SeqCst), 1, "it lost the lock while it worked");
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,6 +81,8 @@ impl Session<'_> {
                         goodbye = Some(frame.as_ref().map_or_else(String::new, quote));
                     }
                     self.take(message).await?;
+                    // Frames hold up to 1 MiB: a peer that sends without pause must not keep others from this thread.
+                    tokio::task::yield_now().await;
                 }
                 // After a goodbye an error says only that the server did not wait for the answer.
                 Ok(Some(Err(error))) if goodbye.is_none() => return Err(self.failed(&error)),

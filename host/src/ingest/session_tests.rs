@@ -87,6 +87,30 @@ async fn a_session_subscribes_to_each_symbol_in_order() {
     assert_eq!(heard, [r#"{"symbol":"AAPL","type":"subscribe"}"#, r#"{"symbol":"IC MARKETS:1","type":"subscribe"}"#]);
 }
 
+#[tokio::test]
+async fn others_run_between_two_frames_of_a_peer_that_never_pauses() {
+    const FRAMES: usize = 50;
+    let (Rig { mut client, mut server, protocol, status, .. }, _) = rig(1 << 20).await;
+    let (sink, ticks) = mpsc::channel(FRAMES);
+    for price in 0..FRAMES {
+        server.feed(trade(price as u32)).await.unwrap();
+    }
+    server.flush().await.unwrap();
+    let mut session = session(&protocol, &sink, &status);
+    let mut turns = 0;
+    let other = async {
+        while ticks.len() < FRAMES {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        ended = session.run(&mut client) => panic!("{ended:?}"),
+        () = other => {}
+    }
+    assert!(turns >= FRAMES / 2, "{turns} turns in {FRAMES} frames");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dead_peer_is_pinged_and_then_given_up() {
     let (rig, _ticks) = rig(4096).await;

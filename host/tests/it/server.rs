@@ -162,13 +162,13 @@ impl Server {
         }
     }
 
-    /// kill -9.
     /// Waits until it ends by itself; the exit code.
     #[cfg(feature = "failpoints")]
     pub(crate) fn exit_status(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
+    /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -186,6 +186,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Shown where the test fails.
+        self.log().iter().for_each(|line| println!("{} logged: {line}", self.url));
     }
 }
 

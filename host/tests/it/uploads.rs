@@ -28,10 +28,19 @@ fn while_polling(server: &Server, work: impl FnOnce()) -> usize {
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let _done = SetAtEnd(&done);
         work();
-        done.store(true, Ordering::Relaxed);
     });
     answered.into_inner()
+}
+
+/// Sets a flag when it is dropped, also where a test panics: the scope waits for its thread before it panics itself.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
