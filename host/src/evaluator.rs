@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 use self::committer::Committer;
 use self::feeder::{Feed, Feeder};
 use self::log_watch::LogWatch;
-use self::restore::Restored;
+use self::restore::{Restored, StoredRules};
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock, Handover};
 use crate::library::{Library, LibraryError};
@@ -302,9 +302,9 @@ pub async fn start(
     drop(at_work);
     let (begun, has_begun) = oneshot::channel();
     let feeder = Feeder {
+        rules: StoredRules { store: store.clone(), library, clock },
         store,
         bus,
-        library,
         membership,
         feeds,
         stops,

@@ -228,6 +228,11 @@ impl Store {
         on_member!(self, fault_bundle(tenant, id))
     }
 
+    /// Takes a rule version out of service, with all its live bindings. It has no effect on one that already is.
+    pub async fn quarantine_rule(&self, rule: Digest, reason: &str, at_ms: i64) -> Result<(), StoreError> {
+        on_member!(self, quarantine_rule(rule, reason, at_ms))
+    }
+
     /// Impure rule versions that live bindings still wait on, with how many, at most `limit`.
     pub async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
         on_member!(self, impure_rules_in_use(limit))

@@ -20,12 +20,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use super::log_watch::{self, LogWatch};
-use super::restore::{Restored, arming, restore};
+use super::restore::{Restored, StoredRules, arming, restore};
 use super::{Asked, Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Message, Stopped};
 use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
 use crate::failpoint;
-use crate::library::{Library, LibraryError};
+use crate::library::LibraryError;
 use crate::store::{BindingRow, Changed, Claim, Hold, Sought, Standing, Store, StoreError};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
@@ -56,7 +56,7 @@ pub(super) struct Feed {
 pub(super) struct Feeder {
     pub(super) store: Store,
     pub(super) bus: Bus,
-    pub(super) library: Library,
+    pub(super) rules: StoredRules,
     pub(super) membership: Membership,
     pub(super) feeds: Vec<Feed>,
     /// Partitions that a committer writes nothing more of.
@@ -161,9 +161,8 @@ impl Feeder {
         let claims = self.claim(partitions).await?;
         self.catch_up(&claims).await?;
         let restorer = Restorer {
-            store: self.store.clone(),
             bus: self.bus.clone(),
-            library: self.library.clone(),
+            rules: self.rules.clone(),
             revision: self.revision,
             skip_lost_ticks: self.skip_lost_ticks,
         };
@@ -368,16 +367,17 @@ impl Feeder {
     /// goes on waiting.
     async fn arm(&self, mut row: BindingRow, counts_from: Position) -> Option<Change> {
         let (alert, resume) = (row.alert, row.resume.take());
-        let rule = (|| self.library.get(row.rule))
+        let rule = (|| self.rules.get(row.rule))
             .retry(patient(MIN_WAIT))
             .when(|error| matches!(error, LibraryError::Store(error) if error.passes()))
             .notify(|error, wait| warn!(alert = alert.0, %error, ?wait, "an alert's rule waits for the store"))
             .await;
         match rule {
-            Ok(rule) => {
+            Ok(Some(rule)) => {
                 self.stats.armed(alert);
                 Some(Change::Arm(Box::new(arming(row, rule, resume)), counts_from))
             }
+            Ok(None) => None,
             Err(error) => {
                 error!(%error, alert = alert.0, "an alert cannot be evaluated");
                 self.stats.not_armed(alert, error.to_string());
@@ -410,18 +410,17 @@ impl Feed {
 /// Restores partitions, on a task each: reading a million alerts takes some cores some seconds.
 #[derive(Clone)]
 struct Restorer {
-    store: Store,
     bus: Bus,
-    library: Library,
+    rules: StoredRules,
     revision: u64,
     skip_lost_ticks: bool,
 }
 
 impl Restorer {
     async fn restore(self, claim: Claim) -> Result<Restored, EvaluatorError> {
-        let Self { store, bus, library, revision, skip_lost_ticks } = &self;
+        let Self { bus, rules, revision, skip_lost_ticks } = &self;
         let partition = claim.partition;
-        (|| restore(store, bus, library, claim.clone(), *revision, *skip_lost_ticks))
+        (|| restore(bus, rules, claim.clone(), *revision, *skip_lost_ticks))
             .retry(patient(MIN_WAIT))
             .when(EvaluatorError::passes)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))

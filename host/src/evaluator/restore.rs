@@ -1,15 +1,16 @@
 //! What a worker goes on with: the claim on a partition, where to read on, and the bindings as they were at its
 //! checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Asked, EvaluatorError};
+use crate::bus::Clock;
 use crate::bus::{Bus, BusError};
-use crate::library::Library;
+use crate::library::{Library, LibraryError};
 use crate::store::{BindingRow, Claim, Hold, Sought, Store};
 
 /// Rows read at once.
@@ -37,17 +38,44 @@ pub(super) struct Restored {
     pub(super) sought: Vec<Sought>,
 }
 
+/// The rules of stored bindings.
+#[derive(Clone)]
+pub(super) struct StoredRules {
+    pub(super) store: Store,
+    pub(super) library: Library,
+    pub(super) clock: Clock,
+}
+
+impl StoredRules {
+    /// Returns a rule; None where the checks of this release refuse a module that an earlier one took. That version is
+    /// then out of service, durably, which `/health` reports.
+    pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, LibraryError> {
+        match self.library.get(digest).await {
+            Err(LibraryError::Rejected(rejection)) => {
+                error!(
+                    %digest, %rejection,
+                    "a stored rule does not pass the checks of this release: it is taken out of service; upload a mended \
+                     version and promote its alerts with reset_state"
+                );
+                let reason = format!("this release refuses its module: {rejection}");
+                self.store.quarantine_rule(digest, &reason, (self.clock)()).await?;
+                Ok(None)
+            }
+            rule => rule.map(Some),
+        }
+    }
+}
+
 /// Loads what was remembered of a claimed partition, with the bindings up to `revision`, which is not before that of its
 /// checkpoint: what the checkpoint remembers of a later change would be taken for nothing.
 pub(super) async fn restore(
-    store: &Store,
     bus: &Bus,
-    library: &Library,
+    rules: &StoredRules,
     claim: Claim,
     revision: u64,
     skip_lost_ticks: bool,
 ) -> Result<Restored, EvaluatorError> {
-    let partition = claim.partition;
+    let (partition, store) = (claim.partition, &rules.store);
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
     let told_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();
@@ -58,7 +86,7 @@ pub(super) async fn restore(
     };
     let (armed, new, release_due, asked_for) = Default::default();
     let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought };
-    load(store, bus, library, revision, &mut restored).await?;
+    load(bus, rules, revision, &mut restored).await?;
     Ok(restored)
 }
 
@@ -89,14 +117,9 @@ async fn ensure_end(bus: &Bus, position: Position) -> Result<(), EvaluatorError>
     })
 }
 
-async fn load(
-    store: &Store,
-    bus: &Bus,
-    library: &Library,
-    revision: u64,
-    restored: &mut Restored,
-) -> Result<(), EvaluatorError> {
-    let (claim, from) = (restored.claim.clone(), restored.from);
+async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Restored) -> Result<(), EvaluatorError> {
+    let (claim, from, store) = (restored.claim.clone(), restored.from, &rules.store);
+    let mut refused = HashSet::new();
     let saved = store.saved_states(claim.partition).await?;
     let mut saved: HashMap<(Digest, BindingId), SavedBinding> =
         saved.into_iter().map(|(rule, saved)| ((rule, saved.binding), saved)).collect();
@@ -113,7 +136,13 @@ async fn load(
         for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
             // It waits for a home, and is on no partition.
             let Some(counts_from) = row.counts_from else { continue };
-            let rule = library.get(row.rule).await?;
+            if refused.contains(&row.rule) {
+                continue;
+            }
+            let Some(rule) = rules.get(row.rule).await? else {
+                refused.insert(row.rule);
+                continue;
+            };
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.

@@ -32,6 +32,7 @@ on_each_member!(
     an_impure_rule_is_disarmed_everywhere_and_never_armed_again,
     alerts_leave_a_version_that_is_out_of_service_with_their_states_reset,
     a_start_whose_rules_cannot_be_loaded_fails_with_the_reason,
+    a_stored_rule_that_is_refused_now_stops_only_its_own_bindings,
 );
 
 const NOW_MS: i64 = 1_700_000_000_123;
@@ -69,7 +70,7 @@ struct Rig {
     library: Library,
     control: Control,
     clock: Clock,
-    _home: Home,
+    home: Home,
     _dir: TempDir,
 }
 
@@ -107,7 +108,7 @@ impl Rig {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
         }
         let group = format!("evaluators-{}", dir.path().display());
-        Self { group, bus, store, library, control, clock, _home: home, _dir: dir }
+        Self { group, bus, store, library, control, clock, home: home, _dir: dir }
     }
 
     async fn start(&self) -> Running {
@@ -397,6 +398,30 @@ async fn alerts_leave_a_version_that_is_out_of_service_with_their_states_reset(m
     rig.publish("S0", &[GOOD]).await;
     wait_until(async || counts().await == [1.0, 2.0, 3.0]).await;
     running.stop().await;
+}
+
+async fn a_stored_rule_that_is_refused_now_stops_only_its_own_bindings(member: Member) {
+    let mut rig = Rig::new(member, &[COUNTER, IMPURE]).await;
+    let honest = rig.create("counter", &["X"]).await.unwrap();
+    let refused = rig.create("impure", &["X", "Y"]).await.unwrap();
+    // What an earlier release had taken.
+    let sqlite = "UPDATE rule_versions SET module = X'6e6f' WHERE name = 'impure'";
+    rig.home.execute(sqlite, "UPDATE rule_versions SET module = '\\x6e6f' WHERE name = 'impure'").await;
+    rig.library = Library::new(Engine::new().unwrap(), rig.store.clone(), Compiler::InProcess, None);
+    for expected in [&[1.0][..], &[1.0, 2.0]] {
+        let running = rig.start().await;
+        rig.publish("X", &[GOOD]).await;
+        rig.until_counts(honest, expected).await;
+        running.stop().await;
+        let alert = rig.alert(refused).await;
+        assert_eq!(alert.bindings.len(), 2);
+        for binding in &alert.bindings {
+            let BindingStatus::Quarantined(reason) = &binding.status else { panic!("{binding:?}") };
+            assert!(reason.contains("this release refuses its module"), "{reason}");
+        }
+        let in_use = rig.store.impure_rules_in_use(10).await.unwrap();
+        assert_eq!(in_use.iter().map(|(rule, live)| (rule.name.as_str(), *live)).collect::<Vec<_>>(), [("impure", 2)]);
+    }
 }
 
 async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(member: Member) {

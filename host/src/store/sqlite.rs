@@ -118,6 +118,15 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Runs a statement on a connection of its own.
+    #[cfg(test)]
+    pub(super) async fn execute(data_dir: &Path, statement: &'static str) {
+        let options = SqliteConnectOptions::new().filename(data_dir.join(FILE));
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
     /// Makes a database as it was before a version of the schema, and runs statements in it.
     #[cfg(test)]
     pub(super) async fn prepare(data_dir: &Path, before: i64, statements: String) {

@@ -54,6 +54,14 @@ impl Home {
         }
     }
 
+    /// Runs a statement in the data of an open store, as an operator may: one in each dialect.
+    pub(crate) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
+        match self {
+            Self::Folder(folder) => SqliteStore::execute(folder.path(), sqlite).await,
+            Self::Database(database) => database.execute(postgres).await,
+        }
+    }
+
     pub(crate) async fn open_unnotified(&self) -> Unnotified {
         match self {
             // A handle of its own announces nothing to others.

@@ -140,7 +140,7 @@ async fn the_deletion_of_an_alert_that_has_fired_moves_no_symbol_back(member: Me
 async fn a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied(member: Member) {
     let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
-    let unnotified = rig._home.open_unnotified().await;
+    let unnotified = rig.home.open_unnotified().await;
     let running = rig.start_over(unnotified.store.clone(), rig.config(Duration::from_secs(600))).await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
     rig.until_quarantined(id).await;
@@ -164,7 +164,7 @@ async fn a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied(
 async fn an_evaluator_that_was_not_notified_of_a_promotion_goes_on_with_the_checkpoint_that_holds_it(member: Member) {
     let rig = Rig::new(member, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
-    let unnotified = rig._home.open_unnotified().await;
+    let unnotified = rig.home.open_unnotified().await;
     let first = rig.start_with(SOON).await;
     rig.publish("X", &[GOOD; 3]).await;
     rig.until_counts(id, &[1.0, 2.0, 3.0]).await;
@@ -193,7 +193,7 @@ async fn what_crosses_a_handover_that_waits_to_be_committed_is_applied_once_the_
     let running = rig.start_as(EvaluatorConfig { workers: 1, ..rig.config(Duration::from_secs(600)) }).await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
     rig.until_quarantined(x).await;
-    let Home::Database(database) = &rig._home else { panic!("this is about PostgreSQL") };
+    let Home::Database(database) = &rig.home else { panic!("this is about PostgreSQL") };
     database.slow_down("INSERT", "firings").await;
     rig.publish("Y", &[GOOD]).await;
     database.until_slowed_down().await;

@@ -41,6 +41,11 @@ impl TestDatabase {
         (proxy, url)
     }
 
+    /// Runs a statement.
+    pub(crate) async fn execute(&self, statement: &str) {
+        execute(&self.url, statement.to_owned()).await.unwrap();
+    }
+
     /// Has each statement that changes a table take a second more, while it holds its locks.
     pub(crate) async fn slow_down(&self, change: &str, table: &str) {
         let trigger = format!(

@@ -24,7 +24,7 @@ impl Member {
         set_status(&mut transaction, "quarantined", quarantined).await?;
         let mut news = News::default();
         for (rule, reason) in &commit.impure_rules {
-            let revision = quarantine_rule(&mut transaction, rule, reason, commit.at_ms).await?;
+            let revision = quarantine_rule(&mut transaction, rule.digest, reason, commit.at_ms).await?;
             news.revision = revision.or(news.revision);
         }
         for checkpoint in &commit.checkpoints {

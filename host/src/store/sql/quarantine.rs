@@ -1,7 +1,7 @@
 //! Quarantine: releasing bindings from it, and rule versions that are put into it for ever.
 
 use sqlx::{QueryBuilder, Row as _};
-use tocsin_engine::domain::{AlertId, RuleQuarantine, RuleRef, Symbol, Tenant};
+use tocsin_engine::domain::{AlertId, Digest, RuleQuarantine, RuleRef, Symbol, Tenant};
 
 use super::alerts::fetch_alert;
 use super::{DbConnection, Member, Tx, rows};
@@ -40,6 +40,17 @@ impl Member {
         Ok(alert.map_or(Released::NoAlert, Released::Released))
     }
 
+    pub(in crate::store) async fn quarantine_rule(
+        &self,
+        rule: Digest,
+        reason: &str,
+        at_ms: i64,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin_commit(true).await?;
+        let revision = quarantine_rule(&mut transaction, rule, reason, at_ms).await?;
+        self.conclude_soon(transaction, News { revision, ..News::default() }).await
+    }
+
     pub(in crate::store) async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
         let rows = sqlx::query(
             "SELECT r.name AS rule_name, r.version AS rule_version, r.digest AS rule_digest, l.live
@@ -74,7 +85,7 @@ pub(super) async fn rule_quarantine(
 /// by which evaluators hear of it; None if it is there already.
 pub(super) async fn quarantine_rule(
     transaction: &mut Tx,
-    rule: &RuleRef,
+    rule: Digest,
     reason: &str,
     at_ms: i64,
 ) -> Result<Option<i64>, StoreError> {
@@ -85,7 +96,7 @@ pub(super) async fn quarantine_rule(
     )
     .bind(reason)
     .bind(at_ms)
-    .bind(&rule.digest.0[..])
+    .bind(&rule.0[..])
     .execute(&mut **transaction)
     .await?
     .rows_affected();
@@ -97,7 +108,7 @@ pub(super) async fn quarantine_rule(
          WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = $2)",
     )
     .bind(format!("its rule is impure: {reason}"))
-    .bind(&rule.digest.0[..])
+    .bind(&rule.0[..])
     .execute(&mut **transaction)
     .await?;
     Member::next_revision(transaction).await.map(Some)
