@@ -108,7 +108,7 @@ impl Rig {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
         }
         let group = format!("evaluators-{}", dir.path().display());
-        Self { group, bus, store, library, control, clock, home: home, _dir: dir }
+        Self { group, bus, store, library, control, clock, home, _dir: dir }
     }
 
     async fn start(&self) -> Running {
