@@ -5,7 +5,7 @@
 //! reaches ten; those alerts fire once, and are armed again outside of the measurement. The candidates of a row take
 //! turns, so that the ratios hold on a noisy machine.
 //!
-//! - *index*: [`Shard::judge`].
+//! - *index*: [`Shard::evaluate`].
 //! - *naive*: the same, judging all.
 //! - *native*: a `BTreeMap` from target to alerts for each symbol, in a `HashMap`, written by hand for thresholds and
 //!   for nothing else: no rules, no states, no faults.
@@ -17,7 +17,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Symbol, Tenant, Tick};
-use tocsin_engine::{Arming, Engine, Judging, Rule, Shard, Waking, builtin};
+use tocsin_engine::{Arming, Engine, EvaluationOptions, Rule, Shard, Waking, builtin};
 
 const COUNTS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// Alerts that a crossing tick fires.
@@ -68,7 +68,7 @@ fn print_row(tick: &str, count: usize, rounds: &[[f64; 3]]) {
 /// Something that is given ticks of one symbol.
 trait Candidate {
     /// Judges a tick; how many alerts fired.
-    fn judge(&mut self, price: f64) -> usize;
+    fn evaluate(&mut self, price: f64) -> usize;
     /// Arms the alerts again that have fired.
     fn rearm(&mut self);
     /// Quiet ticks between two looks at the clock, which cost 20 ns each.
@@ -82,7 +82,7 @@ fn quiet(candidate: &mut impl Candidate) -> f64 {
     let (start, mut ticks) = (Instant::now(), 0_u32);
     while start.elapsed() < ROUND_TIME {
         for i in 0..candidate.ticks_at_once() {
-            let fired = candidate.judge(black_box(FIRST_TARGET - 1.0 - f64::from(i) / 128.0));
+            let fired = candidate.evaluate(black_box(FIRST_TARGET - 1.0 - f64::from(i) / 128.0));
             assert_eq!(fired, 0);
             ticks += 1;
         }
@@ -94,12 +94,12 @@ fn quiet(candidate: &mut impl Candidate) -> f64 {
 fn crossing(candidate: &mut impl Candidate) -> f64 {
     let price = FIRST_TARGET + (CROSSED as f64 - 0.5) * TARGET_STEP;
     let start = Instant::now();
-    let fired = candidate.judge(black_box(price));
+    let fired = candidate.evaluate(black_box(price));
     let ns = start.elapsed().as_nanos() as f64;
     assert_eq!(fired, CROSSED);
     candidate.rearm();
     // Those that were armed again fall asleep.
-    candidate.judge(FIRST_TARGET - 1.0);
+    candidate.evaluate(FIRST_TARGET - 1.0);
     ns
 }
 
@@ -126,10 +126,10 @@ impl Sandboxed {
     fn new(rule: &Rule, waking: Waking, count: usize) -> Self {
         let symbol = Symbol::parse("X").unwrap();
         let tick = Tick::new(symbol, 1.0, 1.0, 0, Conditions::default()).unwrap();
-        let shard = Shard::new(Judging { waking, ..Judging::default() });
+        let shard = Shard::new(EvaluationOptions { waking, ..EvaluationOptions::default() });
         let mut new = Self { shard, waking, rule: rule.clone(), tick, fired: Vec::new() };
         (0..count).for_each(|alert| new.arm(alert as i64));
-        new.judge(FIRST_TARGET - 1.0);
+        new.evaluate(FIRST_TARGET - 1.0);
         new
     }
 
@@ -149,10 +149,10 @@ impl Sandboxed {
 }
 
 impl Candidate for Sandboxed {
-    fn judge(&mut self, price: f64) -> usize {
+    fn evaluate(&mut self, price: f64) -> usize {
         self.tick.price = price;
         self.fired.clear();
-        self.shard.judge(&self.tick, Position { partition: 0, offset: 0 }, &mut self.fired).unwrap();
+        self.shard.evaluate(&self.tick, Position { partition: 0, offset: 0 }, &mut self.fired).unwrap();
         self.fired.len()
     }
 
@@ -179,7 +179,7 @@ impl Native {
 }
 
 impl Candidate for Native {
-    fn judge(&mut self, price: f64) -> usize {
+    fn evaluate(&mut self, price: f64) -> usize {
         self.fired.clear();
         let Some(targets) = self.symbols.get_mut(black_box("X")) else { return 0 };
         while let Some(first) = targets.first_entry().filter(|first| *first.key() <= price.to_bits()) {

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut events = Vec::new();
     for (offset, price) in [189.5, 190.25, 191.0, 192.0, 193.0].into_iter().enumerate() {
         let tick = Tick::new(symbol.clone(), price, 100.0, 1_700_000_000_000, Conditions::default())?;
-        shard.judge(&tick, Position { partition: 0, offset: offset as u64 }, &mut events)?;
+        shard.evaluate(&tick, Position { partition: 0, offset: offset as u64 }, &mut events)?;
     }
     events.iter().for_each(|event| println!("{event:?}"));
     Ok(())

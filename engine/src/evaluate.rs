@@ -48,7 +48,7 @@ pub(crate) enum Outcome {
 
 /// The engine itself could not evaluate.
 #[derive(Debug, thiserror::Error)]
-pub enum JudgeError {
+pub enum EvaluateError {
     /// No instance of a rule could be made.
     #[error("no instance of a rule could be made: {0}")]
     Memory(String),
@@ -60,13 +60,13 @@ pub enum JudgeError {
     Interrupted,
 }
 
-impl From<MemoryError> for JudgeError {
+impl From<MemoryError> for EvaluateError {
     fn from(error: MemoryError) -> Self {
         Self::Memory(error.to_string())
     }
 }
 
-impl From<ApartError> for JudgeError {
+impl From<ApartError> for EvaluateError {
     fn from(error: ApartError) -> Self {
         match error {
             ApartError::Memory(error) => error.into(),
@@ -220,7 +220,7 @@ impl Group {
         instance: &mut Instance,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<(), EvaluateError> {
         if work.next < work.apart_until || self.suspects.contains_key(&work.slot(work.next)) {
             self.step_apart(instance, round, work)
         } else {
@@ -233,7 +233,7 @@ impl Group {
         instance: &mut Instance,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<(), EvaluateError> {
         let listed = work.listed.take();
         let rest = match &listed {
             Some(slots) => Chunk::Listed(&slots[work.next..]),
@@ -353,7 +353,7 @@ impl Group {
         answers: u32,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<usize, JudgeError> {
+    ) -> Result<usize, EvaluateError> {
         let (fired, bands) = (std::mem::take(&mut round.scratch.fired), std::mem::take(&mut round.scratch.bands));
         let audited = round.audit.pick(chunk.len()).filter(|at| fired.iter().all(|fired| fired.at != *at));
         let fuel_before = round.scratch.fuel;
@@ -401,7 +401,7 @@ impl Group {
         first: Option<Answer>,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<bool, JudgeError> {
+    ) -> Result<bool, EvaluateError> {
         let Scratch { before, params, after, fuel, .. } = &mut *round.scratch;
         let state_bytes = self.table.state_bytes;
         let before = before.get(at * state_bytes..(at + 1) * state_bytes).unwrap_or_default();
@@ -424,7 +424,7 @@ impl Group {
         instance: &mut Instance,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<(), EvaluateError> {
         let (most, mut left) = (instance.rule().bindings_per_call(), FUEL_PER_CALL);
         for _ in 0..most {
             let slot = work.slot(work.next);
@@ -448,7 +448,7 @@ impl Group {
         slot: usize,
         round: &mut Round<'_>,
         work: &mut Work,
-    ) -> Result<u64, JudgeError> {
+    ) -> Result<u64, EvaluateError> {
         let Scratch { before, params, .. } = &mut *round.scratch;
         copy(self.table.params(instance, slot), params);
         copy(self.table.state(instance, slot), before);

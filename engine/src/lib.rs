@@ -40,7 +40,7 @@ mod usage;
 pub mod violation;
 mod wake;
 
-pub use evaluate::{JudgeError, Waking};
+pub use evaluate::{EvaluateError, Waking};
 pub use fault::{Fault, FaultBundle};
 pub use health::Health;
 pub use migration::{Migration, MigrationError};
@@ -48,7 +48,7 @@ pub use pace::Pace;
 pub use purity::Impurity;
 pub use reproduce::{NotReproduced, reproduce};
 pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
-pub use shard::{ArmError, Arming, Event, Judging, Shard};
+pub use shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
 pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};
 pub use usage::{RuleUsage, Usage};
 pub use wake::Band;

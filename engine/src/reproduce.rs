@@ -1,12 +1,12 @@
 //! Seeing a fault again from its bundle: one evaluation, on a fresh instance, from the same bytes.
 
 use crate::domain::{AlertId, BindingId, Digest, Lifecycle, Repeat, RuleRef, Tenant};
-use crate::evaluate::{JudgeError, Waking};
+use crate::evaluate::{EvaluateError, Waking};
 use crate::fault::{Fault, FaultBundle};
 use crate::health::Health;
 use crate::limits::FUEL_PER_EVALUATION;
 use crate::runtime::Rule;
-use crate::shard::{ArmError, Arming, Event, Judging, Shard};
+use crate::shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
 use crate::snapshot::SavedBinding;
 
 /// Why a fault was not seen again.
@@ -47,7 +47,7 @@ pub enum NotReproduced {
     },
     /// The engine itself could not judge.
     #[error(transparent)]
-    Judge(#[from] JudgeError),
+    Evaluate(#[from] EvaluateError),
 }
 
 /// Evaluates once what a bundle holds. Ok, with what it did, if the same fault comes of it.
@@ -56,7 +56,8 @@ pub enum NotReproduced {
 pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReproduced> {
     check(rule, bundle)?;
     let binding = BindingId(1);
-    let mut shard = Shard::new(Judging { waking: Waking::Naive, audit_every_calls: 0, ..Judging::default() });
+    let mut shard =
+        Shard::new(EvaluationOptions { waking: Waking::Naive, audit_every_calls: 0, ..EvaluationOptions::default() });
     shard.arm(Arming {
         binding,
         alert: AlertId(1),
@@ -68,7 +69,7 @@ pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReprodu
         saved: Some(SavedBinding { binding, health: Health::default(), pace: None, state: bundle.state.clone() }),
     })?;
     let mut events = Vec::new();
-    shard.judge(&bundle.tick, bundle.position, &mut events)?;
+    shard.evaluate(&bundle.tick, bundle.position, &mut events)?;
     let changed = shard.saved(binding).is_some_and(|saved| saved.state != bundle.state);
     let overslept = matches!(bundle.fault, Fault::Overslept(_));
     let (seen, got) = match events.first() {

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use crate::domain::{
     AlertId, BindingId, Digest, Firing, FiringId, Lifecycle, Position, Repeat, RuleRef, Symbol, Tenant, Tick,
 };
-use crate::evaluate::{JudgeError, Outcome, Round, Scratch, Waking, Work};
+use crate::evaluate::{EvaluateError, Outcome, Round, Scratch, Waking, Work};
 use crate::fault::{Fault, FaultBundle};
 use crate::group::{Group, Parked, Slot};
 use crate::health::Health;
@@ -114,7 +114,7 @@ pub enum Event {
 
 /// How a shard evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judging {
+pub struct EvaluationOptions {
     /// Which bindings are evaluated on a tick.
     pub waking: Waking,
     /// One call of so many is audited for purity, beside all that fire; none if 0.
@@ -124,7 +124,7 @@ pub struct Judging {
     pub firings_at_once: u32,
 }
 
-impl Default for Judging {
+impl Default for EvaluationOptions {
     fn default() -> Self {
         Self { waking: Waking::default(), audit_every_calls: 0, firings_at_once: FIRINGS_AT_ONCE }
     }
@@ -174,14 +174,14 @@ pub struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Self::new(Judging::default())
+        Self::new(EvaluationOptions::default())
     }
 }
 
 impl Shard {
     /// A shard without bindings.
-    pub fn new(judging: Judging) -> Self {
-        let Judging { waking, audit_every_calls, firings_at_once } = judging;
+    pub fn new(options: EvaluationOptions) -> Self {
+        let EvaluationOptions { waking, audit_every_calls, firings_at_once } = options;
         Self {
             instances: Slab::default(),
             instance_of: HashMap::new(),
@@ -203,8 +203,8 @@ impl Shard {
 
     /// A shard for some bindings that are to catch up with another one: what it sees of a rule version is too little to
     /// speak against the version itself.
-    pub fn for_catching_up(judging: Judging) -> Self {
-        Self { decides_on_rules: false, ..Self::new(judging) }
+    pub fn for_catching_up(options: EvaluationOptions) -> Self {
+        Self { decides_on_rules: false, ..Self::new(options) }
     }
 
     /// How many bindings are armed.
@@ -343,20 +343,20 @@ impl Shard {
     }
 
     /// Evaluates one tick, which lies at `position`, and appends what happened to `events`.
-    pub fn judge(&mut self, tick: &Tick, position: Position, events: &mut Vec<Event>) -> Result<(), JudgeError> {
-        self.judge_in_turns(tick, position, events, &mut |_| ControlFlow::Continue(()))
+    pub fn evaluate(&mut self, tick: &Tick, position: Position, events: &mut Vec<Event>) -> Result<(), EvaluateError> {
+        self.evaluate_in_turns(tick, position, events, &mut |_| ControlFlow::Continue(()))
     }
 
     /// The same for a caller with other things to do: `between` is called between two steps of a long evaluation, with the
     /// events so far, which it may take. If it breaks off, the states are those of no offset, and the shard must not be used
     /// any more.
-    pub fn judge_in_turns(
+    pub fn evaluate_in_turns(
         &mut self,
         tick: &Tick,
         position: Position,
         events: &mut Vec<Event>,
         between: &mut impl FnMut(&mut Vec<Event>) -> ControlFlow<()>,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<(), EvaluateError> {
         let Some(symbol) = self.symbols.get(&tick.symbol).copied() else { return Ok(()) };
         let mut unfinished = VecDeque::new();
         let mut keys = std::mem::take(&mut self.keys);
@@ -366,7 +366,7 @@ impl Shard {
         walked?;
         while let Some((key, mut work)) = unfinished.pop_front() {
             if between(events).is_break() {
-                return Err(JudgeError::Interrupted);
+                return Err(EvaluateError::Interrupted);
             }
             // Its rule may have been found impure meanwhile.
             if !self.groups.contains(key) || self.step(key, tick, position, &mut work, events)? {
@@ -387,7 +387,7 @@ impl Shard {
         events: &mut Vec<Event>,
         between: &mut impl FnMut(&mut Vec<Event>) -> ControlFlow<()>,
         unfinished: &mut VecDeque<(usize, Work)>,
-    ) -> Result<(), JudgeError> {
+    ) -> Result<(), EvaluateError> {
         let mut fuel = self.scratch.fuel;
         for key in keys.iter().rev().copied() {
             // It may have come to an end on this tick: its rule was found impure.
@@ -403,14 +403,14 @@ impl Shard {
             if self.scratch.fuel - fuel >= FUEL_PER_CALL {
                 fuel = self.scratch.fuel;
                 if between(events).is_break() {
-                    return Err(JudgeError::Interrupted);
+                    return Err(EvaluateError::Interrupted);
                 }
             }
         }
         Ok(())
     }
 
-    fn begin(&mut self, key: usize, tick: &Tick) -> Result<Option<Work>, JudgeError> {
+    fn begin(&mut self, key: usize, tick: &Tick) -> Result<Option<Work>, EvaluateError> {
         let group = &mut self.groups[key];
         self.in_call = Some(group.instance);
         let instance = &mut self.instances[group.instance];
@@ -439,7 +439,7 @@ impl Shard {
         position: Position,
         work: &mut Work,
         events: &mut Vec<Event>,
-    ) -> Result<bool, JudgeError> {
+    ) -> Result<bool, EvaluateError> {
         let group = &mut self.groups[key];
         let instance = &mut self.instances[group.instance];
         self.in_call = Some(group.instance);

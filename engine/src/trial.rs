@@ -29,7 +29,7 @@ use crate::migration::{Migration, MigrationError};
 use crate::params::ParamsSpec;
 use crate::purity::Impurity;
 use crate::runtime::Rule;
-use crate::shard::{ArmError, Arming, Event, Judging, Shard};
+use crate::shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
 use crate::violation::{Code, Violation};
 
 /// How often the market's ticks are repeated, so that rules over a window see some full ones. Three sets of params, at
@@ -127,7 +127,8 @@ pub fn trial_migration(rule: &Rule, old: &Manifest) -> Result<Vec<Violation>, Tr
 
 /// Judges ticks with one binding for each set of params; the first faults of each.
 fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>, TrialError> {
-    let mut shard = Shard::new(Judging { waking: Waking::Checked, audit_every_calls: 1, ..Judging::default() });
+    let mut shard =
+        Shard::new(EvaluationOptions { waking: Waking::Checked, audit_every_calls: 1, ..EvaluationOptions::default() });
     for (set, params) in params.iter().enumerate() {
         let id = set as i64;
         let armed = shard.arm(Arming {
@@ -145,7 +146,7 @@ fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>
     let (mut faults, mut events) = (Vec::new(), Vec::new());
     for (offset, tick) in ticks.iter().enumerate() {
         let position = Position { partition: 0, offset: offset as u64 };
-        shard.judge(tick, position, &mut events).map_err(|error| TrialError(error.to_string()))?;
+        shard.evaluate(tick, position, &mut events).map_err(|error| TrialError(error.to_string()))?;
         for event in events.drain(..) {
             let wrong = match event {
                 Event::Faulted { binding, fault, .. } => Wrong::Faulted(fault, params[binding.0 as usize].json.clone()),

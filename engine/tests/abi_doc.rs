@@ -40,7 +40,7 @@ fn check_third_tick(module: &[u8]) {
     let mut events = Vec::new();
     for (offset, price) in [10.0, 9.0, 11.0, 12.0, 13.0, 1.0, 14.0, 15.0, 16.0].into_iter().enumerate() {
         let tick = Tick::new(symbol.clone(), price, 1.0, 1, Conditions::default()).unwrap();
-        shard.judge(&tick, Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
+        shard.evaluate(&tick, Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
     }
     let fired = events.iter().map(|event| match event {
         Event::Fired { firing, .. } => (firing.position.offset, firing.evidence.clone()),

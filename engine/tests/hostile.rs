@@ -619,7 +619,7 @@ fn arming(id: i64, rule: &Rule, params: Vec<u8>) -> Arming {
 }
 
 /// What a mutation left acceptable is run: whatever it does, the shard survives it.
-fn judge(module: &[u8]) {
+fn evaluate(module: &[u8]) {
     let Ok(rule) = engine().load(module) else { return };
     let mut shard = Shard::default();
     for id in 1..=3 {
@@ -627,7 +627,7 @@ fn judge(module: &[u8]) {
     }
     for offset in 0..7 {
         let tick = Tick::new(Symbol::parse("X").unwrap(), 1.5, 1.0, 7, Conditions::default()).unwrap();
-        shard.judge(&tick, Position { partition: 0, offset }, &mut Vec::new()).unwrap();
+        shard.evaluate(&tick, Position { partition: 0, offset }, &mut Vec::new()).unwrap();
     }
 }
 
@@ -635,7 +635,7 @@ fn judge(module: &[u8]) {
 fn the_seeds_of_the_mutations_are_good() {
     for seed in seeds() {
         engine().load(&seed).unwrap();
-        judge(&seed);
+        evaluate(&seed);
     }
 }
 
@@ -657,7 +657,7 @@ proptest! {
                 _ => { module.remove(at); }
             }
         }
-        judge(&module);
+        evaluate(&module);
     }
 
     #[test]
@@ -707,7 +707,7 @@ fn a_write_outside_of_its_own_records_faults_and_changes_nothing() {
         }
         let mut events = Vec::new();
         let tick = Tick::new(Symbol::parse("X").unwrap(), 1.0, 1.0, 1, Conditions::default()).unwrap();
-        shard.judge(&tick, Position { partition: 0, offset: 0 }, &mut events).unwrap();
+        shard.evaluate(&tick, Position { partition: 0, offset: 0 }, &mut events).unwrap();
         let fired = events.iter().filter(|event| matches!(event, Event::Fired { .. })).count();
         let fault = events.iter().find_map(|event| match event {
             Event::Faulted { binding, fault, .. } => Some((*binding, fault.clone())),

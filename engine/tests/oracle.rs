@@ -98,9 +98,9 @@ impl Naive {
 /// What fired: the binding, its evidence, and whether it was the last time.
 type Firings = Vec<(i64, f64, bool)>;
 
-fn judge(shard: &mut Shard, tick: &Tick, offset: u64) -> Firings {
+fn evaluate(shard: &mut Shard, tick: &Tick, offset: u64) -> Firings {
     let mut events = Vec::new();
-    shard.judge(tick, Position { partition: 0, offset }, &mut events).unwrap();
+    shard.evaluate(tick, Position { partition: 0, offset }, &mut events).unwrap();
     let fired = events.into_iter().map(|event| match event {
         Event::Fired { firing, last } => (firing.binding.0, firing.evidence[0].1, last),
         _ => panic!("{event:?}"),
@@ -110,7 +110,7 @@ fn judge(shard: &mut Shard, tick: &Tick, offset: u64) -> Firings {
     fired
 }
 
-fn judge_naively(bindings: &mut Vec<Naive>, symbol: u8, price: i8) -> Firings {
+fn evaluate_naively(bindings: &mut Vec<Naive>, symbol: u8, price: i8) -> Firings {
     let mut fired = Vec::new();
     bindings.retain(|binding| {
         let met = if binding.below { price <= binding.target } else { price >= binding.target };
@@ -155,8 +155,8 @@ proptest! {
                     prop_assert_eq!(shard.disarm(BindingId(id)), armed);
                 }
                 Step::Tick { symbol, price } => {
-                    let fired = judge(&mut shard, &tick(symbol, price.into()), offset as u64);
-                    prop_assert_eq!(fired, judge_naively(&mut bindings, symbol, price));
+                    let fired = evaluate(&mut shard, &tick(symbol, price.into()), offset as u64);
+                    prop_assert_eq!(fired, evaluate_naively(&mut bindings, symbol, price));
                 }
                 Step::Restart => shard = restarted(&mut shard, &bindings),
             }
@@ -214,7 +214,7 @@ proptest! {
                     shard = moved;
                 }
                 _ => {
-                    let fired = judge(&mut shard, &tick(0, price.into()), offset as u64);
+                    let fired = evaluate(&mut shard, &tick(0, price.into()), offset as u64);
                     let mut expect = Vec::new();
                     for (id, sum) in &mut sums {
                         *sum += i64::from(price);
@@ -363,7 +363,7 @@ fn fault_of(rule: &Rule) -> Option<Fault> {
     let mut shard = Shard::default();
     shard.arm(arming(1, 0, rule, &[], Repeat::Every)).unwrap();
     let mut events = Vec::new();
-    shard.judge(&tick(0, 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
+    shard.evaluate(&tick(0, 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
     events.into_iter().find_map(|event| match event {
         Event::Faulted { fault, .. } => Some(fault),
         _ => None,
@@ -473,7 +473,7 @@ fn all_that_fire_at_once_are_told() {
             for offset in 0..2 {
                 let mut events = Vec::new();
                 let position = Position { partition: 0, offset };
-                shard.judge(&tick(0, 1.0), position, &mut events).unwrap();
+                shard.evaluate(&tick(0, 1.0), position, &mut events).unwrap();
                 let fired = events.iter().map(|event| match event {
                     Event::Fired { firing, .. } => firing.binding.0,
                     _ => panic!("{event:?}"),
@@ -494,7 +494,8 @@ fn all_sleepers_that_fire_at_once_are_told() {
         shard.arm(arming(id, 0, above, &(id as f64).to_le_bytes(), Repeat::Every)).unwrap();
     }
     for (offset, price) in [-1.0, 958.0, 959.0, 960.0, 1_024.0, 2_999.0, 0.0, -1.0].into_iter().enumerate() {
-        let fired: Vec<i64> = judge(&mut shard, &tick(0, price), offset as u64).iter().map(|fired| fired.0).collect();
+        let fired: Vec<i64> =
+            evaluate(&mut shard, &tick(0, price), offset as u64).iter().map(|fired| fired.0).collect();
         assert!(fired.into_iter().eq(0..(price + 1.0) as i64), "at a price of {price}");
     }
 }

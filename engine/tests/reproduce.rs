@@ -8,7 +8,7 @@ use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Digest, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick,
 };
 use tocsin_engine::{
-    Arming, Band, Engine, Event, Fault, FaultBundle, Judging, NotReproduced, Rule, Shard, Waking, reproduce,
+    Arming, Band, Engine, EvaluationOptions, Event, Fault, FaultBundle, NotReproduced, Rule, Shard, Waking, reproduce,
 };
 
 fn rule(state_bytes: usize, sleeps: bool, body: &str) -> Rule {
@@ -28,7 +28,7 @@ fn rule(state_bytes: usize, sleeps: bool, body: &str) -> Rule {
 
 /// Judges ticks in turn until the rule faults.
 fn first_fault(rule: &Rule, waking: Waking, prices: &[f64]) -> FaultBundle {
-    let mut shard = Shard::new(Judging { waking, audit_every_calls: 0, ..Judging::default() });
+    let mut shard = Shard::new(EvaluationOptions { waking, audit_every_calls: 0, ..EvaluationOptions::default() });
     let symbol = Symbol::parse("X").unwrap();
     shard
         .arm(Arming {
@@ -45,7 +45,7 @@ fn first_fault(rule: &Rule, waking: Waking, prices: &[f64]) -> FaultBundle {
     let mut events = Vec::new();
     for (offset, price) in prices.iter().enumerate() {
         let tick = Tick::new(symbol.clone(), *price, 1.0, 1_000, Conditions::default()).unwrap();
-        shard.judge(&tick, Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
+        shard.evaluate(&tick, Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
         for event in events.drain(..) {
             if let Event::Faulted { bundle, .. } = event {
                 return *bundle;

@@ -16,7 +16,8 @@ use tocsin_engine::limits::{
     QUARANTINE_AFTER_FAULTS, THREAD_STACK_BYTES,
 };
 use tocsin_engine::{
-    Arming, Engine, Event, Fault, GroupSnapshot, JudgeError, Judging, Migration, MigrationError, Rule, Shard,
+    Arming, Engine, EvaluateError, EvaluationOptions, Event, Fault, GroupSnapshot, Migration, MigrationError, Rule,
+    Shard,
 };
 use tocsin_testdata::modules::with_manifest;
 
@@ -66,7 +67,7 @@ fn tick(symbol: &str, price: f64, time_ms: i64) -> Tick {
 
 fn evaluate(shard: &mut Shard, tick: &Tick, offset: u64) -> Vec<Event> {
     let mut events = Vec::new();
-    shard.judge(tick, Position { partition: 0, offset }, &mut events).unwrap();
+    shard.evaluate(tick, Position { partition: 0, offset }, &mut events).unwrap();
     events
 }
 
@@ -370,13 +371,13 @@ fn groups_take_turns_and_the_caller_is_asked_between_their_steps() {
         }
         ControlFlow::Continue(())
     };
-    shard().judge_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut between).unwrap();
+    shard().evaluate_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut between).unwrap();
     assert_eq!(fired(&events), [0]);
     assert_eq!(first_seen, Some(1), "the honest alert does not wait for the dear ones");
     assert!(steps as u64 >= 200 * 90_000 / FUEL_PER_CALL, "{steps} steps");
     // The caller may break off.
-    let broken = shard().judge_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut |_| ControlFlow::Break(()));
-    assert!(matches!(broken, Err(JudgeError::Interrupted)));
+    let broken = shard().evaluate_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(broken, Err(EvaluateError::Interrupted)));
 }
 
 #[test]
@@ -443,7 +444,7 @@ fn a_trap_after_a_stray_write_is_named_a_trap() {
 #[test]
 fn usage_is_counted_by_rule() {
     let dear = dear("dear");
-    let mut shard = Shard::new(Judging::default());
+    let mut shard = Shard::new(EvaluationOptions::default());
     for binding in 1..=3 {
         shard.arm(arming(binding, "X", &dear, 0.0)).unwrap();
     }

@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
 use tocsin_engine::limits::{PROBE_AFTER_TICKS, QUARANTINE_AFTER_FAULTS};
-use tocsin_engine::{Arming, Engine, Event, Fault, GroupSnapshot, Health, Judging, Rule, SavedBinding, Shard, builtin};
+use tocsin_engine::{
+    Arming, Engine, EvaluationOptions, Event, Fault, GroupSnapshot, Health, Rule, SavedBinding, Shard, builtin,
+};
 
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -55,7 +57,7 @@ fn fire(shard: &mut Shard, prices: &[f64]) -> Vec<(usize, i64)> {
     let mut fired = Vec::new();
     for (offset, price) in prices.iter().enumerate() {
         let mut events = Vec::new();
-        shard.judge(&tick("X", *price), Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
+        shard.evaluate(&tick("X", *price), Position { partition: 0, offset: offset as u64 }, &mut events).unwrap();
         fired.extend(events.iter().filter_map(|event| match event {
             Event::Fired { firing, .. } => Some((offset, firing.binding.0)),
             _ => None,
@@ -89,7 +91,7 @@ fn a_firing_says_what_and_why() {
     shard.arm(arming(1, "X", &above, &10f64.to_le_bytes(), Repeat::Once)).unwrap();
     let mut events = Vec::new();
     let position = Position { partition: 3, offset: 7 };
-    shard.judge(&tick("X", 10.5), position, &mut events).unwrap();
+    shard.evaluate(&tick("X", 10.5), position, &mut events).unwrap();
     let [Event::Fired { firing, last: true }] = &events[..] else { panic!("{events:?}") };
     assert_eq!((firing.alert, firing.position, firing.tick.price), (AlertId(10), position, 10.5));
     assert_eq!(firing.evidence, [("target".into(), 10.0)]);
@@ -138,7 +140,7 @@ fn a_fault_stops_only_its_own_binding_and_puts_its_state_back() {
     let mut quarantined = false;
     for offset in 0..5 {
         let mut events = Vec::new();
-        shard.judge(&tick("X", 1.0), Position { partition: 0, offset }, &mut events).unwrap();
+        shard.evaluate(&tick("X", 1.0), Position { partition: 0, offset }, &mut events).unwrap();
         let fired = events.iter().filter(|event| matches!(event, Event::Fired { .. })).count();
         assert_eq!((fired, events.len()), (4, 5));
         for event in &events {
@@ -163,7 +165,7 @@ fn endless_loops_and_recursion_run_out_of_fuel() {
         let mut shard = Shard::default();
         shard.arm(arming(1, "X", &rule(0, "", body), &[], Repeat::Every)).unwrap();
         let mut events = Vec::new();
-        shard.judge(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
+        shard.evaluate(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
         assert!(matches!(&events[..], [Event::Faulted { fault: Fault::OutOfFuel, .. }]), "{body}: {events:?}");
     }
 }
@@ -184,7 +186,7 @@ fn answers_without_meaning_are_faults() {
         let mut shard = Shard::default();
         shard.arm(arming(1, "X", &rule(0, evidence, body), &[], Repeat::Every)).unwrap();
         let mut events = Vec::new();
-        shard.judge(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
+        shard.evaluate(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
         assert!(matches!(&events[..], [Event::Faulted { fault, .. }] if *fault == expect), "{body}: {events:?}");
     }
 }
@@ -204,7 +206,7 @@ fn a_guest_sees_only_the_memory_that_it_asked_for_and_cannot_grow_it() {
         shard.arm(arming(id, "X", &sizes, &[], Repeat::Every)).unwrap();
     }
     let mut events = Vec::new();
-    shard.judge(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
+    shard.evaluate(&tick("X", 1.0), Position { partition: 0, offset: 0 }, &mut events).unwrap();
     assert_eq!(events.len(), 2000);
     for event in events {
         let Event::Fired { firing, .. } = event else { panic!("{event:?}") };
@@ -262,7 +264,7 @@ fn a_restored_shard_goes_on_as_the_first_would_have() {
 fn events(shard: &mut Shard, from: u64, ticks: u64) -> Vec<Event> {
     let mut events = Vec::new();
     for offset in from..from + ticks {
-        shard.judge(&tick("X", 1.0), Position { partition: 0, offset }, &mut events).unwrap();
+        shard.evaluate(&tick("X", 1.0), Position { partition: 0, offset }, &mut events).unwrap();
     }
     events
 }
@@ -307,7 +309,7 @@ fn a_quarantined_binding_waits_for_its_probe_through_a_restart_and_can_be_releas
     assert!(shard.release(BindingId(1)).unwrap());
     assert!(!shard.release(BindingId(1)).unwrap(), "it is quarantined no more");
     let mut released = Vec::new();
-    shard.judge(&tick("X", 5.0), Position { partition: 0, offset: 9 }, &mut released).unwrap();
+    shard.evaluate(&tick("X", 5.0), Position { partition: 0, offset: 9 }, &mut released).unwrap();
     assert!(matches!(&released[..], [Event::Recovered { .. }, Event::Fired { .. }]), "{released:?}");
     assert_eq!(shard.saved(BindingId(1)).unwrap().health, Health::default());
 }
@@ -333,7 +335,7 @@ fn an_impure_rule_is_found_and_taken_out_of_service() {
     ];
     for (differs, body, evidence) in impure {
         let rule = rule(8, evidence, &body);
-        let mut shard = Shard::new(Judging { audit_every_calls: 10, ..Judging::default() });
+        let mut shard = Shard::new(EvaluationOptions { audit_every_calls: 10, ..EvaluationOptions::default() });
         for id in 1..=20 {
             shard.arm(arming(id, if id % 2 == 0 { "X" } else { "Y" }, &rule, &[], Repeat::Every)).unwrap();
         }

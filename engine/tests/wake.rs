@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
-use tocsin_engine::{Arming, Engine, Event, Fault, GroupSnapshot, Judging, Rule, SavedBinding, Shard, Waking, builtin};
+use tocsin_engine::{
+    Arming, Engine, EvaluationOptions, Event, Fault, GroupSnapshot, Rule, SavedBinding, Shard, Waking, builtin,
+};
 
 const MODES: [Waking; 3] = [Waking::Indexed, Waking::Checked, Waking::Naive];
 
@@ -109,9 +111,9 @@ fn two(step: f64, every: i64) -> Vec<u8> {
 }
 
 /// What happened on one tick, by binding.
-fn judge(shard: &mut Shard, tick: &Tick, offset: u64) -> Vec<(i64, String)> {
+fn evaluate(shard: &mut Shard, tick: &Tick, offset: u64) -> Vec<(i64, String)> {
     let mut events = Vec::new();
-    shard.judge(tick, Position { partition: 0, offset }, &mut events).unwrap();
+    shard.evaluate(tick, Position { partition: 0, offset }, &mut events).unwrap();
     let told = events.into_iter().map(|event| match event {
         Event::Fired { firing, last } => (firing.binding.0, format!("{:?} {last}", firing.evidence)),
         Event::Faulted { binding, fault, .. } => (binding.0, fault.to_string()),
@@ -167,7 +169,8 @@ fn restarted(shard: &mut Shard, mode: Waking, armed: &[Arming], stored: &mut Vec
         stored.retain(|old| saved.iter().all(|new| new.binding != old.binding));
         stored.extend(saved);
     }
-    let mut fresh = Shard::new(Judging { waking: mode, audit_every_calls: 0, ..Judging::default() });
+    let mut fresh =
+        Shard::new(EvaluationOptions { waking: mode, audit_every_calls: 0, ..EvaluationOptions::default() });
     for arming in armed.iter().filter(|arming| shard.holds(arming.binding)) {
         let saved = stored.iter().find(|saved| saved.binding == arming.binding).cloned();
         fresh.arm(Arming { saved, ..arming.clone() }).unwrap();
@@ -181,7 +184,7 @@ proptest! {
     #[test]
     fn all_modes_fire_alike_and_remember_the_same(steps in prop::collection::vec(step(), 1..150)) {
         let mut armed = Vec::new();
-        let mut shards = MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 3, ..Judging::default() }));
+        let mut shards = MODES.map(|waking| Shard::new(EvaluationOptions { waking, audit_every_calls: 3, ..EvaluationOptions::default() }));
         let mut stored = [Vec::new(), Vec::new(), Vec::new()];
         for (offset, step) in steps.into_iter().enumerate() {
             match step {
@@ -198,7 +201,7 @@ proptest! {
                 Step::Tick { price, time_ms } => {
                     let symbol = Symbol::parse("X").unwrap();
                     let tick = Tick::new(symbol, price.into(), 1.0, time_ms.into(), Conditions::default()).unwrap();
-                    let [indexed, checked, naive] = shards.each_mut().map(|shard| judge(shard, &tick, offset as u64));
+                    let [indexed, checked, naive] = shards.each_mut().map(|shard| evaluate(shard, &tick, offset as u64));
                     prop_assert_eq!(&indexed, &naive);
                     prop_assert_eq!(&checked, &naive);
                 }
@@ -220,8 +223,9 @@ proptest! {
 #[test]
 fn all_modes_fire_alike_on_every_recorded_file_and_sleepers_are_seldom_called() {
     for recording in tocsin_testdata::recordings() {
-        let mut shards =
-            MODES.map(|waking| Shard::new(Judging { waking, audit_every_calls: 1000, ..Judging::default() }));
+        let mut shards = MODES.map(|waking| {
+            Shard::new(EvaluationOptions { waking, audit_every_calls: 1000, ..EvaluationOptions::default() })
+        });
         let mut id = 0;
         for (symbol, trades) in recording.by_symbol() {
             let prices = trades.iter().map(|trade| trade.price);
@@ -244,7 +248,7 @@ fn all_modes_fire_alike_on_every_recorded_file_and_sleepers_are_seldom_called() 
         for (offset, trade) in recording.trades.iter().enumerate() {
             let symbol = Symbol::parse(&trade.symbol).unwrap();
             let tick = Tick::new(symbol, trade.price, trade.volume, trade.time_ms, Conditions::default()).unwrap();
-            let [indexed, checked, naive] = shards.each_mut().map(|shard| judge(shard, &tick, offset as u64));
+            let [indexed, checked, naive] = shards.each_mut().map(|shard| evaluate(shard, &tick, offset as u64));
             assert_eq!(indexed, naive, "{} at {offset}", recording.name);
             assert_eq!(checked, naive, "{} at {offset}", recording.name);
             fired += naive.len();
@@ -273,14 +277,15 @@ fn a_broken_promise_is_found_when_it_is_looked_for() {
         let liar = sleeper("liar", "", &format!("{band} (i32.add (i32.const 2) (block (result i32) {lie}))"));
         let mut faults = Vec::new();
         for waking in MODES {
-            let mut shard = Shard::new(Judging { waking, audit_every_calls: 0, ..Judging::default() });
+            let mut shard =
+                Shard::new(EvaluationOptions { waking, audit_every_calls: 0, ..EvaluationOptions::default() });
             shard.arm(arming(1, "X", &liar, two(1.0, 1), Repeat::Every)).unwrap();
             let mut fired = 0;
             for time_ms in 1..=4 {
                 let tick =
                     Tick::new(Symbol::parse("X").unwrap(), 50.0 + time_ms as f64, 1.0, time_ms, Conditions::default());
                 let mut events = Vec::new();
-                shard.judge(&tick.unwrap(), Position { partition: 0, offset: time_ms as u64 }, &mut events).unwrap();
+                shard.evaluate(&tick.unwrap(), Position { partition: 0, offset: time_ms as u64 }, &mut events).unwrap();
                 for event in events {
                     match event {
                         Event::Faulted { fault, .. } => faults.push((waking, fault)),
@@ -309,7 +314,7 @@ fn a_sleeper_is_called_only_when_a_tick_leaves_its_band() {
     for (offset, price) in [50.0, 60.0, 101.0, 100.0, 104.5, 104.5].into_iter().enumerate() {
         let tick = Tick::new(Symbol::parse("X").unwrap(), price, 1.0, 0, Conditions::default()).unwrap();
         let before = shard.evaluations();
-        let fired = judge(&mut shard, &tick, offset as u64).len();
+        let fired = evaluate(&mut shard, &tick, offset as u64).len();
         evaluations.push((fired, shard.evaluations() - before));
     }
     assert_eq!(evaluations, [(0, 1000), (0, 0), (1, 1), (0, 0), (3, 3), (0, 0)]);

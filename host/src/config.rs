@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tocsin_engine::domain::Symbol;
 use tocsin_engine::limits::FIRINGS_AT_ONCE;
-use tocsin_engine::{Judging, Waking};
+use tocsin_engine::{EvaluationOptions, Waking};
 
 use crate::bus::{LogConfig, Retention};
 use crate::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
@@ -363,7 +363,7 @@ impl ServeArgs {
                 checkpoint_interval: Duration::from_millis(self.checkpoint_interval_ms),
                 skip_lost_ticks: self.skip_lost_ticks,
                 outbox: false,
-                judging: Judging {
+                evaluation: EvaluationOptions {
                     waking: match self.waking {
                         WakingChoice::Indexed => Waking::Indexed,
                         WakingChoice::Checked => Waking::Checked,

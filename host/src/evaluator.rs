@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tocsin_engine::domain::{BindingId, Digest, Position, RuleRef, Symbol};
-use tocsin_engine::{Arming, JudgeError, Judging};
+use tocsin_engine::{Arming, EvaluateError, EvaluationOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,7 @@ pub struct EvaluatorConfig {
     /// Put new firings into the outbox: somebody delivers them.
     pub outbox: bool,
     /// How shards judge.
-    pub judging: Judging,
+    pub evaluation: EvaluationOptions,
 }
 
 /// Why an evaluator stopped, or did not start.
@@ -99,7 +99,7 @@ pub enum EvaluatorError {
     Store(#[from] StoreError),
     /// The engine failed.
     #[error("the engine failed: {0}")]
-    Judge(#[from] JudgeError),
+    Evaluate(#[from] EvaluateError),
     /// A rule that alerts are bound to is not to be had.
     #[error("a rule could not be loaded: {0}")]
     Library(#[from] LibraryError),

@@ -12,7 +12,7 @@ pub trait Rule {
     /// What the rule says of itself.
     const MANIFEST: Manifest;
     /// The rule's function.
-    fn judge(tick: &Tick, params: &Self::Params, state: &mut Self::State) -> Verdict;
+    fn evaluate(tick: &Tick, params: &Self::Params, state: &mut Self::State) -> Verdict;
     /// Makes `state`, which is all zero, out of the one that an older version left; false to refuse it. `from` is that
     /// version's place in the manifest's `migrates`.
     fn migrate(from: usize, old: OldState<'_>, params: &Self::Params, state: &mut Self::State) -> bool;
@@ -24,7 +24,7 @@ const REFUSED: i32 = 1;
 /// The body of the module's export `evaluate`: judges the tick, fills in `verdict` and returns the answer code.
 #[inline(always)]
 pub fn evaluate<R: Rule>(tick: &Tick, params: &R::Params, state: &mut R::State, verdict: &mut abi::Verdict) -> i32 {
-    R::judge(tick, params, state).answer(R::MANIFEST.sleeps, verdict)
+    R::evaluate(tick, params, state).answer(R::MANIFEST.sleeps, verdict)
 }
 
 /// The body of the module's export `migrate`.

@@ -38,8 +38,8 @@ impl<R: Rule> Run<R> {
     /// # Panics
     /// Where the verdict disagrees with the rule's attribute: another number of evidence numbers than names, or a wake
     /// band without `sleeps`.
-    pub fn judge(&mut self, tick: &Tick) -> Verdict {
-        let verdict = R::judge(tick, &self.params, &mut self.state);
+    pub fn evaluate(&mut self, tick: &Tick) -> Verdict {
+        let verdict = R::evaluate(tick, &self.params, &mut self.state);
         let names = R::MANIFEST.evidence;
         if verdict.fires() {
             let given = verdict.evidence_numbers().len();
@@ -55,7 +55,7 @@ impl<R: Rule> Run<R> {
 
     /// Judges the ticks one after the other: the index and the evidence of each that fired.
     pub fn fires(&mut self, ticks: impl IntoIterator<Item = impl Borrow<Tick>>) -> Vec<(usize, Vec<f64>)> {
-        let verdicts = ticks.into_iter().map(|tick| self.judge(tick.borrow())).enumerate();
+        let verdicts = ticks.into_iter().map(|tick| self.evaluate(tick.borrow())).enumerate();
         verdicts.filter(|(_, v)| v.fires()).map(|(index, v)| (index, v.evidence_numbers().to_vec())).collect()
     }
 

@@ -8,7 +8,7 @@
 //! - *plugin*: the rule as native Rust behind a function pointer that the optimiser cannot see through, as a plugin in a
 //!   shared library would be: what the others are measured against.
 //! - *inlined*: the same, compiled into the loop over its bindings. The limit.
-//! - *certified*, *fuel*: [`Shard::judge`] on the rule's module, without and with the meter.
+//! - *certified*, *fuel*: [`Shard::evaluate`] on the rule's module, without and with the meter.
 //! - *single*: *certified* with as many symbols, each with one binding: a call into the sandbox for each.
 //! - *LuaJIT*, *Rhai*: a call of a script's function for each binding.
 
@@ -149,7 +149,7 @@ fn sandboxed(subject: &Subject, rule: &Rule, count: usize, symbol_of: fn(usize) 
     Box::new(move |price, time_ms| {
         for tick in &mut ticks {
             (tick.price, tick.time_ms) = (price, time_ms);
-            shard.judge(tick, Position { partition: 0, offset: 0 }, &mut events).unwrap();
+            shard.evaluate(tick, Position { partition: 0, offset: 0 }, &mut events).unwrap();
         }
         assert!(events.is_empty());
     })

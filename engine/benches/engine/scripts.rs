@@ -9,7 +9,7 @@ use crate::Pass;
 const KEEPER: &str = "
 local bindings = {}
 function add() bindings[#bindings + 1] = new() end
-function judge_at(place, price, time_ms) return judge(bindings[place], price, time_ms) end
+function evaluate_at(place, price, time_ms) return evaluate(bindings[place], price, time_ms) end
 ";
 
 pub(crate) fn lua(source: &str, count: usize) -> Pass {
@@ -17,7 +17,7 @@ pub(crate) fn lua(source: &str, count: usize) -> Pass {
     lua.load(source).exec().unwrap();
     lua.load(KEEPER).exec().unwrap();
     let function = |name: &str| lua.globals().get::<Function>(name).unwrap();
-    let (add, judge) = (function("add"), function("judge_at"));
+    let (add, judge) = (function("add"), function("evaluate_at"));
     (0..count).for_each(|_| add.call(()).unwrap());
     Box::new(move |price, time_ms| {
         // Functions live as long as their Lua.

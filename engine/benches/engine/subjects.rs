@@ -22,7 +22,7 @@ pub(crate) struct Subject {
     /// None if it cannot do without the meter.
     pub(crate) certified: Option<Rule>,
     pub(crate) metered: Rule,
-    /// Sources that define `new()`, which makes a binding, and `judge(binding, price, time_ms)`, which says whether it
+    /// Sources that define `new()`, which makes a binding, and `evaluate(binding, price, time_ms)`, which says whether it
     /// fires.
     pub(crate) lua: String,
     pub(crate) rhai: String,

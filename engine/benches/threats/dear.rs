@@ -97,7 +97,7 @@ fn most_turns(rule: &Rule, dear: &Dear) -> u32 {
 
 fn run(shard: &mut Shard, tick: &Tick, offset: u64) -> Vec<Event> {
     let mut events = Vec::new();
-    shard.judge(tick, Position { partition: 0, offset }, &mut events).expect("the machine keeps up");
+    shard.evaluate(tick, Position { partition: 0, offset }, &mut events).expect("the machine keeps up");
     events
 }
 

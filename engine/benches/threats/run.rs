@@ -11,7 +11,7 @@ use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Firing, Lifecycle, Position, Repeat, Symbol, Tenant, Tick,
 };
 use tocsin_engine::limits::{FUEL_PER_CALL, FUEL_PER_EVALUATION, THREAD_STACK_BYTES};
-use tocsin_engine::{Arming, Engine, Event, Fault, Judging, Rule, Shard, builtin};
+use tocsin_engine::{Arming, Engine, EvaluationOptions, Event, Fault, Rule, Shard, builtin};
 use tocsin_testdata::hostile;
 
 /// Honest alerts.
@@ -102,13 +102,13 @@ fn run_here(count: usize) -> Report {
         for (id, kind) in armed.iter().filter(|(id, _)| *id < 0) {
             let tick = Tick { symbol: symbol(&format!("H{}", -id - FIRST_HOSTILE)), ..tick(trade) };
             let start = thread_cpu_time();
-            judge(&mut shard, &tick, offset, &mut Vec::new(), &mut report);
+            evaluate(&mut shard, &tick, offset, &mut Vec::new(), &mut report);
             let took = thread_cpu_time() - start;
             report.calls.push(took);
             let slowest = report.slowest.entry(kind).or_default();
             *slowest = took.max(*slowest);
         }
-        judge(&mut shard, &tick(trade), offset, &mut fired, &mut report);
+        evaluate(&mut shard, &tick(trade), offset, &mut fired, &mut report);
     }
     assert!(rules.next().is_none(), "the recording has ticks for every hostile rule");
     assert_eq!(ids(&fired), ids(&expect), "the honest fire as they would alone");
@@ -129,7 +129,7 @@ fn crowd(engine: &Engine) -> Duration {
     let call = |offset| {
         let mut events = Vec::new();
         let start = thread_cpu_time();
-        shard.judge(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
+        shard.evaluate(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
         assert!(events.is_empty(), "it is within its budget: {:?}", events[0]);
         thread_cpu_time() - start
     };
@@ -143,7 +143,7 @@ fn alone(honest: &[Rule; 2], trades: &[tocsin_testdata::Trade]) -> Vec<Firing> {
     let mut fired = Vec::new();
     for (offset, trade) in trades.iter().enumerate() {
         let mut events = Vec::new();
-        shard.judge(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
+        shard.evaluate(&tick(trade), position(offset), &mut events).expect("the machine keeps up");
         fired.extend(events.into_iter().filter_map(|event| match event {
             Event::Fired { firing, .. } => Some(firing),
             _ => None,
@@ -153,9 +153,9 @@ fn alone(honest: &[Rule; 2], trades: &[tocsin_testdata::Trade]) -> Vec<Firing> {
     fired
 }
 
-fn judge(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firing>, report: &mut Report) {
+fn evaluate(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firing>, report: &mut Report) {
     let mut events = Vec::new();
-    shard.judge(tick, position(offset), &mut events).expect("the machine keeps up");
+    shard.evaluate(tick, position(offset), &mut events).expect("the machine keeps up");
     for event in events {
         match event {
             Event::Fired { firing, .. } if (1..=HONEST).contains(&firing.binding.0) => fired.push(firing),
@@ -182,7 +182,7 @@ fn ids(firings: &[Firing]) -> Vec<[u8; 16]> {
 }
 
 fn shard() -> Shard {
-    Shard::new(Judging { audit_every_calls: AUDIT_EVERY_CALLS, ..Judging::default() })
+    Shard::new(EvaluationOptions { audit_every_calls: AUDIT_EVERY_CALLS, ..EvaluationOptions::default() })
 }
 
 fn arm_honest(shard: &mut Shard, rules: &[Rule; 2], trades: &[tocsin_testdata::Trade]) {

@@ -6,7 +6,7 @@
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tocsin_engine::domain::{BindingId, Repeat, Tick};
-use tocsin_engine::{Arming, Event, Judging, Rule, Waking, builtin};
+use tocsin_engine::{Arming, EvaluationOptions, Event, Rule, Waking, builtin};
 use tocsin_engine_fuzz::plan::Plan;
 use tocsin_engine_fuzz::rate::Rate;
 use tocsin_engine_fuzz::scene::{Number, Story, arming, play, ticks, told_of};
@@ -34,15 +34,16 @@ struct Scene {
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Ok(scene) = scene(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
     let all: Vec<Arming> = scene.honest.iter().chain(&scene.hostile).cloned().collect();
-    let judging = |waking, audit_every_calls| Judging { waking, audit_every_calls, ..Judging::default() };
-    let indexed = play(judging(Waking::Indexed, 1), &all, &scene.ticks, None);
+    let options =
+        |waking, audit_every_calls| EvaluationOptions { waking, audit_every_calls, ..EvaluationOptions::default() };
+    let indexed = play(options(Waking::Indexed, 1), &all, &scene.ticks, None);
     let others = [
-        play(judging(Waking::Naive, 0), &all, &scene.ticks, None),
-        play(judging(Waking::Checked, 2), &all, &scene.ticks, None),
-        play(judging(Waking::Indexed, 0), &all, &scene.ticks, Some(scene.restart_at)),
+        play(options(Waking::Naive, 0), &all, &scene.ticks, None),
+        play(options(Waking::Checked, 2), &all, &scene.ticks, None),
+        play(options(Waking::Indexed, 0), &all, &scene.ticks, Some(scene.restart_at)),
     ];
     for arming in &scene.honest {
-        let alone = play(judging(Waking::Indexed, 0), std::slice::from_ref(arming), &scene.ticks, None);
+        let alone = play(options(Waking::Indexed, 0), std::slice::from_ref(arming), &scene.ticks, None);
         assert_eq!(told_of(&indexed, arming.binding), told_of(&alone, arming.binding), "beside others, and alone");
     }
     for story in others.iter().chain([&indexed]) {

@@ -7,7 +7,7 @@
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tocsin_engine::domain::{BindingId, Position, Repeat, Tick, Version};
-use tocsin_engine::{Arming, Event, Fault, Judging, Migration, Rule, Shard, Waking, builtin};
+use tocsin_engine::{Arming, EvaluationOptions, Event, Fault, Migration, Rule, Shard, Waking, builtin};
 use tocsin_engine_fuzz::attack::{self, Attack};
 use tocsin_engine_fuzz::engine;
 use tocsin_engine_fuzz::rate::Rate;
@@ -69,7 +69,8 @@ fn params_of(binding: i64) -> Vec<u8> {
 }
 
 fn armed(rule: &Rule) -> Shard {
-    let mut shard = Shard::new(Judging { waking: Waking::Indexed, audit_every_calls: 2, ..Judging::default() });
+    let mut shard =
+        Shard::new(EvaluationOptions { waking: Waking::Indexed, audit_every_calls: 2, ..EvaluationOptions::default() });
     let mut arm = |arming: Arming| shard.arm(arming).expect("room for a few bindings");
     for binding in ATTACKERS {
         arm(arming(binding, rule, params_of(binding), Repeat::Every));
@@ -83,7 +84,7 @@ fn armed(rule: &Rule) -> Shard {
 fn evaluate(shard: &mut Shard, tick: &Tick, offset: usize) -> Vec<Event> {
     let mut events = Vec::new();
     let position = Position { partition: 0, offset: offset as u64 };
-    shard.judge(tick, position, &mut events).expect("the engine itself is well");
+    shard.evaluate(tick, position, &mut events).expect("the engine itself is well");
     // The twin is the same rule: nothing of it names which of the two it is.
     events
 }

@@ -6,7 +6,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Lifecycle, MAX_TIME_MS, Position, Repeat, Symbol, Tenant, Tick,
 };
-use tocsin_engine::{Arming, Event, GroupSnapshot, Judging, Rule, Shard};
+use tocsin_engine::{Arming, EvaluationOptions, Event, GroupSnapshot, Rule, Shard};
 
 /// What happened to whom, tick by tick; within a tick by binding. What concerns a whole rule comes last.
 pub type Story = Vec<Vec<(Option<BindingId>, Event)>>;
@@ -64,17 +64,17 @@ pub fn arming(id: i64, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
 
 /// Judges ticks, and checks on the way that whoever faults has the state of before. The shard is stored and made anew
 /// before the tick of index `restart_at`.
-pub fn play(judging: Judging, armings: &[Arming], ticks: &[Tick], restart_at: Option<usize>) -> Story {
-    let mut shard = shard(judging, armings.iter().cloned());
+pub fn play(options: EvaluationOptions, armings: &[Arming], ticks: &[Tick], restart_at: Option<usize>) -> Story {
+    let mut shard = shard(options, armings.iter().cloned());
     let mut story = Story::new();
     for (at, tick) in ticks.iter().enumerate() {
         if restart_at == Some(at) {
-            shard = restarted(judging, armings, shard);
+            shard = restarted(options, armings, shard);
         }
         let before: Vec<_> = armings.iter().map(|arming| shard.saved(arming.binding)).collect();
         let mut events = Vec::new();
         let position = Position { partition: 0, offset: at as u64 };
-        shard.judge(tick, position, &mut events).expect("the engine itself is well");
+        shard.evaluate(tick, position, &mut events).expect("the engine itself is well");
         for event in &events {
             let Event::Faulted { binding, bundle, .. } = event else { continue };
             let before = before.iter().flatten().find(|saved| saved.binding == *binding).expect("it was armed");
@@ -97,20 +97,20 @@ pub fn told_of(story: &Story, binding: BindingId) -> Vec<(usize, &Event)> {
     told.filter(|(_, (whose, _))| *whose == Some(binding)).map(|(at, (_, event))| (at, event)).collect()
 }
 
-fn shard(judging: Judging, armings: impl Iterator<Item = Arming>) -> Shard {
-    let mut shard = Shard::new(judging);
+fn shard(options: EvaluationOptions, armings: impl Iterator<Item = Arming>) -> Shard {
+    let mut shard = Shard::new(options);
     armings.for_each(|arming| shard.arm(arming).expect("room for a few bindings"));
     shard
 }
 
 /// A shard as a new process would make it, from what was stored.
-fn restarted(judging: Judging, armings: &[Arming], mut old: Shard) -> Shard {
+fn restarted(options: EvaluationOptions, armings: &[Arming], mut old: Shard) -> Shard {
     let stored = old.take_changed();
     let unpack = |group: &GroupSnapshot| GroupSnapshot::unpack(&group.bytes).expect("the bytes of a snapshot");
     let mut saved: HashMap<_, _> = stored.iter().flat_map(unpack).map(|saved| (saved.binding, saved)).collect();
     let left = armings.iter().filter(|arming| old.holds(arming.binding));
     let armings = left.map(|arming| Arming { saved: saved.remove(&arming.binding), ..arming.clone() });
-    shard(judging, armings)
+    shard(options, armings)
 }
 
 fn whose(event: &Event) -> Option<BindingId> {

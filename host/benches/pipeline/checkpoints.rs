@@ -8,7 +8,7 @@ use tocsin::store::Store;
 use tocsin_engine::domain::Repeat;
 
 use crate::rig::{Database, Rig, embedded};
-use crate::throughput::{judge_all, publish};
+use crate::throughput::{evaluate_all, publish};
 
 const TICKS: usize = 1_000_000;
 
@@ -62,5 +62,5 @@ async fn measure(bus: &Bus, store: Store, interval: Duration) -> anyhow::Result<
     let rig = Rig::new(bus.clone(), store).await?;
     rig.upload(wat::parse_str(COUNTER)?).await?;
     rig.arm("counter", BINDINGS, |_| json!({}), Repeat::Every).await?;
-    judge_all(rig.start(interval).await?, TICKS).await
+    evaluate_all(rig.start(interval).await?, TICKS).await
 }

@@ -15,7 +15,7 @@ use tocsin::evaluator::{self, EvaluatorConfig, RunningEvaluator};
 use tocsin::library::Library;
 use tocsin::store::{BindingCaps, DatabaseUrl, NewAlert, Start, Store, StoredAlert};
 use tocsin_engine::domain::{Conditions, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick, UserId};
-use tocsin_engine::{Engine, Judging, Waking};
+use tocsin_engine::{Engine, EvaluationOptions, Waking};
 use tokio_util::sync::CancellationToken;
 
 /// As many as in the figures of GoStocks.
@@ -165,7 +165,7 @@ impl Rig {
             checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
-            judging: Judging { waking: Waking::Indexed, ..Judging::default() },
+            evaluation: EvaluationOptions { waking: Waking::Indexed, ..EvaluationOptions::default() },
         };
         let stop = CancellationToken::new();
         let (store, bus, library) = (self.store.clone(), self.bus.clone(), self.library.clone());

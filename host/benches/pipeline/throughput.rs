@@ -102,11 +102,11 @@ async fn evaluate(bus: Bus, alerts: usize, ticks: usize) -> anyhow::Result<f64> 
     let folder = tempfile::tempdir()?;
     let rig = Rig::new(bus, Store::open_sqlite(folder.path()).await?).await?;
     rig.arm_above(alerts, NEVER, Repeat::Once).await?;
-    judge_all(rig.start(CHECKPOINT_INTERVAL).await?, ticks).await
+    evaluate_all(rig.start(CHECKPOINT_INTERVAL).await?, ticks).await
 }
 
 /// Stops once so many ticks are judged; how many a second.
-pub(crate) async fn judge_all(running: Running, ticks: usize) -> anyhow::Result<f64> {
+pub(crate) async fn evaluate_all(running: Running, ticks: usize) -> anyhow::Result<f64> {
     let stats = running.evaluator.stats();
     let mut first = None;
     let (before, begun) = loop {

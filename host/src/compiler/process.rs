@@ -56,7 +56,7 @@ impl ChildCompiler {
         let limits = self.limits_for(purpose);
         let child = self.spawn(purpose, limits).map_err(broken)?;
         let end = attend(child, module, Duration::from_millis(limits.deadline_ms)).await.map_err(broken)?;
-        judge(end, limits)
+        outcome_of(end, limits)
     }
 
     fn limits_for(&self, purpose: Purpose) -> CompileLimits {
@@ -88,7 +88,7 @@ impl ChildCompiler {
 }
 
 /// What the end of a child means to the uploader.
-fn judge(end: End, limits: CompileLimits) -> Result<Received, CompileError> {
+fn outcome_of(end: End, limits: CompileLimits) -> Result<Received, CompileError> {
     let CompileLimits { memory_mib, cpu_s, deadline_ms } = limits;
     let refused = |code, text: String| Err(CompileError::Refused(vec![Violation::new(code, text)]));
     let limit = |text: String| refused(Code::CompileLimit, format!("{text}; make the module smaller or simpler"));

@@ -85,11 +85,14 @@ fn nothing_of_what_there_must_be_something_is_refused() {
 
 #[test]
 fn judging_is_indexed_and_audited_unless_told_otherwise() {
-    let judging = |args: &[&str]| settle(args).unwrap().evaluator.judging;
+    let options = |args: &[&str]| settle(args).unwrap().evaluator.evaluation;
     let (indexed, checked) = (Waking::Indexed, Waking::Checked);
-    assert_eq!(judging(&[]), Judging { waking: indexed, audit_every_calls: 10_000, ..Judging::default() });
-    assert_eq!(judging(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
-    assert_eq!(judging(&["--audit-every", "1"]).audit_every_calls, 1);
+    assert_eq!(
+        options(&[]),
+        EvaluationOptions { waking: indexed, audit_every_calls: 10_000, ..EvaluationOptions::default() }
+    );
+    assert_eq!(options(&["--waking", "checked", "--audit-every", "0"]).waking, checked);
+    assert_eq!(options(&["--audit-every", "1"]).audit_every_calls, 1);
     let caps = settle(&["--max-bindings-per-rule", "7"]).unwrap().caps;
     assert_eq!(
         caps,

@@ -23,7 +23,7 @@ pub(super) struct Restored {
     pub(super) from: Position,
     /// Where the partition ended: ticks before that may have been judged and told already. They are judged again as they
     /// were then, before anything else is done to a binding.
-    pub(super) told_until: u64,
+    pub(super) replay_until: u64,
     /// Bindings that were armed at the checkpoint.
     pub(super) armed: Vec<Arming>,
     /// Bindings that were not, and from where they count.
@@ -77,7 +77,7 @@ pub(super) async fn restore(
 ) -> Result<Restored, EvaluatorError> {
     let (partition, store) = (claim.partition, &rules.store);
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
-    let told_until = bus.end(partition).await?.max(from.offset);
+    let replay_until = bus.end(partition).await?.max(from.offset);
     let released = claim.released.clone();
     let sought = match claim.next_offset {
         Some(_) => store.sought(claim.revision, revision).await?,
@@ -85,7 +85,7 @@ pub(super) async fn restore(
         None => Vec::new(),
     };
     let (armed, new, release_due, asked_for) = Default::default();
-    let mut restored = Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought };
+    let mut restored = Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought };
     load(bus, rules, revision, &mut restored).await?;
     Ok(restored)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 use tocsin_engine::domain::{Alert, BindingStatus, Conditions, Lifecycle, Repeat, Symbol, Tenant, Tick};
-use tocsin_engine::{Engine, Judging, Waking};
+use tocsin_engine::{Engine, EvaluationOptions, Waking};
 use tokio_util::sync::CancellationToken;
 
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
@@ -126,7 +126,11 @@ impl Rig {
             checkpoint_interval,
             skip_lost_ticks: false,
             outbox: false,
-            judging: Judging { waking: Waking::Indexed, audit_every_calls: 1, ..Judging::default() },
+            evaluation: EvaluationOptions {
+                waking: Waking::Indexed,
+                audit_every_calls: 1,
+                ..EvaluationOptions::default()
+            },
         }
     }
 

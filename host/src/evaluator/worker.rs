@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
-use tocsin_engine::{Event, JudgeError, Judging, Shard};
+use tocsin_engine::{EvaluateError, EvaluationOptions, Event, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -33,7 +33,7 @@ const MAX_BATCH: usize = 1024;
 
 /// How long ticks are evaluated before firings are handed over and changes are applied. One tick may take longer, where very
 /// many costly bindings watch its symbol: then what has fired so far is handed over meanwhile, and a stop is obeyed.
-const JUDGING_TIME: Duration = Duration::from_millis(20);
+const EVALUATION_TIME: Duration = Duration::from_millis(20);
 
 /// Events after which a commit is handed over though its batch is not done.
 const MAX_EVENTS: usize = 8192;
@@ -54,9 +54,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(500);
 pub(super) struct Worker {
     bus: Bus,
     reader: Reader,
-    /// What was read, and how much of it is judged.
+    /// What was read, and how much of it is evaluated.
     batch: Vec<Record>,
-    judged: usize,
+    evaluated: usize,
     shard: Shard,
     /// The partitions that are its own.
     lanes: BTreeMap<u32, Lane>,
@@ -71,7 +71,7 @@ pub(super) struct Worker {
     /// What it reports the usage of its rules by.
     number: usize,
     checkpoint_interval: Duration,
-    judging: Judging,
+    evaluation: EvaluationOptions,
     counted: Counted,
     /// The partition of a tick, or of a catch-up, that a stop has broken off.
     broken_off: Option<u32>,
@@ -113,8 +113,8 @@ impl Worker {
             reader: bus.reader(Vec::new())?,
             bus,
             batch: Vec::new(),
-            judged: 0,
-            shard: Shard::new(config.judging),
+            evaluated: 0,
+            shard: Shard::new(config.evaluation),
             lanes: BTreeMap::new(),
             homes: HashMap::new(),
             revision,
@@ -124,7 +124,7 @@ impl Worker {
             number: stats.add_worker(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
-            judging: config.judging,
+            evaluation: config.evaluation,
             counted: Counted::default(),
             broken_off: None,
             catching_up: None,
@@ -155,11 +155,11 @@ impl Worker {
             self.follow_messages()?;
             self.give_up_broken_off();
             self.do_what_is_due()?;
-            if self.judged == self.batch.len() {
+            if self.evaluated == self.batch.len() {
                 let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
                 self.poll(wait)?;
             }
-            self.judge()?;
+            self.evaluate_batch()?;
             self.give_up_broken_off();
             if Instant::now() >= checkpoint_due {
                 self.checkpoint()?;
@@ -203,7 +203,7 @@ impl Worker {
     }
 
     fn poll(&mut self, wait: Duration) -> Result<(), EvaluatorError> {
-        self.judged = 0;
+        self.evaluated = 0;
         match self.reader.poll(&mut self.batch, MAX_BATCH, wait) {
             Err(error @ BusError::OffsetOutOfRange { position, .. }) => self.halt(position.partition, &error),
             Err(error) if error.passes() => {
@@ -269,23 +269,23 @@ impl Worker {
     }
 
     /// Judges what was read, or as much of it as there is time for.
-    fn judge(&mut self) -> Result<(), EvaluatorError> {
+    fn evaluate_batch(&mut self) -> Result<(), EvaluatorError> {
         self.tell_progress();
         let batch = std::mem::take(&mut self.batch);
-        let judged = self.judge_some(&batch[self.judged..]);
+        let evaluated = self.evaluate_some(&batch[self.evaluated..]);
         self.batch = batch;
-        self.judged += judged?;
+        self.evaluated += evaluated?;
         self.tell_progress();
         Ok(())
     }
 
     fn tell_progress(&self) {
-        self.progress.reached(self.batch.get(self.judged).map(|record| record.published_ms));
+        self.progress.reached(self.batch.get(self.evaluated).map(|record| record.published_ms));
     }
 
-    fn judge_some(&mut self, records: &[Record]) -> Result<usize, EvaluatorError> {
+    fn evaluate_some(&mut self, records: &[Record]) -> Result<usize, EvaluatorError> {
         let begun = Instant::now();
-        let (mut events, mut bundle_bytes, mut judged) = (Vec::new(), 0, 0);
+        let (mut events, mut bundle_bytes, mut evaluated) = (Vec::new(), 0, 0);
         for record in records {
             let position = record.position;
             if let Some(lane) = self.lanes.get_mut(&position.partition) {
@@ -303,22 +303,22 @@ impl Worker {
                 None => {}
                 Some(_) => self.stray(record)?,
             }
-            judged += 1;
+            evaluated += 1;
             bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
             if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
                 bundle_bytes = 0;
                 self.hand_over(&mut events)?;
             }
-            if begun.elapsed() >= JUDGING_TIME {
+            if begun.elapsed() >= EVALUATION_TIME {
                 break;
             }
         }
         self.hand_over(&mut events)?;
-        self.stats.ticks.fetch_add(judged as u64, Relaxed);
+        self.stats.ticks.fetch_add(evaluated as u64, Relaxed);
         let evaluations = self.shard.evaluations();
         self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
         self.counted.evaluations = evaluations;
-        Ok(judged)
+        Ok(evaluated)
     }
 
     /// Evaluates one tick. False if it was broken off by a stop: the states of its partition are those of no offset.
@@ -329,19 +329,19 @@ impl Worker {
             if stop.is_cancelled() {
                 return ControlFlow::Break(());
             }
-            if handed_over.elapsed() >= JUDGING_TIME {
+            if handed_over.elapsed() >= EVALUATION_TIME {
                 handed_over = Instant::now();
                 return hand_over_firings(handed, events, &mut early);
             }
             ControlFlow::Continue(())
         };
-        let evaluated = self.shard.judge_in_turns(&record.tick, record.position, events, &mut between);
+        let evaluated = self.shard.evaluate_in_turns(&record.tick, record.position, events, &mut between);
         for (alert, binding, last) in early {
             self.count_firing(alert, binding, last);
         }
         match evaluated {
             Ok(()) => Ok(true),
-            Err(JudgeError::Interrupted) => Ok(false),
+            Err(EvaluateError::Interrupted) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -361,10 +361,10 @@ impl Worker {
         Ok(())
     }
 
-    /// The next offset of each partition to be judged.
+    /// The next offset of each partition to be evaluated.
     fn positions(&self) -> BTreeMap<u32, u64> {
         let read = self.lanes.keys().map(|partition| (*partition, self.reader.position(*partition)));
-        let left = self.batch[self.judged..].iter().rev().map(|record| record.position);
+        let left = self.batch[self.evaluated..].iter().rev().map(|record| record.position);
         read.chain(left.map(|position| (position.partition, position.offset))).collect()
     }
 
@@ -393,7 +393,7 @@ impl Worker {
                     commit.faults.push(NewFault { alert, binding, quarantined, bundle });
                 }
                 Event::Recovered { alert, binding, position } => {
-                    info!(alert = alert.0, binding = binding.0, "a quarantined binding was tried again and is judged");
+                    info!(alert = alert.0, binding = binding.0, "a quarantined binding was tried again and is evaluated");
                     self.stats.recovered.fetch_add(1, Relaxed);
                     // Told with the checkpoint that remembers it: before, a replay would begin with it in quarantine.
                     self.when_due(position.partition, |lane| lane.recovered.push(binding));

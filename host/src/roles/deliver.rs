@@ -10,8 +10,8 @@ use crate::store::Store;
 
 pub(super) fn start(kafka: &KafkaConfig, store: Store, health: &Health, stages: &mut Stages) {
     let config = DeliveryConfig { owner: owner::name(), kafka: kafka.clone(), body: firing_json };
-    let (part, stop) = (health.part("deliver"), stages.telling.stop.clone());
-    stages.telling.spawn(async move {
+    let (part, stop) = (health.part("deliver"), stages.senders.stop.clone());
+    stages.senders.spawn(async move {
         delivery::run(store, config, part, stop).await;
         Ok(())
     });

@@ -18,7 +18,7 @@ pub(super) async fn start(
     stages: &mut Stages,
 ) -> anyhow::Result<()> {
     let (bus, store, library) = (backends.bus().await?, backends.store().await?, backends.library().await?);
-    let (config, stop) = (config(settings), stages.judging.stop.clone());
+    let (config, stop) = (config(settings), stages.readers.stop.clone());
     let begin = async || {
         let (store, bus, library) = (store.clone(), bus.clone(), library.clone());
         evaluator::start(store, bus, library, config.clone(), system_clock(), stop.clone()).await
@@ -28,8 +28,8 @@ pub(super) async fn start(
         .context("starting evaluation")?;
     let stats = evaluator.stats();
     health.watch_evaluation(stats.clone());
-    stages.judging.spawn(watch(evaluator, health.clone()));
-    stages.judging.spawn(summary::run(stats, health.clone(), bus, stop));
+    stages.readers.spawn(watch(evaluator, health.clone()));
+    stages.readers.spawn(summary::run(stats, health.clone(), bus, stop));
     Ok(())
 }
 

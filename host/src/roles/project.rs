@@ -19,8 +19,8 @@ const BASE: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_secs(10);
 
 pub(super) fn start(bus: Bus, prices: Prices, health: &Health, stages: &mut Stages) {
-    let (part, gaps, stop) = (health.part("project"), health.part("candles"), stages.judging.stop.clone());
-    stages.judging.spawn(async move { project(bus, prices, part, gaps, stop).await.context("projecting prices") });
+    let (part, gaps, stop) = (health.part("project"), health.part("candles"), stages.readers.stop.clone());
+    stages.readers.spawn(async move { project(bus, prices, part, gaps, stop).await.context("projecting prices") });
 }
 
 /// Gaps are told for as long as the process runs: nobody can fill them.

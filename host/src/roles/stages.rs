@@ -24,9 +24,9 @@ pub(super) struct Stages {
     /// What takes from outside: the feed, clients.
     pub(super) front: Stage,
     /// What takes from the bus.
-    pub(super) judging: Stage,
+    pub(super) readers: Stage,
     /// What takes from the store.
-    pub(super) telling: Stage,
+    pub(super) senders: Stage,
 }
 
 impl Stage {
@@ -60,7 +60,7 @@ impl Stages {
     /// Stages of which the first stops with `stop`.
     pub(super) fn new(stop: CancellationToken) -> Self {
         let later = || Stage::new(CancellationToken::new());
-        Self { front: Stage::new(stop), judging: later(), telling: later() }
+        Self { front: Stage::new(stop), readers: later(), senders: later() }
     }
 
     /// Waits for the word to stop, or for a part that ends though nobody stopped it.
@@ -68,8 +68,8 @@ impl Stages {
         tokio::select! {
             () = self.front.stop.cancelled() => Ok(()),
             Some(ended) = self.front.parts.join_next() => ended?,
-            Some(ended) = self.judging.parts.join_next() => ended?,
-            Some(ended) = self.telling.parts.join_next() => ended?,
+            Some(ended) = self.readers.parts.join_next() => ended?,
+            Some(ended) = self.senders.parts.join_next() => ended?,
         }
     }
 
@@ -77,8 +77,8 @@ impl Stages {
     pub(super) async fn drain(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let front = self.front.finish(deadline).await.context("stopping what takes ticks and requests");
-        let judging = self.judging.finish(deadline).await.context("stopping what reads the bus");
-        let telling = self.telling.finish(deadline).await.context("stopping what tells of firings");
-        front.and(judging).and(telling)
+        let readers = self.readers.finish(deadline).await.context("stopping what reads the bus");
+        let senders = self.senders.finish(deadline).await.context("stopping what tells of firings");
+        front.and(readers).and(senders)
     }
 }

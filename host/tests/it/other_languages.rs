@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::json;
 use tocsin_engine::cost::Metering;
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
-use tocsin_engine::{Arming, Engine, Event, Judging, Rule, Shard, Waking};
+use tocsin_engine::{Arming, Engine, EvaluationOptions, Event, Rule, Shard, Waking};
 use tocsin_testdata::Trade;
 use tocsin_testdata::reference::{Fired, volume_above};
 
@@ -86,9 +86,9 @@ struct Story {
 }
 
 /// Judges trades by all rules side by side; one story for each rule and alert, and how many evaluations it took.
-fn judge(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f64)]) -> (Vec<Story>, u64) {
+fn evaluate(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f64)]) -> (Vec<Story>, u64) {
     let symbol = Symbol::parse(&trades[0].symbol).unwrap();
-    let mut shard = Shard::new(Judging { waking, audit_every_calls: 1_000, ..Judging::default() });
+    let mut shard = Shard::new(EvaluationOptions { waking, audit_every_calls: 1_000, ..EvaluationOptions::default() });
     let cases: Vec<_> = rules.iter().flat_map(|rule| alerts.iter().map(move |alert| (rule, *alert))).collect();
     for (id, (rule, (price, volume))) in (0..).zip(&cases) {
         let params = rule.manifest().params.pack(&json!({ "price": price, "volume": volume })).unwrap().packed;
@@ -101,7 +101,7 @@ fn judge(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f64)
         let conditions = Conditions::default();
         let tick = Tick::new(symbol.clone(), trade.price, trade.volume, trade.time_ms, conditions).unwrap();
         let mut events = Vec::new();
-        shard.judge(&tick, Position { partition: 0, offset: at as u64 }, &mut events).unwrap();
+        shard.evaluate(&tick, Position { partition: 0, offset: at as u64 }, &mut events).unwrap();
         for event in events {
             let Event::Fired { firing, .. } = event else { panic!("{event:?}") };
             fired[firing.binding.0 as usize].push((at, firing.evidence.iter().map(|(_, number)| *number).collect()));
@@ -125,7 +125,7 @@ fn a_rule_in_four_languages_fires_as_its_definition_says() {
             let expected = alerts.map(|(price, volume)| volume_above(&feed, price, volume));
             firings += expected.iter().map(Vec::len).sum::<usize>();
             for (waking, evaluations) in wakings.into_iter().zip(&mut evaluations) {
-                let (stories, taken) = judge(&rules, waking, &trades, &alerts);
+                let (stories, taken) = evaluate(&rules, waking, &trades, &alerts);
                 *evaluations += taken;
                 let (of_first, of_others) = stories.split_at(alerts.len());
                 for (story, expected) in of_first.iter().zip(&expected) {

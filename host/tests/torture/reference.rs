@@ -61,7 +61,7 @@ pub(crate) fn run(scene: &Scene) -> anyhow::Result<()> {
     reference.execute(&later)?;
     reference.execute("CREATE TABLE torture_ended (binding_id bigint, until bigint)")?;
     copy(reference, "torture_ended", "", &found.texts("SELECT to_jsonb(t)::text FROM torture_ended t")?)?;
-    judge(scene)
+    evaluate(scene)
 }
 
 fn copy(to: &Db, table: &str, how: &str, rows: &[String]) -> anyhow::Result<()> {
@@ -71,7 +71,7 @@ fn copy(to: &Db, table: &str, how: &str, rows: &[String]) -> anyhow::Result<()> 
     rows.chunks(500).try_for_each(|rows| to.execute(&rows.iter().map(insert).collect::<String>()))
 }
 
-fn judge(scene: &Scene) -> anyhow::Result<()> {
+fn evaluate(scene: &Scene) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut evaluator = Actor::new(scene, "evaluate", 99)?;
     evaluator.start_on(scene, &scene.reference)?;

@@ -222,7 +222,7 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
 
             #[inline(always)]
             #[allow(unused_variables)]
-            fn judge(
+            fn evaluate(
                 tick: &::tocsin_rules_sdk::Tick,
                 params: &Self::Params,
                 state: &mut Self::State,

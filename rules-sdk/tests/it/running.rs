@@ -85,7 +85,7 @@ mod newer {
 /// The next count of a binding that comes over with factor 7; none where it is refused.
 fn taken_over<O: State>(version: &str, old: &O) -> Option<Vec<f64>> {
     let mut run = Run::<newer::newer>::migrated(version, old, newer::Factor { factor: 7 })?;
-    Some(run.judge(&tick(1.0)).evidence_numbers().to_vec())
+    Some(run.evaluate(&tick(1.0)).evidence_numbers().to_vec())
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_state_of_another_type_fails_the_test() {
 fn a_run_remembers() {
     let mut run = Run::<counter::every_second>::new(());
     assert_eq!(run.fires([1.0, 1.0, 1.0].map(tick)), [(1, vec![2.0])]);
-    assert_eq!(run.judge(&tick(1.0)), Verdict::fire().evidence([4.0]));
+    assert_eq!(run.evaluate(&tick(1.0)), Verdict::fire().evidence([4.0]));
     assert_eq!(*run.state(), 4);
 }
 
@@ -135,19 +135,19 @@ fn a_run_remembers() {
 fn the_export_answers_as_the_abi_says() {
     let mut out = abi::Verdict::default();
     let params = sleeper::Target { price: 10.0 };
-    let mut judge = |price| evaluate::<sleeper::at_least>(&tick(price), &params, &mut (), &mut out);
-    assert_eq!((judge(10.0), judge(9.0)), (abi::FIRE, abi::HOLD | abi::ASLEEP));
+    let mut answer = |price| evaluate::<sleeper::at_least>(&tick(price), &params, &mut (), &mut out);
+    assert_eq!((answer(10.0), answer(9.0)), (abi::FIRE, abi::HOLD | abi::ASLEEP));
     assert_eq!((out.wake_low, out.wake_high, out.wake_until_ms), (f64::NEG_INFINITY, 10.0, i64::MAX));
 }
 
 #[test]
 #[should_panic(expected = "1 evidence numbers")]
 fn evidence_without_a_name_fails_the_test() {
-    Run::<careless::careless>::new(()).judge(&tick(1.0));
+    Run::<careless::careless>::new(()).evaluate(&tick(1.0));
 }
 
 #[test]
 #[should_panic(expected = "#[rule(sleeps)]")]
 fn sleep_without_a_word_fails_the_test() {
-    Run::<careless::careless>::new(()).judge(&tick(-1.0));
+    Run::<careless::careless>::new(()).evaluate(&tick(-1.0));
 }

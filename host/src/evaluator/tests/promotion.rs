@@ -149,7 +149,7 @@ impl History {
     }
 
     async fn delete(&mut self, id: i64) {
-        self.until_judged().await;
+        self.until_evaluated().await;
         self.rig.control.delete_alert(&Tenant::standard(), id).await.unwrap();
         self.expected.get_mut(&id).unwrap().deleted = true;
     }
@@ -195,7 +195,7 @@ impl History {
         }
     }
 
-    async fn until_judged(&self) {
+    async fn until_evaluated(&self) {
         for (id, alert) in &self.expected {
             wait_until(async || self.firings(*id).await.len() >= alert.prices.len()).await;
         }
@@ -203,7 +203,7 @@ impl History {
 
     /// Every alert fired on each of its ticks once, on the versions that it was on, with the states that they make.
     async fn check(&self, told: &str) {
-        self.until_judged().await;
+        self.until_evaluated().await;
         for (id, alert) in &self.expected {
             let firings = self.firings(*id).await;
             let prices: Vec<f64> = firings.iter().map(|firing| firing.tick.price).collect();
@@ -309,7 +309,7 @@ async fn play(member: Member, seed: u64) -> (usize, usize) {
                 let kind = Kind::ALL[random.random_range(0..Kind::ALL.len())];
                 let version = history.upload(kind).await;
                 // What an alert that fires once has seen decides whether it moves.
-                history.until_judged().await;
+                history.until_evaluated().await;
                 let may = history.live().all(|alert| kind.takes(alert.factor));
                 let work = tokio::spawn(promote(history.rig.control.clone(), promote_to(version)));
                 let steady: Vec<&str> = SYMBOLS
@@ -563,7 +563,7 @@ async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(member: Member) 
     let request = PromoteRule { reset_state: true, ..promote_to(pathless) };
     promote(control.clone(), request).await.unwrap();
     history.publish("A", 1).await;
-    history.until_judged().await;
+    history.until_evaluated().await;
     let firings = history.firings(ids[0]).await;
     assert_eq!(firings.last().unwrap().evidence[0].1, (7 * pathless) as f64, "it began at zero");
     // From a version that is named, and nobody is on.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use tocsin_engine::domain::{AlertId, BindingId, Position, Symbol};
-use tocsin_engine::{ArmError, Arming, Event, JudgeError, Shard};
+use tocsin_engine::{ArmError, Arming, EvaluateError, Event, Shard};
 use tracing::{error, warn};
 
 use super::{Home, MAX_BATCH, POLL_TIMEOUT, Worker};
@@ -57,7 +57,7 @@ impl Worker {
         let Some(first) = waiting.keys().next().copied() else { return Ok(()) };
         let mut reader = self.reader_from(Position { partition, offset: first }, until)?;
         let mut batch = Vec::new();
-        self.catching_up = Some(Shard::for_catching_up(self.judging));
+        self.catching_up = Some(Shard::for_catching_up(self.evaluation));
         while reader.position(partition) < until {
             reader.poll(&mut batch, MAX_BATCH, POLL_TIMEOUT)?;
             batch.retain(|record| record.position.offset < until);
@@ -69,9 +69,9 @@ impl Worker {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 };
-                match alone.judge_in_turns(&record.tick, record.position, &mut events, &mut between) {
+                match alone.evaluate_in_turns(&record.tick, record.position, &mut events, &mut between) {
                     Ok(()) if !stop.is_cancelled() => {}
-                    Ok(()) | Err(JudgeError::Interrupted) => {
+                    Ok(()) | Err(EvaluateError::Interrupted) => {
                         self.catching_up = None;
                         self.broken_off = Some(partition);
                         return Ok(());

@@ -111,7 +111,7 @@ impl Worker {
         let (positions, shard) = (self.positions(), &self.shard);
         let mut behind = Behind::new();
         for (partition, lane) in &mut self.lanes {
-            if positions[partition] < lane.told_until {
+            if positions[partition] < lane.replay_until {
                 continue;
             }
             let (released, wait): (Vec<BindingId>, Vec<BindingId>) =

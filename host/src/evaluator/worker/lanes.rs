@@ -21,8 +21,8 @@ pub(super) struct Lane {
     /// Bindings that wait for the offset from which they count.
     pub(super) waiting: Waiting,
     /// Ticks before this offset were published before this worker began, and may have been told by another one: until
-    /// they are judged again as they were then, nothing is released and nothing handed over.
-    pub(super) told_until: u64,
+    /// they are evaluated again as they were then, nothing is released and nothing handed over.
+    pub(super) replay_until: u64,
     /// What is to be done right behind a checkpoint.
     pub(super) due: Due,
     /// Bindings that left quarantine since the last checkpoint.
@@ -34,7 +34,7 @@ pub(super) struct Lane {
 impl Worker {
     /// Goes on with a partition as it was at its checkpoint.
     pub(super) fn take(&mut self, restored: Restored) -> Result<(), EvaluatorError> {
-        let Restored { claim, from, told_until, armed, new, released, release_due, asked_for, sought } = restored;
+        let Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought } = restored;
         let partition = claim.partition;
         // Also where it halts at once: that is noted under the claim.
         self.send(Handed::Claimed(claim))?;
@@ -42,7 +42,7 @@ impl Worker {
             Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
             added => added?,
         }
-        let lane = Lane { told_until, due: Due::new(release_due, asked_for), ..Lane::default() };
+        let lane = Lane { replay_until, due: Due::new(release_due, asked_for), ..Lane::default() };
         self.lanes.insert(partition, lane);
         for arming in armed {
             arm(&mut self.shard, &self.stats, arming)?;
@@ -76,8 +76,8 @@ impl Worker {
     pub(super) fn forget(&mut self, partitions: &[u32]) {
         self.lanes.retain(|partition, _| !partitions.contains(partition));
         self.reader.remove(partitions);
-        self.batch.drain(..self.judged);
-        self.judged = 0;
+        self.batch.drain(..self.evaluated);
+        self.evaluated = 0;
         self.batch.retain(|record| !partitions.contains(&record.position.partition));
         let homes = &self.homes;
         let at_home =
