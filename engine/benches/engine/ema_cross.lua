@@ -2,7 +2,7 @@ function new()
   return { fast_period = 12, slow_period = 26, direction = 2, fast = 0, slow = 0, fast_weight = 0, slow_weight = 0, seen = 0, side = 0 }
 end
 
-function judge(binding, price, time_ms)
+function evaluate(binding, price, time_ms)
   if binding.seen == 0 then
     binding.fast, binding.slow = price, price
     binding.fast_weight, binding.slow_weight = 2 / (binding.fast_period + 1), 2 / (binding.slow_period + 1)

@@ -8,7 +8,7 @@ function new()
   return { percent = 1000, bucket_ms = 1875, direction = 2, low = low, high = high, newest = 0 }
 end
 
-function judge(binding, price, time_ms)
+function evaluate(binding, price, time_ms)
   local lows, highs = binding.low, binding.high
   local bucket = math.floor(time_ms / binding.bucket_ms) + BUCKETS
   binding.newest = math.max(binding.newest, bucket - BUCKETS)

@@ -17,13 +17,13 @@ pub(crate) fn lua(source: &str, count: usize) -> Pass {
     lua.load(source).exec().unwrap();
     lua.load(KEEPER).exec().unwrap();
     let function = |name: &str| lua.globals().get::<Function>(name).unwrap();
-    let (add, judge) = (function("add"), function("evaluate_at"));
+    let (add, evaluate) = (function("add"), function("evaluate_at"));
     (0..count).for_each(|_| add.call(()).unwrap());
     Box::new(move |price, time_ms| {
         // Functions live as long as their Lua.
         let _alive = &lua;
         for place in 1..=count {
-            let fired: bool = judge.call((place, price, time_ms)).unwrap();
+            let fired: bool = evaluate.call((place, price, time_ms)).unwrap();
             assert!(!fired);
         }
     })
@@ -43,7 +43,7 @@ pub(crate) fn rhai(source: &str, count: usize) -> Pass {
     let mut bindings: Vec<Dynamic> = (0..count).map(|_| call(None, "create", Vec::new())).collect();
     Box::new(move |price, time_ms| {
         for binding in &mut bindings {
-            let fired = call(Some(binding), "judge", vec![price.into(), time_ms.into()]);
+            let fired = call(Some(binding), "evaluate", vec![price.into(), time_ms.into()]);
             assert!(!fired.as_bool().unwrap());
         }
     })

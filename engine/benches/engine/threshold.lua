@@ -2,6 +2,6 @@ function new()
   return { target = 1e9 }
 end
 
-function judge(binding, price, time_ms)
+function evaluate(binding, price, time_ms)
   return price >= binding.target
 end

@@ -1,4 +1,4 @@
-;; Fires when the price is at or above the target, as the built-in `above`, but never sleeps: it is judged on every tick.
+;; Fires when the price is at or above the target, as the built-in `above`, but never sleeps: it is evaluated on every tick.
 ;; Params: the target (f64). State: none. Evidence: the target.
 (module
   (memory (export "memory") 0)
