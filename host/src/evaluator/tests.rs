@@ -33,11 +33,12 @@ on_each_member!(
     alerts_leave_a_version_that_is_out_of_service_with_their_states_reset,
     a_start_whose_rules_cannot_be_loaded_fails_with_the_reason,
     a_stored_rule_that_is_refused_now_stops_only_its_own_bindings,
+    firings_leave_in_the_middle_of_a_tick_that_takes_long,
 );
 
 const NOW_MS: i64 = 1_700_000_000_123;
 const CAPS: BindingCaps =
-    BindingCaps { per_tenant: 100, per_rule: 100, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
+    BindingCaps { per_tenant: 500, per_rule: 500, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
 
 /// No price of a trial run.
 const GOOD: f64 = 4321.5;
@@ -53,6 +54,20 @@ const COUNTER: &str = r#"(module (memory (export "memory") 1)
     (i32.const 1))
   (@custom "tocsin.manifest"
     "{\"abi\":1,\"name\":\"counter\",\"version\":\"1.0.0\",\"state\":{\"size\":8},\"evidence\":[\"count\"]}"))"#;
+
+/// The price at which [`DEAR`] takes its time.
+const SLOW: f64 = 4322.5;
+
+/// Burns most of the fuel of an evaluation at one price, and never fires.
+const DEAR: &str = r#"(module (memory (export "memory") 1)
+  (func (export "evaluate") (param $tick i32) (param i32 i32 i32) (result i32) (local $left i32)
+    (if (f64.ne (f64.load (local.get $tick)) (f64.const 4322.5)) (then (return (i32.const 0))))
+    (local.set $left (i32.const 22))
+    (loop $again
+      (memory.fill (i32.const 0) (i32.const 0) (i32.const 65536))
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i32.const 0))
+  (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"dear\",\"version\":\"1.0.0\"}"))"#;
 
 /// Counts its evaluations where nobody should, in a global, unless it is tried.
 const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut f64) (f64.const 0))
@@ -426,6 +441,22 @@ async fn a_stored_rule_that_is_refused_now_stops_only_its_own_bindings(member: M
         let in_use = rig.store.impure_rules_in_use(10).await.unwrap();
         assert_eq!(in_use.iter().map(|(rule, live)| (rule.name.as_str(), *live)).collect::<Vec<_>>(), [("impure", 2)]);
     }
+}
+
+async fn firings_leave_in_the_middle_of_a_tick_that_takes_long(member: Member) {
+    let rig = Rig::new(member, &[COUNTER, DEAR]).await;
+    // All of them together take longer than firings may wait, and more than one call.
+    for _ in 0..CAPS.per_tenant - 1 {
+        rig.create("dear", &["X"]).await.unwrap();
+    }
+    let firing = rig.create("counter", &["X"]).await.unwrap();
+    // Read together: the last tick finds firings of the others that have not left yet.
+    rig.publish("X", &[GOOD, GOOD, GOOD, SLOW, GOOD]).await;
+    let running = rig.start().await;
+    let expected = [1.0, 2.0, 3.0, 4.0, 5.0];
+    rig.until_counts(firing, &expected).await;
+    running.stop().await;
+    assert_eq!(rig.counts(firing).await, expected);
 }
 
 async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(member: Member) {

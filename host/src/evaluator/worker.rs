@@ -291,10 +291,9 @@ impl Worker {
             if let Some(lane) = self.lanes.get_mut(&position.partition) {
                 begin(&mut self.shard, &self.stats, &mut lane.waiting, position.offset)?;
             }
-            let before = events.len();
             match self.homes.get(&record.tick.symbol) {
                 Some(Home::At(home)) if *home == position.partition => {
-                    let is_evaluated = self.evaluate(record, &mut events)?;
+                    let is_evaluated = self.evaluate(record, &mut events, &mut bundle_bytes)?;
                     if !is_evaluated {
                         self.broken_off = Some(position.partition);
                         break;
@@ -304,7 +303,6 @@ impl Worker {
                 Some(_) => self.stray(record)?,
             }
             evaluated += 1;
-            bundle_bytes += events[before..].iter().map(record_bytes).sum::<usize>();
             if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
                 bundle_bytes = 0;
                 self.hand_over(&mut events)?;
@@ -321,9 +319,16 @@ impl Worker {
         Ok(evaluated)
     }
 
-    /// Evaluates one tick. False if it was broken off by a stop: the states of its partition are those of no offset.
-    fn evaluate(&mut self, record: &Record, events: &mut Vec<Event>) -> Result<bool, EvaluatorError> {
+    /// Evaluates one tick, and adds to the bytes of records that all events carry. False if it was broken off by a stop:
+    /// the states of its partition are those of no offset.
+    fn evaluate(
+        &mut self,
+        record: &Record,
+        events: &mut Vec<Event>,
+        bundle_bytes: &mut usize,
+    ) -> Result<bool, EvaluatorError> {
         let (handed, stop) = (&self.handed, &self.stop);
+        let before = events.len();
         let (mut handed_over, mut early) = (Instant::now(), Vec::new());
         let mut between = |events: &mut Vec<Event>| {
             if stop.is_cancelled() {
@@ -336,6 +341,9 @@ impl Worker {
             ControlFlow::Continue(())
         };
         let evaluated = self.shard.evaluate_in_turns(&record.tick, record.position, events, &mut between);
+        // Firings that have left carried none, but the events behind them have moved up.
+        let (counted, new) = if early.is_empty() { (*bundle_bytes, &events[before..]) } else { (0, &events[..]) };
+        *bundle_bytes = counted + new.iter().map(record_bytes).sum::<usize>();
         for (alert, binding, last) in early {
             self.count_firing(alert, binding, last);
         }
@@ -393,7 +401,11 @@ impl Worker {
                     commit.faults.push(NewFault { alert, binding, quarantined, bundle });
                 }
                 Event::Recovered { alert, binding, position } => {
-                    info!(alert = alert.0, binding = binding.0, "a quarantined binding was tried again and is evaluated");
+                    info!(
+                        alert = alert.0,
+                        binding = binding.0,
+                        "a quarantined binding was tried again and is evaluated"
+                    );
                     self.stats.recovered.fetch_add(1, Relaxed);
                     // Told with the checkpoint that remembers it: before, a replay would begin with it in quarantine.
                     self.when_due(position.partition, |lane| lane.recovered.push(binding));
