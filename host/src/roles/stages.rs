@@ -78,7 +78,7 @@ impl Stages {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         let front = self.front.finish(deadline).await.context("stopping what takes ticks and requests");
         let readers = self.readers.finish(deadline).await.context("stopping what reads the bus");
-        let senders = self.senders.finish(deadline).await.context("stopping what tells of firings");
+        let senders = self.senders.finish(deadline).await.context("stopping what delivers firings");
         front.and(readers).and(senders)
     }
 }
