@@ -2,10 +2,11 @@
 //! compiled rules is believed only if the server wrote it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tocsin_testdata::modules::{self, with_manifest};
+use tokio_util::sync::CancellationToken;
 
 use crate::server::{Server, wait_for};
 
@@ -20,27 +21,19 @@ fn check(name: &str, (status, problem): &(u16, Value), code: &str, words: &str) 
 
 /// Runs `work` while another thread asks for the list of rules without pause; how often it was answered.
 fn while_polling(server: &Server, work: impl FnOnce()) -> usize {
-    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (done, answered) = (CancellationToken::new(), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
+            while !done.is_cancelled() {
                 assert!(server.get("/api/v1/rules")["rules"].is_array());
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let _done = SetAtEnd(&done);
+        // Also where the work panics: the scope waits for its thread first.
+        let _done = done.clone().drop_guard();
         work();
     });
     answered.into_inner()
-}
-
-/// Sets a flag when it is dropped, also where a test panics: the scope waits for its thread before it panics itself.
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]
