@@ -12,7 +12,7 @@ mod stack;
 use tocsin_rules_sdk::abi;
 use wasmparser::WasmFeatures;
 
-use crate::cost::{self, FunctionCost, Metering};
+use crate::cost::{self, FunctionCost, Metering, STATE_BYTES_PER_FUEL};
 use crate::limits::{FUEL_PER_EVALUATION, MAX_CHAIN_BYTES, MAX_MODULE_BYTES};
 use crate::manifest::Manifest;
 use crate::violation::{Code, Rejection, Violations};
@@ -147,6 +147,7 @@ fn priced(
         function.regions[0] += fuel;
         function.price_accesses(if index as u32 == evaluate { &in_record } else { &[] });
     }
+    functions[evaluate as usize].regions[0] += (manifest.state_bytes / STATE_BYTES_PER_FUEL) as u64;
     let metering = cost::certify_all(&functions, roots(), FUEL_PER_EVALUATION);
     Ok(Inspection {
         manifest,

@@ -428,6 +428,36 @@ fn what_a_suspect_hides_beside_its_verdict_is_gone() {
 }
 
 #[test]
+fn the_address_of_a_suspects_state_is_in_no_evidence() {
+    // Faults now and then, and else fires with where its state lies.
+    let body =
+        "(if (i64.eqz (i64.rem_u (i64.trunc_f64_u (f64.load (local.get $t))) (i64.const 10))) (then unreachable))
+                (f64.store (local.get $v) (f64.convert_i32_u (local.get $s))) (i32.const 1)";
+    let leaky = rule("leaky", "", &format!("{EVALUATE} {body})"));
+    let mut shard = Shard::default();
+    shard.arm(arming(1, "X", &leaky, 0.0)).unwrap();
+    assert_eq!(faults(&evaluate(&mut shard, &tick("X", 10.0, 0), 0)).len(), 1, "it is a suspect now");
+    let events = evaluate(&mut shard, &tick("X", 11.0, 0), 1);
+    assert!(fired(&events).is_empty(), "{events:?}");
+    assert!(matches!(faults(&events)[..], [(1, Fault::Impure(_))]), "{events:?}");
+}
+
+#[test]
+fn a_large_state_is_paid_for_by_its_size() {
+    let metering = |state_bytes: usize| {
+        let manifest = format!(r#"{{"abi":1,"name":"large","version":"1.0.0","state":{{"size":{state_bytes}}}}}"#);
+        let fields = format!(r#"(memory (export "memory") 1) {EVALUATE} (i32.const 0))"#);
+        engine().load(&with_manifest(&manifest, &fields)).unwrap().metering()
+    };
+    let (Metering::Certified { worst_fuel: small }, Metering::Certified { worst_fuel: large }) =
+        (metering(8), metering(64 * 1024))
+    else {
+        panic!("both are certified");
+    };
+    assert_eq!(large - small, 4096);
+}
+
+#[test]
 fn a_trap_after_a_stray_write_is_named_a_trap() {
     // Certified, so that nothing but the reset sets the meter.
     let body = "(if (f64.gt (f64.load (local.get $t)) (f64.const 5)) (then unreachable))

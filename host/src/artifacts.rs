@@ -64,9 +64,9 @@ impl ArtifactCache {
         let folder = data_dir.join(FOLDER);
         fs::create_dir_all(&folder)?;
         private::close(&folder, 0o700)?;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key(data_dir)?);
-        let cache = Self { folder, key, max_bytes };
-        cache.sweep();
+        let (key, is_new) = key(data_dir)?;
+        let cache = Self { folder, key: hmac::Key::new(hmac::HMAC_SHA256, &key), max_bytes };
+        cache.sweep(is_new);
         Ok(cache)
     }
 
@@ -140,10 +140,10 @@ impl ArtifactCache {
         Ok(Content::Good(artifact.to_vec()))
     }
 
-    /// Removes what a crash left half-written.
-    fn sweep(&self) {
+    /// Removes what a crash left half-written, and everything where the key is new: no file can be verified under it.
+    fn sweep(&self, key_is_new: bool) {
         for (path, ..) in self.files() {
-            if path.extension().is_some_and(|extension| extension == private::HALF_WRITTEN) {
+            if key_is_new || path.extension().is_some_and(|extension| extension == private::HALF_WRITTEN) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -189,11 +189,13 @@ fn touch(path: &Path) {
 }
 
 /// The key of a data folder; a new one where there is none, or where others could read the old one. One that this server
-/// cannot have written is refused: whoever wrote it knows it.
-fn key(data_dir: &Path) -> io::Result<[u8; HASH_BYTES]> {
+/// cannot have written is refused: whoever wrote it knows it. Also returns whether it is new.
+fn key(data_dir: &Path) -> io::Result<([u8; HASH_BYTES], bool)> {
     let path = data_dir.join(KEY_FILE);
     match private::open(&path) {
-        Ok(mut file) if private::is_closed(&file)? => return read_key(&mut file).map_err(|what| refused(&path, &what)),
+        Ok(mut file) if private::is_closed(&file)? => {
+            return read_key(&mut file).map(|key| (key, false)).map_err(|what| refused(&path, &what));
+        }
         Ok(_) => warn!(path = %path.display(), "the key of compiled rules is open to others: it is replaced"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(refused(&path, &error.to_string())),
@@ -201,7 +203,7 @@ fn key(data_dir: &Path) -> io::Result<[u8; HASH_BYTES]> {
     let random = ring::rand::generate::<[u8; HASH_BYTES]>(&SystemRandom::new());
     let key = random.map_err(|_| io::Error::other("the system gives no random numbers"))?.expose();
     private::write(&path, &key)?;
-    Ok(key)
+    Ok((key, true))
 }
 
 fn read_key(file: &mut File) -> Result<[u8; HASH_BYTES], String> {

@@ -216,6 +216,8 @@ enum Handed {
     Claimed(Claim),
     /// What happened, and what is remembered.
     Events(Box<Commit>),
+    /// Is dropped once all that was handed over before it is written.
+    Marker(Arc<()>),
     /// A rule version is taken out of service before the evaluator ends; the sender hears when that is written.
     OutOfService(Box<Commit>, std::sync::mpsc::Sender<()>),
     /// The first tick of a symbol that is waited for is on this partition.

@@ -19,8 +19,9 @@ use crate::bus::Clock;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
 
-/// Firings that are written in one transaction at most, unless one commit alone has more.
-const MAX_FIRINGS: usize = 10_000;
+/// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for
+/// tens of milliseconds then, and not for half a second.
+const MAX_FIRINGS: usize = 2_000;
 
 /// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
 const MAX_FAULTS: usize = 2_000;
@@ -75,6 +76,7 @@ impl Committer {
                 }
                 Handed::Seen(symbol, partition) => self.settle(&symbol, partition).await?,
                 Handed::Halted(partition, why) => self.halt(partition, &why).await?,
+                Handed::Marker(marker) => drop(marker),
                 Handed::OutOfService(commit, written) => {
                     self.write(*commit).await?;
                     // The worker may have given up.

@@ -10,8 +10,8 @@ mod lanes;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Symbol};
@@ -71,6 +71,8 @@ pub(super) struct Worker {
     /// What it reports the usage of its rules by.
     number: usize,
     checkpoint_interval: Duration,
+    /// Alive until the last checkpoint is written.
+    unwritten_checkpoint: Weak<()>,
     evaluation: EvaluationOptions,
     counted: Counted,
     /// The partition of a tick, or of a catch-up, that a stop has broken off.
@@ -124,6 +126,7 @@ impl Worker {
             number: stats.add_worker(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
+            unwritten_checkpoint: Weak::new(),
             evaluation: config.evaluation,
             counted: Counted::default(),
             broken_off: None,
@@ -162,7 +165,10 @@ impl Worker {
             self.evaluate_batch()?;
             self.give_up_broken_off();
             if Instant::now() >= checkpoint_due {
-                self.checkpoint()?;
+                // Where states are larger than the store can write in an interval, checkpoints must not pile up in memory.
+                if self.unwritten_checkpoint.strong_count() == 0 {
+                    self.checkpoint()?;
+                }
                 self.stats.report_usage(self.number, self.shard.usage().collect());
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }

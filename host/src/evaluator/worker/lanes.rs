@@ -2,6 +2,7 @@
 //! are somebody else's already.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tocsin_engine::Arming;
 use tocsin_engine::domain::{BindingId, Symbol};
@@ -159,7 +160,10 @@ impl Worker {
         if checkpoints.is_empty() {
             return Ok(());
         }
-        self.send(Handed::Events(Box::new(Commit { checkpoints, ..Commit::default() })))
+        self.send(Handed::Events(Box::new(Commit { checkpoints, ..Commit::default() })))?;
+        let written = Arc::new(());
+        self.unwritten_checkpoint = Arc::downgrade(&written);
+        self.send(Handed::Marker(written))
     }
 
     fn home_of(&self, symbol: &Symbol) -> Option<u32> {
