@@ -343,7 +343,7 @@ impl Feeder {
             Standing::Live => {}
         }
         let is_new = |revision| (self.revision + 1..=up_to).contains(&revision);
-        let (armed_revision, hold, release_due) = (row.armed_revision, row.hold, row.release_due);
+        let (armed_revision, hold, unquarantine_due) = (row.armed_revision, row.hold, row.unquarantine_due);
         let arms = is_new(armed_revision) && hold != Hold::Held && !row.rule_impure;
         let changes_more = is_new(row.revision);
         let mut changes = Vec::new();
@@ -357,7 +357,7 @@ impl Feeder {
             Hold::Held => {}
             Hold::None => {
                 changes.push(Change::Keep(binding, partition));
-                changes.extend(release_due.then_some(Change::Release(binding, partition)));
+                changes.extend(unquarantine_due.then_some(Change::Release(binding, partition)));
             }
         }
         changes

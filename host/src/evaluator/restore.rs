@@ -31,7 +31,7 @@ pub(super) struct Restored {
     /// Bindings that were released right behind the checkpoint.
     pub(super) released: Vec<BindingId>,
     /// Bindings whose release is stored and was never applied.
-    pub(super) release_due: Vec<BindingId>,
+    pub(super) unquarantine_due: Vec<BindingId>,
     /// Bindings that a promotion has asked for.
     pub(super) asked_for: Vec<Asked>,
     /// Symbols without a home of which the checkpoint did not know: their first tick may be before it.
@@ -84,8 +84,9 @@ pub(super) async fn restore(
         // Nothing was read yet.
         None => Vec::new(),
     };
-    let (armed, new, release_due, asked_for) = Default::default();
-    let mut restored = Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought };
+    let (armed, new, unquarantine_due, asked_for) = Default::default();
+    let mut restored =
+        Restored { claim, from, replay_until, armed, new, released, unquarantine_due, asked_for, sought };
     load(bus, rules, revision, &mut restored).await?;
     Ok(restored)
 }
@@ -146,8 +147,8 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.
-            if row.release_due && row.revision <= revision {
-                restored.release_due.push(row.id);
+            if row.unquarantine_due && row.revision <= revision {
+                restored.unquarantine_due.push(row.id);
             }
             if row.hold == Hold::Asked && row.revision <= revision {
                 restored.asked_for.push(Asked { binding: row.id, armed_revision: row.armed_revision });

@@ -219,7 +219,7 @@ impl Rig {
     async fn until_applied(&self) {
         wait_until(async || {
             let changed = self.store.changes(0, 1_000).await.unwrap();
-            !changed.bindings.iter().any(|row| row.release_due)
+            !changed.bindings.iter().any(|row| row.unquarantine_due)
         })
         .await;
     }

@@ -39,7 +39,7 @@ pub struct BindingRow {
     /// Its rule version is judged no more.
     pub rule_impure: bool,
     /// It was released by hand, and no checkpoint was taken for that yet.
-    pub release_due: bool,
+    pub unquarantine_due: bool,
 }
 
 /// Whether a binding is judged, as far as evaluators need to be told: who is in quarantine they know themselves.

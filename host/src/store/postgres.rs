@@ -57,7 +57,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::migrations::migrator;
+use super::migrations;
 use super::newest::{Newest, News};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
@@ -81,9 +81,7 @@ const CLOCK_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM information_schema.columns
     WHERE table_schema = current_schema()";
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_interleavings", "0008_bounds", "0009_logs"),
-);
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrations::migrator(migrations::POSTGRES));
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
 const TURN: i64 = 0x746f_6373_696e;
@@ -132,15 +130,6 @@ impl PostgresStore {
         let listener = CancellationToken::new();
         tokio::spawn(listen::run(options, newest.clone(), listener.clone()));
         Ok(Self(Arc::new(Inner { pool, status, newest, _listener: listener.clone().drop_guard(), listener })))
-    }
-
-    /// Makes a database as it was before a version of the schema, and runs statements in it.
-    #[cfg(test)]
-    pub(super) async fn prepare(url: &DatabaseUrl, before: i64, statements: String) {
-        let pool = PgPoolOptions::new().max_connections(1).connect_with(url.options().clone()).await.unwrap();
-        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
-        pool.close().await;
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {

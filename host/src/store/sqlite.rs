@@ -41,7 +41,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
-use super::migrations::migrator;
+use super::migrations;
 use super::newest::{Newest, News};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
@@ -63,9 +63,7 @@ const CLOCK_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
     WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_interleavings", "0010_bounds", "0011_logs"),
-);
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrations::migrator(migrations::SQLITE));
 
 /// The database file in the data folder.
 const FILE: &str = "tocsin.sqlite";
@@ -124,16 +122,6 @@ impl SqliteStore {
         let options = SqliteConnectOptions::new().filename(data_dir.join(FILE));
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
         sqlx::raw_sql(statement).execute(&pool).await.unwrap();
-        pool.close().await;
-    }
-
-    /// Makes a database as it was before a version of the schema, and runs statements in it.
-    #[cfg(test)]
-    pub(super) async fn prepare(data_dir: &Path, before: i64, statements: String) {
-        let options = SqliteConnectOptions::new().filename(data_dir.join(FILE)).create_if_missing(true);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
         pool.close().await;
     }
 

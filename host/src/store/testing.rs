@@ -46,14 +46,6 @@ pub(crate) struct Unnotified {
 }
 
 impl Home {
-    /// Makes the schema as it was before a version, and runs statements in it. It is not opened before.
-    pub(crate) async fn prepare(&self, before: i64, statements: String) {
-        match self {
-            Self::Folder(folder) => SqliteStore::prepare(folder.path(), before, statements).await,
-            Self::Database(database) => PostgresStore::prepare(database.url(), before, statements).await,
-        }
-    }
-
     /// Runs a statement in the data of an open store, as an operator may: one in each dialect.
     pub(crate) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
         match self {

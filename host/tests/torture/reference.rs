@@ -18,9 +18,9 @@ const LATER: &str = r#"
     UPDATE alerts a SET rule_version = r.version, rule_digest = r.digest FROM rule_versions r
         WHERE a.rule_name = 'walk' AND r.name = 'walk' AND r.version = '1.0.0' AND a.rule_version <> r.version;
     UPDATE revisions SET newest = newest + 1;
-    UPDATE bindings SET status = 'active', reason = '', release_due = false, hold = 'none', resumes_from = NULL,
+    UPDATE bindings SET status = 'active', reason = '', unquarantine_due = false, handoff = 'none', resumes_from = NULL,
         revision = (SELECT newest FROM revisions), armed_revision = (SELECT newest FROM revisions) WHERE id >= {first};
-    UPDATE bindings SET "partition" = -1, ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
+    UPDATE bindings SET "partition" = -1, partition_ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
         FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
 
 /// Bindings that were deleted, and up to where something of them was recorded: they were judged no further than that for

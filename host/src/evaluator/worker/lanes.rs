@@ -34,7 +34,8 @@ pub(super) struct Lane {
 impl Worker {
     /// Goes on with a partition as it was at its checkpoint.
     pub(super) fn take(&mut self, restored: Restored) -> Result<(), EvaluatorError> {
-        let Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought } = restored;
+        let Restored { claim, from, replay_until, armed, new, released, unquarantine_due, asked_for, sought } =
+            restored;
         let partition = claim.partition;
         // Also where it halts at once: that is noted under the claim.
         self.send(Handed::Claimed(claim))?;
@@ -42,7 +43,7 @@ impl Worker {
             Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
             added => added?,
         }
-        let lane = Lane { replay_until, due: Due::new(release_due, asked_for), ..Lane::default() };
+        let lane = Lane { replay_until, due: Due::new(unquarantine_due, asked_for), ..Lane::default() };
         self.lanes.insert(partition, lane);
         for arming in armed {
             arm(&mut self.shard, &self.stats, arming)?;

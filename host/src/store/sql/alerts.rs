@@ -226,7 +226,7 @@ async fn insert_alert(transaction: &mut Tx, new: &NewAlert, revision: i64) -> Re
         starts.push((symbol, start, resolve(transaction, symbol, start).await?));
     }
     let mut bindings = QueryBuilder::<Db>::new(
-        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, ends, status, revision, armed_revision) ",
+        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, partition_ends, status, revision, armed_revision) ",
     );
     bindings.push_values(starts, |mut row, (symbol, start, counts_from)| {
         row.push_bind(id).push_bind(symbol.as_str());

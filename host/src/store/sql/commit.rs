@@ -220,7 +220,7 @@ async fn count_suppressed(transaction: &mut Tx, suppressed: &[(BindingId, u64)])
 async fn advance(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
     let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
     let advanced = sqlx::query(
-        "UPDATE partitions SET next_offset = $1, revision = $2, released = $3, halted = NULL
+        "UPDATE partitions SET next_offset = $1, revision = $2, unquarantined = $3, halted = NULL
          WHERE \"partition\" = $4 AND next_offset <= $1 AND revision <= $2",
     )
     .bind(checkpoint.next_offset as i64)
@@ -253,7 +253,7 @@ async fn advance(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), St
 async fn release(transaction: &mut Tx, released: &[BindingId]) -> Result<(), StoreError> {
     set_status(transaction, "active", without_reason(released)).await?;
     for released in released.chunks(ROWS_AT_ONCE) {
-        let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET release_due = FALSE WHERE id IN (");
+        let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET unquarantine_due = FALSE WHERE id IN (");
         let mut list = update.separated(", ");
         released.iter().for_each(|binding| _ = list.push_bind(binding.0));
         update.push(")").build().execute(&mut **transaction).await?;

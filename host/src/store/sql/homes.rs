@@ -16,7 +16,7 @@ use crate::store::{Sought, Start, StoreError};
 impl Member {
     pub(in crate::store) async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
         let homes: Vec<(String, i64)> =
-            sqlx::query_as("SELECT symbol, \"partition\" FROM symbol_homes").fetch_all(self.readers()).await?;
+            sqlx::query_as("SELECT symbol, \"partition\" FROM symbol_assignments").fetch_all(self.readers()).await?;
         homes.iter().map(|(symbol, home)| Ok((rows::symbol(symbol)?, u32::try_from(*home).ok()))).collect()
     }
 
@@ -26,7 +26,7 @@ impl Member {
         up_to_revision: u64,
     ) -> Result<Vec<Sought>, StoreError> {
         let rows: Vec<(String, String)> = sqlx::query_as(
-            "SELECT symbol, ends FROM bindings
+            "SELECT symbol, partition_ends FROM bindings
              WHERE \"partition\" < 0 AND status IN ('active', 'quarantined') AND revision > $1 AND revision <= $2",
         )
         .bind(after_revision as i64)
@@ -92,9 +92,9 @@ pub(super) async fn resolve(
     match start {
         Start::At(position) => {
             sqlx::query(
-                "INSERT INTO symbol_homes (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol)
+                "INSERT INTO symbol_assignments (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol)
                  DO UPDATE SET \"partition\" = excluded.\"partition\"
-                 WHERE symbol_homes.\"partition\" <> excluded.\"partition\"",
+                 WHERE symbol_assignments.\"partition\" <> excluded.\"partition\"",
             )
             .bind(symbol.as_str())
             .bind(i64::from(position.partition))
@@ -104,7 +104,7 @@ pub(super) async fn resolve(
         }
         Start::FirstSeen(ends) => {
             if !is_watched(transaction, symbol).await? {
-                sqlx::query("DELETE FROM symbol_homes WHERE symbol = $1")
+                sqlx::query("DELETE FROM symbol_assignments WHERE symbol = $1")
                     .bind(symbol.as_str())
                     .execute(&mut **transaction)
                     .await?;
@@ -122,7 +122,7 @@ async fn is_watched(transaction: &mut Tx, symbol: &Symbol) -> Result<bool, Store
 
 /// The partition that a symbol is assigned to, if it is to one.
 async fn assigned(transaction: &mut Tx, symbol: &Symbol) -> Result<Option<u32>, StoreError> {
-    let query = sqlx::query_scalar("SELECT \"partition\" FROM symbol_homes WHERE symbol = $1");
+    let query = sqlx::query_scalar("SELECT \"partition\" FROM symbol_assignments WHERE symbol = $1");
     let partition: Option<i64> = query.bind(symbol.as_str()).fetch_optional(&mut **transaction).await?;
     Ok(partition.and_then(|partition| u32::try_from(partition).ok()))
 }
@@ -130,9 +130,9 @@ async fn assigned(transaction: &mut Tx, symbol: &Symbol) -> Result<Option<u32>, 
 /// The home of a symbol. Where it has none it gets this one, or waits for one.
 async fn home_or(transaction: &mut Tx, symbol: &Symbol, home: Option<u32>) -> Result<Option<u32>, StoreError> {
     let home: i64 = sqlx::query_scalar(
-        "INSERT INTO symbol_homes (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol) DO UPDATE
-         SET \"partition\" = CASE WHEN symbol_homes.\"partition\" < 0 THEN excluded.\"partition\"
-                                  ELSE symbol_homes.\"partition\" END
+        "INSERT INTO symbol_assignments (symbol, \"partition\") VALUES ($1, $2) ON CONFLICT (symbol) DO UPDATE
+         SET \"partition\" = CASE WHEN symbol_assignments.\"partition\" < 0 THEN excluded.\"partition\"
+                                  ELSE symbol_assignments.\"partition\" END
          RETURNING \"partition\"",
     )
     .bind(symbol.as_str())
@@ -145,14 +145,14 @@ async fn home_or(transaction: &mut Tx, symbol: &Symbol, home: Option<u32>) -> Re
 /// Some bindings that wait for the home of a symbol, each with the ends that it has noted.
 async fn waiting(transaction: &mut Tx, symbol: &Symbol) -> Result<Vec<(i64, Vec<u64>)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, ends FROM bindings
+        "SELECT id, partition_ends FROM bindings
          WHERE symbol = $1 AND status IN ('active', 'quarantined') AND \"partition\" < 0 ORDER BY id LIMIT $2",
     )
     .bind(symbol.as_str())
     .bind(ROWS_AT_ONCE as i64)
     .fetch_all(&mut **transaction)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get("id")?, parse_ends(row.try_get("ends")?)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get("id")?, parse_ends(row.try_get("partition_ends")?)?))).collect()
 }
 
 fn parse_ends(text: &str) -> Result<Vec<u64>, StoreError> {
@@ -161,7 +161,7 @@ fn parse_ends(text: &str) -> Result<Vec<u64>, StoreError> {
 
 async fn begin(transaction: &mut Tx, home: u32, revision: i64, waiting: &[(i64, Vec<u64>)]) -> Result<(), StoreError> {
     let mut update = QueryBuilder::<Db>::new("UPDATE bindings AS b SET \"partition\" = ");
-    update.push_bind(i64::from(home)).push(", ends = NULL, revision = ").push_bind(revision);
+    update.push_bind(i64::from(home)).push(", partition_ends = NULL, revision = ").push_bind(revision);
     update.push(", armed_revision = ").push_bind(revision).push(", counts_from = v.column2 FROM (");
     update.push_values(waiting, |mut row, (binding, ends)| {
         row.push_bind(*binding).push_bind(end_of(ends, home) as i64);

@@ -64,7 +64,7 @@ impl Member {
             "INSERT INTO partitions (\"partition\", epoch, next_offset, revision, log, generation)
              VALUES ($1, 1, -1, 0, $2, $3) ON CONFLICT (\"partition\")
              DO UPDATE SET epoch = partitions.epoch + 1, log = coalesce(partitions.log, excluded.log)
-             RETURNING epoch, next_offset, revision, released, referenced, log, generation",
+             RETURNING epoch, next_offset, revision, unquarantined, referenced, log, generation",
         )
         .bind(i64::from(partition))
         .bind(known.as_ref().map(|log| log.identity.as_str()))
@@ -80,8 +80,8 @@ impl Member {
         let generation = u32::try_from(row.try_get::<i64, _>("generation")?);
         let generation = generation.map_err(|error| rows::damaged("generation of a log", error))?;
         transaction.commit().await?;
-        let released: Vec<i64> =
-            serde_json::from_str(row.try_get("released")?).map_err(|error| rows::damaged("list of releases", error))?;
+        let released: Vec<i64> = serde_json::from_str(row.try_get("unquarantined")?)
+            .map_err(|error| rows::damaged("list of releases", error))?;
         Ok(Claim {
             partition,
             epoch: row.try_get::<i64, _>("epoch")? as u64,
@@ -196,7 +196,7 @@ async fn await_first_ticks(transaction: &mut Tx, starts: &[LogStart]) -> Result<
     let partitions = starts.len() as i64;
     let ends: Vec<u64> = starts.iter().map(|start| start.offset).collect();
     let ends = serde_json::to_string(&ends).expect("numbers are JSON");
-    sqlx::query("UPDATE symbol_homes SET \"partition\" = -1 WHERE \"partition\" >= $1")
+    sqlx::query("UPDATE symbol_assignments SET \"partition\" = -1 WHERE \"partition\" >= $1")
         .bind(partitions)
         .execute(&mut **transaction)
         .await?;
@@ -208,9 +208,11 @@ async fn await_first_ticks(transaction: &mut Tx, starts: &[LogStart]) -> Result<
     .execute(&mut **transaction)
     .await?
     .rows_affected();
-    sqlx::query("UPDATE bindings SET ends = $1 WHERE \"partition\" < 0 AND status IN ('active', 'quarantined')")
-        .bind(ends)
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE bindings SET partition_ends = $1 WHERE \"partition\" < 0 AND status IN ('active', 'quarantined')",
+    )
+    .bind(ends)
+    .execute(&mut **transaction)
+    .await?;
     Ok(moved)
 }

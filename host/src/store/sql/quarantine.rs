@@ -21,12 +21,13 @@ impl Member {
             return Ok(Released::RuleQuarantined(quarantine));
         }
         let on_hold =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = $1 AND hold <> 'none')");
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = $1 AND handoff <> 'none')");
         if on_hold.bind(id.0).fetch_one(&mut *transaction).await? {
             return Ok(Released::BeingPromoted);
         }
         let revision = Self::next_revision(&mut transaction).await?;
-        let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = TRUE");
+        let mut update =
+            QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', unquarantine_due = TRUE");
         update.push(", revision = ").push_bind(revision).push(" WHERE alert_id = ").push_bind(id.0);
         update.push(" AND status = 'quarantined'");
         if let Some(symbol) = symbol {
@@ -104,7 +105,7 @@ pub(super) async fn quarantine_rule(
         return Ok(None);
     }
     sqlx::query(
-        "UPDATE bindings SET status = 'quarantined', reason = $1, release_due = FALSE
+        "UPDATE bindings SET status = 'quarantined', reason = $1, unquarantine_due = FALSE
          WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = $2)",
     )
     .bind(format!("its rule is impure: {reason}"))
