@@ -1,5 +1,5 @@
 //! The embedded store: SQLite through sqlx. One connection writes, so that transactions never meet; a few read.
-#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each member")]
+#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each backend")]
 
 #[path = "sql/alerts.rs"]
 mod alerts;
@@ -11,8 +11,6 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
-#[path = "sql/homes.rs"]
-mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -30,6 +28,8 @@ mod quarantine;
 mod rows;
 #[path = "sql/rules.rs"]
 mod rules;
+#[path = "sql/symbol_assignments.rs"]
+mod symbol_assignments;
 
 use std::fs::File;
 use std::io;
@@ -42,11 +42,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool};
 
 use super::migrations;
-use super::newest::{Newest, News};
+use super::newest::{Announcement, Newest};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
 // What the files in `sql` call the database.
-type Member = SqliteStore;
+type Backend = SqliteStore;
 type Db = Sqlite;
 type DbConnection = sqlx::SqliteConnection;
 type DbRow = sqlx::sqlite::SqliteRow;
@@ -80,7 +80,7 @@ const STATUS_READERS: u32 = 1;
 /// How long a statement waits for the database's lock before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The SQLite member of [`super::Store`].
+/// The SQLite backend of [`super::Store`].
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Inner>);
 
@@ -167,30 +167,30 @@ impl SqliteStore {
     }
 
     /// Waits for the right to number events: whoever writes has it.
-    async fn take_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+    async fn lock_event_numbers(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Waits until all firings are recorded that are being recorded now: whoever writes was alone.
-    async fn until_recorded(&self) -> Result<(), StoreError> {
+    async fn wait_for_recording(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Waits for the right to change who owns alerts in the outbox: whoever writes has it.
-    async fn take_lessors_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+    async fn lock_outbox_owners(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Commits what a client is about to be promised, and says what is new.
-    async fn conclude(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
-        self.conclude_soon(transaction, news).await?;
+    async fn commit_durable(&self, transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
+        self.commit_replayable(transaction, announcement).await?;
         self.make_durable().await
     }
 
     /// Commits what a replay would make again, and says what is new: on the disk when SQLite next syncs.
-    async fn conclude_soon(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
+    async fn commit_replayable(&self, transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
         transaction.commit().await?;
-        self.0.newest.tell(news);
+        self.0.newest.announce(announcement);
         Ok(())
     }
 

@@ -3,10 +3,10 @@
 use sqlx::{AssertSqlSafe, Row as _};
 use tocsin_engine::domain::{BindingId, LogSalt};
 
-use super::{CLOCK_MS, Member, Tx, rows};
+use super::{Backend, CLOCK_MS, Tx, rows};
 use crate::store::{AcceptedLog, Claim, LogStart, StoreError, TickLog};
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn tick_log(&self) -> Result<Option<TickLog>, StoreError> {
         let row = sqlx::query("SELECT identity, generation, accepted_at_ms FROM tick_log");
         row.fetch_optional(self.readers()).await?.as_ref().map(tick_log).transpose()
@@ -80,15 +80,15 @@ impl Member {
         let generation = u32::try_from(row.try_get::<i64, _>("generation")?);
         let generation = generation.map_err(|error| rows::damaged("generation of a log", error))?;
         transaction.commit().await?;
-        let released: Vec<i64> = serde_json::from_str(row.try_get("unquarantined")?)
-            .map_err(|error| rows::damaged("list of releases", error))?;
+        let unquarantined: Vec<i64> = serde_json::from_str(row.try_get("unquarantined")?)
+            .map_err(|error| rows::damaged("list of unquarantined bindings", error))?;
         Ok(Claim {
             partition,
             epoch: row.try_get::<i64, _>("epoch")? as u64,
             next_offset: u64::try_from(row.try_get::<i64, _>("next_offset")?).ok(),
             referenced: row.try_get::<i64, _>("referenced")? as u64,
             revision: row.try_get::<i64, _>("revision")? as u64,
-            released: released.into_iter().map(BindingId).collect(),
+            unquarantined: unquarantined.into_iter().map(BindingId).collect(),
             salt: LogSalt::of(&checkpointed.unwrap_or_default(), generation),
         })
     }

@@ -8,14 +8,14 @@ use tocsin_engine::domain::{AlertId, BindingId, RuleQuarantine, RuleRef, Tenant}
 
 use super::alerts::record_bytes;
 use super::quarantine::rule_quarantine;
-use super::{CLOCK_MS, Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
-use crate::store::newest::News;
+use super::{Backend, CLOCK_MS, Db, DbConnection, DbRow, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::Announcement;
 use crate::store::{
-    BegunPromotion, BindingCaps, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved,
+    BegunPromotion, BindingCaps, CapReached, Capped, Checkpoint, FinishedPromotion, Handoff, HeldBinding, Moved,
     NewPromotion, Promotable, PromotedAlert, PromotionId, StoreError, UnfinishedPromotion, WaitingFor,
 };
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn promotable(
         &self,
         tenant: &Tenant,
@@ -71,7 +71,7 @@ impl Member {
         let ends = new.out_of_service.as_ref().map_or(&[][..], |out_of_service| &out_of_service.ends);
         begin_at(&mut transaction, ends).await?;
         let revision = newest_revision(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(BegunPromotion::Begun(id))
     }
 
@@ -178,7 +178,7 @@ impl Member {
         }
         move_alerts(&mut transaction, &to).await?;
         let revision = end(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(FinishedPromotion::Finished(moved))
     }
 
@@ -193,7 +193,7 @@ impl Member {
         sqlx::query("DELETE FROM resume_states WHERE record IS NULL").execute(&mut *transaction).await?;
         sqlx::query("UPDATE resume_states SET next_record = NULL").execute(&mut *transaction).await?;
         let revision = end(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(Some(held as u64))
     }
 }
@@ -263,7 +263,7 @@ async fn refusal(transaction: &mut Tx) -> Result<Option<BegunPromotion>, StoreEr
     .await?;
     let moved = moved.map(|alert| BegunPromotion::Moved(AlertId(alert)));
     let halted = on_halted_partition(transaction).await?;
-    Ok(moved.or(halted).or(unquarantine_due.map(|alert| BegunPromotion::ReleaseDue(AlertId(alert)))))
+    Ok(moved.or(halted).or(unquarantine_due.map(|alert| BegunPromotion::UnquarantineDue(AlertId(alert)))))
 }
 
 /// An alert of a promotion that no evaluator could hand over.
@@ -433,19 +433,19 @@ async fn newest_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
 /// evaluators begin with it anew after that. One that is asked for no more, since its promotion was taken back, is given
 /// back at once, by a revision that the caller announces.
 pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    let handed_over: BTreeMap<i64, &HandedOver> =
-        checkpoint.handed_over.iter().map(|handed| (handed.binding.0, handed)).collect();
-    let handed_over: Vec<&HandedOver> = handed_over.into_values().collect();
-    for handed_over in handed_over.chunks(ROWS_AT_ONCE) {
-        let mut taken = mark(transaction, checkpoint, handed_over, "requested", "handoff = 'held'").await?;
-        let left: Vec<&HandedOver> =
-            handed_over.iter().copied().filter(|handed| !taken.contains(&handed.binding.0)).collect();
+    let handoffs: BTreeMap<i64, &Handoff> =
+        checkpoint.handoffs.iter().map(|handoff| (handoff.binding.0, handoff)).collect();
+    let handoffs: Vec<&Handoff> = handoffs.into_values().collect();
+    for handoffs in handoffs.chunks(ROWS_AT_ONCE) {
+        let mut taken = mark(transaction, checkpoint, handoffs, "requested", "handoff = 'held'").await?;
+        let left: Vec<&Handoff> =
+            handoffs.iter().copied().filter(|handoff| !taken.contains(&handoff.binding.0)).collect();
         if !left.is_empty() {
-            let revision = Member::next_revision(transaction).await?;
+            let revision = Backend::next_revision(transaction).await?;
             let back = format!("revision = {revision}, armed_revision = {revision}");
             taken.extend(mark(transaction, checkpoint, &left, "none", &back).await?);
         }
-        remember(transaction, handed_over.iter().filter(|handed| taken.contains(&handed.binding.0))).await?;
+        remember(transaction, handoffs.iter().filter(|handoff| taken.contains(&handoff.binding.0))).await?;
     }
     Ok(())
 }
@@ -454,28 +454,25 @@ pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> 
 async fn mark(
     transaction: &mut Tx,
     checkpoint: &Checkpoint,
-    handed_over: &[&HandedOver],
-    hold: &'static str,
+    handoffs: &[&Handoff],
+    state: &'static str,
     marks: &str,
 ) -> Result<HashSet<i64>, StoreError> {
     let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET ");
     update.push(marks).push(", resumes_from = CASE WHEN v.column3 THEN ");
     update.push_bind(checkpoint.next_offset as i64).push(" ELSE resumes_from END FROM (");
-    update.push_values(handed_over, |mut row, handed| {
-        row.push_bind(handed.binding.0).push_bind(handed.armed_revision as i64).push_bind(handed.saved.is_some());
+    update.push_values(handoffs, |mut row, handoff| {
+        row.push_bind(handoff.binding.0).push_bind(handoff.armed_revision as i64).push_bind(handoff.saved.is_some());
     });
-    update.push(") AS v WHERE bindings.id = v.column1 AND armed_revision = v.column2 AND handoff = ").push_bind(hold);
+    update.push(") AS v WHERE bindings.id = v.column1 AND armed_revision = v.column2 AND handoff = ").push_bind(state);
     update.push(" AND status IN ('active', 'quarantined') RETURNING id");
     let marked = update.build_query_scalar().fetch_all(&mut **transaction).await?;
     Ok(marked.into_iter().collect())
 }
 
 /// Keeps what bindings remembered when they were handed over.
-async fn remember<'a>(
-    transaction: &mut Tx,
-    handed_over: impl Iterator<Item = &'a &'a HandedOver>,
-) -> Result<(), StoreError> {
-    let saved: Vec<&SavedBinding> = handed_over.filter_map(|handed| handed.saved.as_ref()).collect();
+async fn remember<'a>(transaction: &mut Tx, handoffs: impl Iterator<Item = &'a &'a Handoff>) -> Result<(), StoreError> {
+    let saved: Vec<&SavedBinding> = handoffs.filter_map(|handoff| handoff.saved.as_ref()).collect();
     if saved.is_empty() {
         return Ok(());
     }

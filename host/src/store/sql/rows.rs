@@ -11,7 +11,7 @@ use tocsin_engine::domain::{
 use tocsin_engine::{Fault, GroupSnapshot, SavedBinding};
 
 use super::{Db, DbRow};
-use crate::store::{BindingRow, FaultRecord, Hold, Standing, StoreError};
+use crate::store::{BindingRow, FaultRecord, HandoffState, Standing, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
     StoreError::Damaged { what, detail: detail.to_string() }
@@ -119,10 +119,10 @@ pub(super) fn binding_row(row: &DbRow) -> Result<BindingRow, StoreError> {
         revision: row.try_get::<i64, _>("revision")? as u64,
         armed_revision: row.try_get::<i64, _>("armed_revision")? as u64,
         resume: saved_binding(row)?,
-        hold: match marks & (4 | 8) {
-            0 => Hold::None,
-            4 => Hold::Asked,
-            _ => Hold::Held,
+        handoff: match marks & (4 | 8) {
+            0 => HandoffState::None,
+            4 => HandoffState::Requested,
+            _ => HandoffState::Held,
         },
         rule_impure: marked(64),
         unquarantine_due: marked(2),
