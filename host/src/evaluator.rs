@@ -56,8 +56,8 @@ use self::log_watch::LogWatch;
 use self::restore::{Restored, StoredRules};
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock, Handover};
-use crate::library::{Library, LibraryError};
-use crate::store::{Claim, Commit, Sought, Store, StoreError};
+use crate::rules::{RuleCache, RuleCacheError};
+use crate::store::{Claim, Commit, Store, StoreError, SymbolAssignment, UnassignedSymbol};
 
 pub use self::stats::{AlertActivity, EvaluatorSnapshot, EvaluatorStats, PartitionState, Strays, UnassignedTick};
 
@@ -102,7 +102,7 @@ pub enum EvaluatorError {
     Evaluate(#[from] EvaluateError),
     /// A rule that alerts are bound to is not to be had.
     #[error("a rule could not be loaded: {0}")]
-    Library(#[from] LibraryError),
+    Rules(#[from] RuleCacheError),
     /// A binding could not be armed.
     #[error("binding {0} could not be armed: {1}")]
     Arm(i64, String),
@@ -174,10 +174,10 @@ impl EvaluatorError {
     }
 
     /// Whether the same may succeed later: a backend is away.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Bus(error) => error.passes(),
-            Self::Store(error) | Self::Library(LibraryError::Store(error)) => error.passes(),
+            Self::Bus(error) => error.is_transient(),
+            Self::Store(error) | Self::Rules(RuleCacheError::Store(error)) => error.is_transient(),
             _ => false,
         }
     }
@@ -257,9 +257,9 @@ struct Asked {
 #[derive(Debug)]
 struct Changes {
     /// The partitions of symbols whose bindings are among the changes; None where the first tick is still to be seen.
-    homes: Vec<(Symbol, Option<u32>)>,
+    homes: Vec<SymbolAssignment>,
     /// Symbols without a home whose first tick may have been read already.
-    sought: Vec<Sought>,
+    sought: Vec<UnassignedSymbol>,
     list: Vec<Change>,
     revision: u64,
 }
@@ -269,7 +269,7 @@ struct Changes {
 pub async fn start(
     store: Store,
     bus: Bus,
-    library: Library,
+    library: RuleCache,
     config: EvaluatorConfig,
     clock: Clock,
     stop: CancellationToken,

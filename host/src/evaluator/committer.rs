@@ -117,7 +117,7 @@ impl Committer {
         let claim = self.claims.swap_remove(at);
         (|| self.store.halt_partition(&claim, why))
             .retry(patient(MIN_WAIT))
-            .when(StoreError::passes)
+            .when(StoreError::is_transient)
             .notify(
                 |error, wait| warn!(%error, ?wait, partition, "the note that a partition halted waits for the store"),
             )
@@ -127,10 +127,10 @@ impl Committer {
 
     /// Assigns a symbol to a partition. Evaluators hear of it as of any other change.
     async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
-        let settle = || self.store.settle(symbol, partition);
+        let settle = || self.store.assign_symbol(symbol, partition);
         let home = settle
             .retry(patient(MIN_WAIT))
-            .when(StoreError::passes)
+            .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's partition waits for the store"))
             .await?;
         match home {
@@ -154,7 +154,7 @@ impl Committer {
             failpoint::pass(if commit.checkpoints.is_empty() { "before-commit" } else { "before-checkpoint" });
             let written = (|| self.store.commit(&self.claims, &commit))
                 .retry(patient(MIN_WAIT))
-                .when(StoreError::passes)
+                .when(StoreError::is_transient)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;
             match (written, &self.stopped) {

@@ -25,8 +25,10 @@ use super::{Asked, Change, Changes, EvaluatorError, EvaluatorStats, Leaving, Mes
 use crate::backoff::patient;
 use crate::bus::{Assignment, Bus, Membership, Waker};
 use crate::failpoint;
-use crate::library::LibraryError;
-use crate::store::{BindingRow, Changed, Claim, Hold, Sought, Standing, Store, StoreError};
+use crate::rules::RuleCacheError;
+use crate::store::{
+    BindingRow, Changed, Claim, HandoffState, Standing, Store, StoreError, SymbolAssignment, UnassignedSymbol,
+};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -88,7 +90,7 @@ impl Feeder {
 
     async fn feed(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
-        let homes = self.store.homes().await?;
+        let homes = self.store.symbol_assignments().await?;
         self.pass_on_homes(&homes).await;
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
@@ -117,7 +119,7 @@ impl Feeder {
     }
 
     /// Says where the ticks of watched symbols count.
-    pub(super) async fn pass_on_homes(&self, homes: &[(Symbol, Option<u32>)]) {
+    pub(super) async fn pass_on_homes(&self, homes: &[SymbolAssignment]) {
         for feed in &self.feeds {
             let (homes, revision) = (homes.to_vec(), self.revision);
             feed.send(Message::Changes(Changes { homes, sought: Vec::new(), list: Vec::new(), revision })).await;
@@ -204,7 +206,7 @@ impl Feeder {
             let claim = || async { Ok(store.claim_in(&bus.identity().await?, partition).await?) };
             let claimed = claim
                 .retry(patient(MIN_WAIT))
-                .when(EvaluatorError::passes)
+                .when(EvaluatorError::is_transient)
                 .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be claimed"));
             (partition, claimed.await)
         };
@@ -298,15 +300,16 @@ impl Feeder {
     }
 
     /// What changed, and which symbols are to be looked for.
-    async fn changes(&self) -> Result<(Changed, Vec<Sought>), StoreError> {
+    async fn changes(&self) -> Result<(Changed, Vec<UnassignedSymbol>), StoreError> {
         let changed = self.store.changes(self.revision, MAX_ROWS).await?;
         let waits = |row: &BindingRow| row.counts_from.is_none() && row.standing == Standing::Live;
         let some_wait = changed.bindings.iter().any(waits);
-        let sought = if some_wait { self.store.sought(self.revision, changed.revision).await? } else { Vec::new() };
+        let sought =
+            if some_wait { self.store.unassigned_symbols(self.revision, changed.revision).await? } else { Vec::new() };
         Ok((changed, sought))
     }
 
-    async fn pass_on(&mut self, changed: Changed, sought: &[Sought]) {
+    async fn pass_on(&mut self, changed: Changed, sought: &[UnassignedSymbol]) {
         let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.feeds.iter().map(|_| Vec::new()).collect();
         let mut homes = HashMap::new();
@@ -325,7 +328,11 @@ impl Feeder {
         for (feed, mut list) in self.feeds.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            let homes = homes.iter().map(|(symbol, home)| (symbol.clone(), *home)).collect();
+            let assignment = |(symbol, partition): (&Symbol, &Option<u32>)| SymbolAssignment {
+                symbol: symbol.clone(),
+                partition: *partition,
+            };
+            let homes = homes.iter().map(assignment).collect();
             feed.send(Message::Changes(Changes { homes, sought: sought.to_vec(), list, revision })).await;
         }
         self.revision = revision;
@@ -343,21 +350,21 @@ impl Feeder {
             Standing::Live => {}
         }
         let is_new = |revision| (self.revision + 1..=up_to).contains(&revision);
-        let (armed_revision, hold, release_due) = (row.armed_revision, row.hold, row.release_due);
-        let arms = is_new(armed_revision) && hold != Hold::Held && !row.rule_impure;
+        let (armed_revision, handoff, unquarantine_due) = (row.armed_revision, row.handoff, row.unquarantine_due);
+        let arms = is_new(armed_revision) && handoff != HandoffState::Held && !row.rule_impure;
         let changes_more = is_new(row.revision);
         let mut changes = Vec::new();
         if arms {
             changes.extend(self.arm(row, counts_from).await);
         }
-        match hold {
+        match handoff {
             // What has changed since is read once its own revision is.
             _ if !changes_more => {}
-            Hold::Asked => changes.push(Change::HandOver(Asked { binding, armed_revision }, partition)),
-            Hold::Held => {}
-            Hold::None => {
+            HandoffState::Requested => changes.push(Change::HandOver(Asked { binding, armed_revision }, partition)),
+            HandoffState::Held => {}
+            HandoffState::None => {
                 changes.push(Change::Keep(binding, partition));
-                changes.extend(release_due.then_some(Change::Release(binding, partition)));
+                changes.extend(unquarantine_due.then_some(Change::Release(binding, partition)));
             }
         }
         changes
@@ -369,7 +376,7 @@ impl Feeder {
         let (alert, resume) = (row.alert, row.resume.take());
         let rule = (|| self.rules.get(row.rule))
             .retry(patient(MIN_WAIT))
-            .when(|error| matches!(error, LibraryError::Store(error) if error.passes()))
+            .when(|error| matches!(error, RuleCacheError::Store(error) if error.is_transient()))
             .notify(|error, wait| warn!(alert = alert.0, %error, ?wait, "an alert's rule waits for the store"))
             .await;
         match rule {
@@ -393,7 +400,7 @@ async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     ask: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     ask.retry(patient(MIN_WAIT))
-        .when(StoreError::passes)
+        .when(StoreError::is_transient)
         .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits for the store"))
         .await
 }
@@ -422,7 +429,7 @@ impl Restorer {
         let partition = claim.partition;
         (|| restore(bus, rules, claim.clone(), *revision, *skip_lost_ticks))
             .retry(patient(MIN_WAIT))
-            .when(EvaluatorError::passes)
+            .when(EvaluatorError::is_transient)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
             .await
     }

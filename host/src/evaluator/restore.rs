@@ -10,8 +10,8 @@ use tracing::{error, warn};
 use super::{Asked, EvaluatorError};
 use crate::bus::Clock;
 use crate::bus::{Bus, BusError};
-use crate::library::{Library, LibraryError};
-use crate::store::{BindingRow, Claim, Hold, Sought, Store};
+use crate::rules::{RuleCache, RuleCacheError};
+use crate::store::{BindingRow, Claim, HandoffState, Store, UnassignedSymbol};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
@@ -31,27 +31,27 @@ pub(super) struct Restored {
     /// Bindings that were released right behind the checkpoint.
     pub(super) released: Vec<BindingId>,
     /// Bindings whose release is stored and was never applied.
-    pub(super) release_due: Vec<BindingId>,
+    pub(super) unquarantine_due: Vec<BindingId>,
     /// Bindings that a promotion has asked for.
     pub(super) asked_for: Vec<Asked>,
     /// Symbols without a home of which the checkpoint did not know: their first tick may be before it.
-    pub(super) sought: Vec<Sought>,
+    pub(super) sought: Vec<UnassignedSymbol>,
 }
 
 /// The rules of stored bindings.
 #[derive(Clone)]
 pub(super) struct StoredRules {
     pub(super) store: Store,
-    pub(super) library: Library,
+    pub(super) library: RuleCache,
     pub(super) clock: Clock,
 }
 
 impl StoredRules {
     /// Returns a rule; None where the checks of this release refuse a module that an earlier one took. That version is
     /// then out of service, durably, which `/health` reports.
-    pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, LibraryError> {
+    pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, RuleCacheError> {
         match self.library.get(digest).await {
-            Err(LibraryError::Rejected(rejection)) => {
+            Err(RuleCacheError::Rejected(rejection)) => {
                 error!(
                     %digest, %rejection,
                     "a stored rule does not pass the checks of this release: it is taken out of service; upload a mended \
@@ -78,14 +78,15 @@ pub(super) async fn restore(
     let (partition, store) = (claim.partition, &rules.store);
     let from = start_of(bus, &claim, skip_lost_ticks).await?;
     let replay_until = bus.end(partition).await?.max(from.offset);
-    let released = claim.released.clone();
+    let released = claim.unquarantined.clone();
     let sought = match claim.next_offset {
-        Some(_) => store.sought(claim.revision, revision).await?,
+        Some(_) => store.unassigned_symbols(claim.revision, revision).await?,
         // Nothing was read yet.
         None => Vec::new(),
     };
-    let (armed, new, release_due, asked_for) = Default::default();
-    let mut restored = Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought };
+    let (armed, new, unquarantine_due, asked_for) = Default::default();
+    let mut restored =
+        Restored { claim, from, replay_until, armed, new, released, unquarantine_due, asked_for, sought };
     load(bus, rules, revision, &mut restored).await?;
     Ok(restored)
 }
@@ -133,7 +134,7 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
             ensure_end(bus, highest).await?;
         }
         // Skip bindings that a promotion holds: the feeder passes on how that ends. Nor are those on an impure rule armed.
-        for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
+        for mut row in rows.into_iter().filter(|row| row.handoff != HandoffState::Held && !row.rule_impure) {
             // It waits for a home, and is on no partition.
             let Some(counts_from) = row.counts_from else { continue };
             if refused.contains(&row.rule) {
@@ -146,10 +147,10 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The feeder tells of later ones.
-            if row.release_due && row.revision <= revision {
-                restored.release_due.push(row.id);
+            if row.unquarantine_due && row.revision <= revision {
+                restored.unquarantine_due.push(row.id);
             }
-            if row.hold == Hold::Asked && row.revision <= revision {
+            if row.handoff == HandoffState::Requested && row.revision <= revision {
                 restored.asked_for.push(Asked { binding: row.id, armed_revision: row.armed_revision });
             }
             let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };

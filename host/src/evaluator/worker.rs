@@ -26,7 +26,7 @@ use self::lanes::Lane;
 use super::stats::Progress;
 use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats, Handed, Message};
 use crate::bus::{Bus, BusError, Reader, Record, Waker};
-use crate::store::{Commit, NewFault};
+use crate::store::{Commit, NewFault, SymbolAssignment};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
@@ -212,7 +212,7 @@ impl Worker {
         self.evaluated = 0;
         match self.reader.poll(&mut self.batch, MAX_BATCH, wait) {
             Err(error @ BusError::OffsetOutOfRange { position, .. }) => self.halt(position.partition, &error),
-            Err(error) if error.passes() => {
+            Err(error) if error.is_transient() => {
                 warn!(%error, "evaluation waits for the bus");
                 std::thread::sleep(RETRY_WAIT);
                 Ok(())
@@ -236,9 +236,9 @@ impl Worker {
     }
 
     fn apply(&mut self, changes: Changes) -> Result<(), EvaluatorError> {
-        for (symbol, home) in changes.homes {
-            self.stats.assigned(&symbol, home);
-            self.homes.insert(symbol, home.map_or(Home::Awaited, Home::At));
+        for SymbolAssignment { symbol, partition } in changes.homes {
+            self.stats.assigned(&symbol, partition);
+            self.homes.insert(symbol, partition.map_or(Home::Awaited, Home::At));
         }
         let partitions: Vec<u32> = self.lanes.keys().copied().collect();
         self.seek(&changes.sought, &partitions)?;

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use super::{Home, MAX_BATCH, POLL_TIMEOUT, Worker};
 use crate::bus::{BusError, Reader, Record};
 use crate::evaluator::{EvaluatorError, EvaluatorStats};
-use crate::store::Sought;
+use crate::store::UnassignedSymbol;
 
 /// Bindings that wait for the offset from which they count.
 pub(super) type Waiting = BTreeMap<u64, Vec<Arming>>;
@@ -90,10 +90,10 @@ impl Worker {
     }
 
     /// Looks for first ticks of symbols among those that were read before anybody told of the symbol's alert.
-    pub(super) fn seek(&mut self, sought: &[Sought], partitions: &[u32]) -> Result<(), EvaluatorError> {
+    pub(super) fn seek(&mut self, sought: &[UnassignedSymbol], partitions: &[u32]) -> Result<(), EvaluatorError> {
         let positions = self.positions();
         for (partition, until) in positions.into_iter().filter(|(partition, _)| partitions.contains(partition)) {
-            let is_awaited = |sought: &&Sought| self.homes.get(&sought.symbol) == Some(&Home::Awaited);
+            let is_awaited = |sought: &&UnassignedSymbol| self.homes.get(&sought.symbol) == Some(&Home::Awaited);
             let ends = sought.iter().filter(is_awaited).map(|sought| (&sought.symbol, sought.end_of(partition)));
             let mut awaited: HashMap<&Symbol, u64> = ends.filter(|(_, end)| *end < until).collect();
             let Some(first) = awaited.values().min().copied() else { continue };

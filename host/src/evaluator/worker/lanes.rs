@@ -14,7 +14,7 @@ use super::{Home, RETRY_WAIT, Worker};
 use crate::bus::BusError;
 use crate::evaluator::restore::Restored;
 use crate::evaluator::{Asked, EvaluatorError, Handed, Leaving};
-use crate::store::{Checkpoint, Commit, HandedOver};
+use crate::store::{Checkpoint, Commit, Handoff};
 
 /// One partition.
 #[derive(Default)]
@@ -35,7 +35,8 @@ pub(super) struct Lane {
 impl Worker {
     /// Goes on with a partition as it was at its checkpoint.
     pub(super) fn take(&mut self, restored: Restored) -> Result<(), EvaluatorError> {
-        let Restored { claim, from, replay_until, armed, new, released, release_due, asked_for, sought } = restored;
+        let Restored { claim, from, replay_until, armed, new, released, unquarantine_due, asked_for, sought } =
+            restored;
         let partition = claim.partition;
         // Also where it halts at once: that is noted under the claim.
         self.send(Handed::Claimed(claim))?;
@@ -43,7 +44,7 @@ impl Worker {
             Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
             added => added?,
         }
-        let lane = Lane { replay_until, due: Due::new(release_due, asked_for), ..Lane::default() };
+        let lane = Lane { replay_until, due: Due::new(unquarantine_due, asked_for), ..Lane::default() };
         self.lanes.insert(partition, lane);
         for arming in armed {
             arm(&mut self.shard, &self.stats, arming)?;
@@ -133,12 +134,12 @@ impl Worker {
             let groups = groups.remove(partition).unwrap_or_default();
             let suppressed = suppressed.remove(partition).unwrap_or_default();
             let DueNow { released, handed_over } = behind.remove(partition).unwrap_or_default();
-            let handed_over = handed_over.into_iter().map(|Asked { binding, armed_revision }| HandedOver {
+            let handed_over = handed_over.into_iter().map(|Asked { binding, armed_revision }| Handoff {
                 binding,
                 armed_revision,
                 saved: shard.saved(binding),
             });
-            let handed_over: Vec<HandedOver> = handed_over.collect();
+            let handed_over: Vec<Handoff> = handed_over.collect();
             let now = (next_offset, revision);
             if groups.is_empty() && released.is_empty() && handed_over.is_empty() && lane.checkpointed == Some(now) {
                 continue;
@@ -151,8 +152,8 @@ impl Worker {
                 next_offset,
                 revision,
                 recovered,
-                released,
-                handed_over,
+                unquarantined: released,
+                handoffs: handed_over,
                 suppressed,
                 groups,
             });
@@ -180,7 +181,7 @@ impl Worker {
     ) -> Result<T, BusError> {
         loop {
             match ask(self) {
-                Err(error) if error.passes() && !self.stop.is_cancelled() => {
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => {
                     warn!(%error, "evaluation waits for the bus");
                     std::thread::sleep(RETRY_WAIT);
                 }

@@ -1,4 +1,4 @@
-//! The scene: topics and databases of its own, rules, and alerts that are there before the first tick.
+//! The environment: topics and databases of its own, rules, and alerts that are there before the first tick.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use anyhow::{Context as _, ensure};
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::cast::Actor;
 use crate::db::Db;
+use crate::processes::Process;
 use crate::stack::Stack;
 
 /// Symbols of the simulated feed, which the ingesters take.
@@ -93,7 +93,7 @@ pub(crate) const FRAIL_VOLUME: f64 = 13.5;
 /// The price around which those of [`crate::load`] move.
 pub(crate) const LOADED_PRICE: f64 = 100.0;
 
-pub(crate) struct Scene {
+pub(crate) struct Environment {
     pub(crate) stack: Stack,
     /// Unlike any other run's.
     pub(crate) name: String,
@@ -103,7 +103,7 @@ pub(crate) struct Scene {
     pub(crate) reference: Db,
 }
 
-impl Scene {
+impl Environment {
     pub(crate) fn make(stack: Stack) -> anyhow::Result<Self> {
         let name = format!("torture_{:016x}", rand::random::<u64>());
         let server = Db::new(stack.database_url.clone())?;
@@ -134,7 +134,7 @@ impl Scene {
     }
 
     /// The settings of all processes.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("KAFKA_BROKERS", self.stack.brokers.clone()),
             ("KAFKA_TOPIC", self.ticks_topic()),
@@ -147,8 +147,8 @@ impl Scene {
     }
 
     /// Creates the alerts, and copies the database before anything was judged.
-    pub(crate) fn set(&self) -> anyhow::Result<()> {
-        let mut api = Actor::new(self, "api", 9)?;
+    pub(crate) fn set_up(&self) -> anyhow::Result<()> {
+        let mut api = Process::new(self, "api", 9)?;
         api.start(self, None)?;
         let url = await_ready(&api)?;
         let walks = (1..=WALK_VERSIONS).map(walk);
@@ -190,7 +190,7 @@ impl Scene {
     }
 
     /// Removes all of it but the topics, which no other run meets.
-    pub(crate) fn strike(&self) -> anyhow::Result<()> {
+    pub(crate) fn tear_down(&self) -> anyhow::Result<()> {
         let server = Db::new(self.stack.database_url.clone())?;
         server.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))?;
         server.execute(&format!("DROP DATABASE {}_reference WITH (FORCE)", self.name))?;
@@ -213,16 +213,16 @@ pub(crate) fn alert(rule: &str, symbols: &[String], params: &Value, repeat: &str
 }
 
 /// Waits until a process serves; where.
-pub(crate) fn await_ready(actor: &Actor) -> anyhow::Result<String> {
+pub(crate) fn await_ready(process: &Process) -> anyhow::Result<String> {
     let begun = Instant::now();
     loop {
-        if let Some(url) = actor.url()
+        if let Some(url) = process.url()
             && let Ok(answer) = Client::new().get(format!("{url}/ready")).send()
             && answer.status().is_success()
         {
             return Ok(url);
         }
-        ensure!(begun.elapsed() < READY_PATIENCE, "{} is not ready", actor.name);
+        ensure!(begun.elapsed() < READY_PATIENCE, "{} is not ready", process.name);
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -16,20 +16,20 @@ use reqwest::StatusCode;
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::cast::url_in;
-use crate::scene::{LOADED_PRICE, Scene, WALK_VERSIONS, alert, member};
+use crate::environment::{Environment, LOADED_PRICE, WALK_VERSIONS, alert, member};
+use crate::processes::url_in;
 use crate::topics::Topic;
 
 /// As many of their alerts are there at a time.
 const MAX_LIVE: usize = 60;
 
-/// Out of so many visits one is to promote.
+/// One in so many requests is a promotion.
 const PROMOTE_ONCE_IN: u32 = 40;
 
-/// The longest pause between two visits, milliseconds.
+/// The longest pause between two requests, milliseconds.
 const MAX_PAUSE_MS: u64 = 600;
 
-/// How long a visitor waits for one answer. A promotion waits 30 s for evaluators.
+/// How long a client waits for one answer. A promotion waits 30 s for evaluators.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long one asks again and again.
@@ -37,14 +37,14 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
-pub(crate) struct Visitors {
+pub(crate) struct Clients {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<Visits>>,
+    thread: JoinHandle<anyhow::Result<ClientReport>>,
 }
 
-/// What became of the visits.
+/// What the clients did.
 #[derive(Default)]
-pub(crate) struct Visits {
+pub(crate) struct ClientReport {
     pub(crate) created: Vec<Creation>,
     pub(crate) deleted: usize,
     /// The version that the rule was promoted to last.
@@ -60,39 +60,39 @@ pub(crate) struct Creation {
     pub(crate) after: Vec<i64>,
 }
 
-impl Visitors {
+impl Clients {
     /// Begins; `log` is that of the API's process.
-    pub(crate) fn start(scene: &Scene, log: PathBuf, seed: u64) -> anyhow::Result<Self> {
+    pub(crate) fn start(environment: &Environment, log: PathBuf, seed: u64) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut visitor = Visitor {
+        let mut client = ApiClient {
             log,
-            symbols: [scene.simulated(), scene.loaded()].concat(),
-            ticks: Topic::new(&scene.stack.brokers, scene.ticks_topic())?,
-            key: scene.name.clone(),
+            symbols: [environment.simulated(), environment.loaded()].concat(),
+            ticks: Topic::new(&environment.stack.brokers, environment.ticks_topic())?,
+            key: environment.name.clone(),
             client: Client::builder().timeout(ANSWER_TIMEOUT).build()?,
             rng: StdRng::seed_from_u64(seed.rotate_left(32)),
             live: Vec::new(),
-            visits: Visits { version: 1, ..Visits::default() },
+            report: ClientReport { version: 1, ..ClientReport::default() },
         };
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             while !stopped.load(Relaxed) {
-                visitor.visit()?;
-                std::thread::sleep(Duration::from_millis(visitor.rng.random_range(0..MAX_PAUSE_MS)));
+                client.act()?;
+                std::thread::sleep(Duration::from_millis(client.rng.random_range(0..MAX_PAUSE_MS)));
             }
-            Ok(visitor.visits)
+            Ok(client.report)
         });
         Ok(Self { stop, thread })
     }
 
     /// The last visit ends.
-    pub(crate) fn stop(self) -> anyhow::Result<Visits> {
+    pub(crate) fn stop(self) -> anyhow::Result<ClientReport> {
         self.stop.store(true, Relaxed);
-        self.thread.join().expect("visitors do not panic").context("a visitor was not served")
+        self.thread.join().expect("clients do not panic").context("a client was not served")
     }
 }
 
-struct Visitor {
+struct ApiClient {
     log: PathBuf,
     symbols: Vec<String>,
     ticks: Topic,
@@ -101,12 +101,12 @@ struct Visitor {
     client: Client,
     rng: StdRng,
     live: Vec<i64>,
-    visits: Visits,
+    report: ClientReport,
 }
 
-impl Visitor {
-    fn visit(&mut self) -> anyhow::Result<()> {
-        if self.visits.version < WALK_VERSIONS && self.rng.random_ratio(1, PROMOTE_ONCE_IN) {
+impl ApiClient {
+    fn act(&mut self) -> anyhow::Result<()> {
+        if self.report.version < WALK_VERSIONS && self.rng.random_ratio(1, PROMOTE_ONCE_IN) {
             self.promote()
         } else if self.live.len() >= MAX_LIVE || (!self.live.is_empty() && self.rng.random_ratio(1, 3)) {
             self.delete()
@@ -126,16 +126,16 @@ impl Visitor {
         };
         if chosen == "walk" {
             // Without a version it would be the newest, which nobody has been promoted to yet.
-            request["version"] = json!(format!("{}.0.0", self.visits.version));
+            request["version"] = json!(format!("{}.0.0", self.report.version));
         }
-        let key = format!("{}-{}", self.key, self.visits.created.len());
+        let key = format!("{}-{}", self.key, self.report.created.len());
         let before = self.ends()?;
         let answer = self.ask(|client, url| {
             client.post(format!("{url}/api/v1/alerts")).header("Idempotency-Key", &key).json(&request)
         })?;
         let created: Value = answer.json()?;
         let alert = member(&created, "id")?.as_i64().context("an id is a number")?;
-        self.visits.created.push(Creation { alert, before, after: self.ends()? });
+        self.report.created.push(Creation { alert, before, after: self.ends()? });
         self.live.push(alert);
         Ok(())
     }
@@ -144,15 +144,15 @@ impl Visitor {
         let chosen = self.rng.random_range(0..self.live.len());
         let alert = self.live.swap_remove(chosen);
         self.ask(|client, url| client.delete(format!("{url}/api/v1/alerts/{alert}")))?;
-        self.visits.deleted += 1;
+        self.report.deleted += 1;
         Ok(())
     }
 
     fn promote(&mut self) -> anyhow::Result<()> {
-        let version = self.visits.version + 1;
+        let version = self.report.version + 1;
         let path = format!("api/v1/rules/walk/versions/{version}.0.0/promote");
         self.ask(|client, url| client.post(format!("{url}/{path}")).json(&json!({})))?;
-        self.visits.version = version;
+        self.report.version = version;
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Visitor {
             };
             ensure!(begun.elapsed() < PATIENCE, "asked again for {} s: {refused}", PATIENCE.as_secs());
             first = false;
-            self.visits.again += 1;
+            self.report.again += 1;
             std::thread::sleep(RETRY_WAIT);
         }
     }

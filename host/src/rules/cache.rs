@@ -9,13 +9,13 @@ use tocsin_engine::{Artifact, Engine, LoadError, Prepared, Rule, builtin};
 use tokio::sync::OnceCell;
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::artifacts::ArtifactCache;
-use crate::compiler::{CompileError, Compiler, Purpose, check_size};
+use crate::rules::artifacts::ArtifactCache;
+use crate::rules::compiler::{CompileError, Compiler, Purpose, check_size};
 use crate::store::{Store, StoreError};
 
-/// Compiled rules by digest. Cloning is cheap.
+/// Compiled rules by digest. Cloning is cheap: clones share the rules.
 #[derive(Clone)]
-pub struct Library(Arc<Inner>);
+pub struct RuleCache(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
@@ -27,7 +27,7 @@ struct Inner {
 
 /// Why a rule is not to be had.
 #[derive(Debug, thiserror::Error)]
-pub enum LibraryError {
+pub enum RuleCacheError {
     /// The module is no rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -48,7 +48,7 @@ pub enum LibraryError {
     Thread(#[from] JoinError),
 }
 
-impl Library {
+impl RuleCache {
     /// A library of the modules in a store. Without a cache of artifacts, every start compiles again.
     pub fn new(engine: Engine, store: Store, compiler: Compiler, artifacts: Option<ArtifactCache>) -> Self {
         let artifacts = artifacts.map(Arc::new);
@@ -56,17 +56,17 @@ impl Library {
     }
 
     /// Compiles the module of an upload and tries it out, or gives the rule that it was compiled to before.
-    pub async fn load(&self, module: Vec<u8>) -> Result<Rule, LibraryError> {
+    pub async fn load(&self, module: Vec<u8>) -> Result<Rule, RuleCacheError> {
         check_size(&module)?;
         let cell = self.cell(Digest::of(&module));
         cell.get_or_try_init(|| self.make(module, Purpose::Upload)).await.cloned()
     }
 
     /// The rule with a digest, from the store if need be.
-    pub async fn get(&self, digest: Digest) -> Result<Rule, LibraryError> {
+    pub async fn get(&self, digest: Digest) -> Result<Rule, RuleCacheError> {
         let load = async || match self.0.store.module_by_digest(digest).await? {
             Some(module) => self.make(module, Purpose::Restore).await,
-            None => Err(LibraryError::Unknown(digest)),
+            None => Err(RuleCacheError::Unknown(digest)),
         };
         self.cell(digest).get_or_try_init(load).await.cloned()
     }
@@ -79,7 +79,7 @@ impl Library {
     }
 
     /// From bytes to a rule: validate, then take the artifact from disk or from the compiler.
-    async fn make(&self, module: Vec<u8>, purpose: Purpose) -> Result<Rule, LibraryError> {
+    async fn make(&self, module: Vec<u8>, purpose: Purpose) -> Result<Rule, RuleCacheError> {
         let module: Arc<[u8]> = module.into();
         let (engine, artifacts, bytes) = (self.0.engine.clone(), self.0.artifacts.clone(), module.clone());
         let prepare = move || -> Result<(Prepared, Digest, Option<Vec<u8>>), Rejection> {

@@ -17,7 +17,7 @@ use ring::rand::SystemRandom;
 use tocsin_engine::domain::Digest;
 use tracing::{debug, warn};
 
-use crate::compiler::MAX_ARTIFACT_BYTES;
+use crate::rules::compiler::MAX_ARTIFACT_BYTES;
 
 /// The folder of artifacts in the data folder.
 const FOLDER: &str = "compiled";

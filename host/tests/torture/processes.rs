@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::db::Db;
-use crate::scene::Scene;
+use crate::environment::Environment;
 
 /// How long a process may take to end when it is told to: its own bound is 25 s.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -27,12 +27,12 @@ enum State {
     /// Held still, until then.
     Paused(Child, Instant),
     /// To die at this failpoint.
-    Doomed(Child, &'static str),
+    AtFailpoint(Child, &'static str),
     Absent,
 }
 
 /// A place for a process.
-pub(crate) struct Actor {
+pub(crate) struct Process {
     /// Its role, and a number among those of that role.
     pub(crate) role: &'static str,
     pub(crate) name: String,
@@ -42,43 +42,48 @@ pub(crate) struct Actor {
     log_begin: u64,
 }
 
-impl Actor {
-    pub(crate) fn new(scene: &Scene, role: &'static str, number: usize) -> anyhow::Result<Self> {
+impl Process {
+    pub(crate) fn new(environment: &Environment, role: &'static str, number: usize) -> anyhow::Result<Self> {
         let name = format!("{role}-{number}");
-        let folder = scene.folder.join(&name);
+        let folder = environment.folder.join(&name);
         std::fs::create_dir_all(&folder)?;
         Ok(Self { role, name, folder, state: State::Absent, log_begin: 0 })
     }
 
     /// Starts its process, to die at a failpoint when it has passed it so many times.
-    pub(crate) fn start(&mut self, scene: &Scene, failpoint: Option<(&'static str, u32)>) -> anyhow::Result<()> {
-        let mut command = self.command(scene)?;
+    pub(crate) fn start(
+        &mut self,
+        environment: &Environment,
+        failpoint: Option<(&'static str, u32)>,
+    ) -> anyhow::Result<()> {
+        let mut command = self.command(environment)?;
         if let Some((name, passes)) = failpoint {
             command.env("TOCSIN_FAILPOINT", format!("{name}:{passes}"));
         }
         let child = command.spawn().context("cannot start a process")?;
         self.state = match failpoint {
-            Some((name, _)) => State::Doomed(child, name),
+            Some((name, _)) => State::AtFailpoint(child, name),
             None => State::Running(child),
         };
         Ok(())
     }
 
     /// Starts its process on another database.
-    pub(crate) fn start_on(&mut self, scene: &Scene, db: &Db) -> anyhow::Result<()> {
-        let child = self.command(scene)?.env("DATABASE_URL", &db.url).spawn().context("cannot start a process")?;
+    pub(crate) fn start_on(&mut self, environment: &Environment, db: &Db) -> anyhow::Result<()> {
+        let child =
+            self.command(environment)?.env("DATABASE_URL", &db.url).spawn().context("cannot start a process")?;
         self.state = State::Running(child);
         Ok(())
     }
 
-    fn command(&mut self, scene: &Scene) -> anyhow::Result<Command> {
+    fn command(&mut self, environment: &Environment) -> anyhow::Result<Command> {
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
         self.log_begin = log.metadata()?.len();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tocsin"));
         command.args(["serve", "--log-format", "json", "--role", self.role, "--checkpoint-interval-ms", "100"]);
         command.args(["--audit-every", "0", "--feed", "simulated"]).arg("--data-dir").arg(&self.folder);
         command
-            .envs(scene.environment())
+            .envs(environment.settings())
             .env("PORT", "0")
             .env("GRPC_PORT", "0")
             .env("TOCSIN_FIRINGS_AT_ONCE", "1000000");
@@ -96,8 +101,8 @@ impl Actor {
     }
 
     /// The failpoint at which it is to die.
-    pub(crate) fn doom(&self) -> Option<&'static str> {
-        if let State::Doomed(_, name) = self.state { Some(name) } else { None }
+    pub(crate) fn failpoint(&self) -> Option<&'static str> {
+        if let State::AtFailpoint(_, name) = self.state { Some(name) } else { None }
     }
 
     /// SIGKILL.
@@ -131,19 +136,19 @@ impl Actor {
             if begun.elapsed() > STOP_PATIENCE {
                 child.kill()?;
                 child.wait()?;
-                bail!("{} does not end within {} s; {}", self.name, STOP_PATIENCE.as_secs(), self.last_words());
+                bail!("{} does not end within {} s; {}", self.name, STOP_PATIENCE.as_secs(), self.last_log_lines());
             }
             std::thread::sleep(POLL);
         };
-        if !status.success() && !self.was_stopped_unborn(status) && !self.was_cut_off(status) {
-            bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_words());
+        if !status.success() && !self.was_stopped_at_start(status) && !self.was_cut_off(status) {
+            bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_log_lines());
         }
         Ok(())
     }
 
     /// Lets it go on if it was held for long enough, and sees whether it has died. The failpoint at which it did; an error
     /// if it was not to.
-    pub(crate) fn look_after(&mut self) -> anyhow::Result<Option<&'static str>> {
+    pub(crate) fn poll(&mut self) -> anyhow::Result<Option<&'static str>> {
         self.state = match std::mem::replace(&mut self.state, State::Absent) {
             State::Paused(child, until) if Instant::now() >= until => {
                 signal(&child, Signal::CONT)?;
@@ -151,12 +156,12 @@ impl Actor {
             }
             State::Running(mut child) => match child.try_wait()? {
                 None => State::Running(child),
-                Some(status) => bail!("{} ended by itself with {status}; {}", self.name, self.last_words()),
+                Some(status) => bail!("{} ended by itself with {status}; {}", self.name, self.last_log_lines()),
             },
-            State::Doomed(mut child, name) => match child.try_wait()? {
-                None => State::Doomed(child, name),
+            State::AtFailpoint(mut child, name) => match child.try_wait()? {
+                None => State::AtFailpoint(child, name),
                 Some(status) if is_abort(status) => return Ok(Some(name)),
-                Some(status) => bail!("{} ended with {status} before {name}; {}", self.name, self.last_words()),
+                Some(status) => bail!("{} ended with {status} before {name}; {}", self.name, self.last_log_lines()),
             },
             other => other,
         };
@@ -169,14 +174,14 @@ impl Actor {
     }
 
     /// Whether the signal came before the process had done or said anything: it did not listen yet.
-    fn was_stopped_unborn(&self, status: ExitStatus) -> bool {
+    fn was_stopped_at_start(&self, status: ExitStatus) -> bool {
         let log_end = std::fs::metadata(self.log()).map_or(0, |log| log.len());
         status.signal() == Some(Signal::TERM.as_raw()) && log_end == self.log_begin
     }
 
     /// Whether it did not come to its end in the time that it gives itself, and ended as a kill would have it.
     fn was_cut_off(&self, status: ExitStatus) -> bool {
-        status.code() == Some(1) && self.last_words().contains("error: stopping what ")
+        status.code() == Some(1) && self.last_log_lines().contains("error: stopping what ")
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -185,12 +190,12 @@ impl Actor {
 
     fn take(&mut self) -> Option<Child> {
         match std::mem::replace(&mut self.state, State::Absent) {
-            State::Running(child) | State::Paused(child, _) | State::Doomed(child, _) => Some(child),
+            State::Running(child) | State::Paused(child, _) | State::AtFailpoint(child, _) => Some(child),
             State::Absent => None,
         }
     }
 
-    fn last_words(&self) -> String {
+    fn last_log_lines(&self) -> String {
         let text = File::open(self.log()).and_then(std::io::read_to_string).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         format!("its last lines:\n  {}", lines[lines.len().saturating_sub(12)..].join("\n  "))
@@ -204,7 +209,7 @@ pub(crate) fn url_in(log: &Path) -> Option<String> {
     log.lines().rev().find_map(told)
 }
 
-impl Drop for Actor {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill();
     }
