@@ -49,6 +49,6 @@ pub use purity::Impurity;
 pub use reproduce::{NotReproduced, reproduce};
 pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
 pub use shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
-pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};
+pub use snapshot::{GroupSnapshot, SavedBinding, SnapshotError};
 pub use usage::{RuleUsage, Usage};
 pub use wake::Band;
