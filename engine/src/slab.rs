@@ -1,4 +1,5 @@
 //! A collection of values under small, stable keys.
+
 /// A vector with holes: a key stays the same until its value is removed, and is then used again.
 pub(crate) struct Slab<T> {
     values: Vec<Option<T>>,
