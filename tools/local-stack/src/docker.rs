@@ -138,7 +138,7 @@ fn project(state: &State) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn containers_are_read_from_lines_and_from_an_array() {

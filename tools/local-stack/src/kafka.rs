@@ -156,8 +156,8 @@ fn write(file: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::state::{Broker, Engine};
-    use crate::*;
 
     #[test]
     fn settings_replicate_so_that_a_cluster_can_lose_one_node() {

@@ -48,7 +48,7 @@ fn first_ephemeral_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn chosen_ports_differ_and_are_free_until_taken() {

@@ -151,7 +151,7 @@ pub(crate) fn log_file(folder: &Path, service: Service) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn a_stack_is_read_back_as_it_was_written() {
