@@ -172,7 +172,7 @@ mod tests {
             doc.contains(&format!("| a load or store of a record, at an address that is known | {RECORD_ACCESS} |"))
         );
         assert!(doc.contains(&format!("| any other load or store | {ACCESS} |")));
-        assert!(doc.contains(&format!("1 for each whole {STATE_BYTES_PER_FUEL} bytes of its state")));
+        assert!(doc.contains(&format!("1 for each whole {STATE_BYTES_PER_FUEL} bytes of its\nstate")));
         assert_eq!(1 << BULK_BYTES_SHIFT, 16);
     }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask stack` with real programs: Kafka, Redis and PostgreSQL come up, are hurt, are mended and go away.
+//! Kafka, Redis and PostgreSQL as local programs: started, killed, paused, restarted and removed.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long a service may think.
-const ANSWER_BOUND: Duration = Duration::from_secs(10);
+/// The longest wait for a response of a service.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A stack that is taken down with the test, however that ends: a process holds it until its standard input ends.
+/// A stack that is removed when the test ends, however it ends: a process holds it until its standard input ends.
 struct Stack {
     folder: PathBuf,
     holder: Child,
-    /// The folder for temporary files that the stack's is in
+    /// Contains the stack's folder.
     _temporary: tempfile::TempDir,
 }
 
@@ -24,37 +24,40 @@ impl Stack {
     fn up(brokers: &str) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let folder = temporary.path().join("stack");
-        let mut hold = xtask(&["hold", "--local", "--brokers", brokers, "--dir"]);
+        let mut hold = local_stack(&["hold", "--local", "--brokers", brokers, "--dir"]);
         let mut holder = hold.arg(&folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut told = [0; 1];
-        holder.stdout.as_mut().unwrap().read_exact(&mut told).expect("the stack did not come up: see above");
+        let mut first_byte = [0; 1];
+        holder.stdout.as_mut().unwrap().read_exact(&mut first_byte).expect("the stack did not come up: see above");
         Self { folder, holder, _temporary: temporary }
     }
 
-    /// What a command answers, or its error.
+    /// Returns the output of a command, or its error output if it fails.
     fn run(&self, args: &[&str]) -> Result<String, String> {
-        let output = xtask(args).arg("--dir").arg(&self.folder).output().unwrap();
+        let output = local_stack(args).arg("--dir").arg(&self.folder).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
-    /// The state and process id of each part.
+    /// Returns the state and process id of each service.
     fn status(&self) -> HashMap<String, (String, Option<u64>)> {
         let status: Value = serde_json::from_str(&self.run(&["status", "--json"]).unwrap()).unwrap();
-        let parts = status["parts"].as_array().unwrap();
-        let text = |part: &Value, name: &str| part[name].as_str().unwrap().to_owned();
-        parts.iter().map(|part| (text(part, "name"), (text(part, "state"), part["pid"].as_u64()))).collect()
+        let services = status["services"].as_array().unwrap();
+        let text = |service: &Value, name: &str| service[name].as_str().unwrap().to_owned();
+        services
+            .iter()
+            .map(|service| (text(service, "name"), (text(service, "state"), service["pid"].as_u64())))
+            .collect()
     }
 
-    fn state(&self, part: &str) -> String {
-        self.status()[part].0.clone()
+    fn state(&self, service: &str) -> String {
+        self.status()[service].0.clone()
     }
 
     fn pids(&self) -> Vec<u64> {
         self.status().into_values().filter_map(|(_, pid)| pid).collect()
     }
 
-    /// The variables that the server reads, of a stack that is up.
+    /// Returns the environment variables that the server reads.
     fn environment(&self) -> HashMap<String, String> {
         let lines = self.run(&["up"]).unwrap();
         lines.lines().map(|line| line.split_once('=').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
@@ -78,58 +81,58 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // Waiting closes the pipe, for whose end the holder waits.
+        // `wait` closes the pipe to the holder's standard input, at whose end it removes the stack.
         let _ = self.holder.wait();
     }
 }
 
-fn xtask(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.arg("stack").args(args);
+fn local_stack(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_local-stack"));
+    command.args(args);
     command
 }
 
-/// Sends a request and reads as many bytes of the answer.
-fn ask<const BYTES: usize>(address: &str, request: &[u8]) -> [u8; BYTES] {
+/// Sends a request and reads the first bytes of the response.
+fn request<const BYTES: usize>(address: &str, bytes: &[u8]) -> [u8; BYTES] {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(ANSWER_BOUND)).unwrap();
-    stream.write_all(request).unwrap();
-    let mut answer = [0; BYTES];
-    stream.read_exact(&mut answer).unwrap();
-    answer
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut response = [0; BYTES];
+    stream.read_exact(&mut response).unwrap();
+    response
 }
 
-/// ApiVersions, version 0, without a client id, of which the correlation id comes back with the error code 0.
+/// Sends ApiVersions, version 0, without a client id. The response begins with the correlation id and error code 0.
 #[track_caller]
 fn assert_broker_answers(address: &str) {
-    let answer: [u8; 10] = ask(address, b"\0\0\0\x0a\0\x12\0\0\0\0\0\x2a\xff\xff");
-    assert_eq!(answer[4..], *b"\0\0\0\x2a\0\0", "{address}");
+    let response: [u8; 10] = request(address, b"\0\0\0\x0a\0\x12\0\0\0\0\0\x2a\xff\xff");
+    assert_eq!(response[4..], *b"\0\0\0\x2a\0\0", "{address}");
 }
 
 #[track_caller]
 fn assert_gone(pids: &[u64]) {
     for pid in pids {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A dead one is seen until somebody asks for it.
+        // A dead process is visible as a zombie until its parent waits for it.
         assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
     }
 }
 
 #[test]
-fn a_stack_comes_up_is_mended_and_goes_away() {
+fn a_stack_is_started_repaired_and_removed() {
     let stack = Stack::up("1");
     let environment = stack.environment();
     assert_broker_answers(&environment["KAFKA_BROKERS"]);
-    assert_eq!(ask(&environment["REDIS_ADDR"], b"PING\r\n"), *b"+PONG\r\n");
+    assert_eq!(request(&environment["REDIS_ADDR"], b"PING\r\n"), *b"+PONG\r\n");
     assert_eq!(stack.sql("SELECT 1"), "1");
     stack.sql("CREATE TABLE kept (); INSERT INTO kept DEFAULT VALUES");
 
     let before = stack.status();
-    for part in ["redis", "postgres"] {
-        stack.run(&["kill", part]).unwrap();
-        assert_eq!(stack.state(part), "stopped");
+    for service in ["redis", "postgres"] {
+        stack.run(&["kill", service]).unwrap();
+        assert_eq!(stack.state(service), "stopped");
     }
-    assert_eq!(stack.environment(), environment, "a part comes back where it was");
+    assert_eq!(stack.environment(), environment, "a restarted service keeps its address");
     let after = stack.status();
     assert!(after.values().all(|(state, _)| state == "running"), "{after:?}");
     assert!(after["kafka-1"] == before["kafka-1"] && after["redis"] != before["redis"], "{before:?} {after:?}");
@@ -151,7 +154,7 @@ fn a_stack_comes_up_is_mended_and_goes_away() {
 }
 
 #[test]
-fn three_brokers_are_a_cluster_of_which_one_may_die() {
+fn a_cluster_of_three_brokers_survives_the_loss_of_one() {
     let stack = Stack::up("3");
     let brokers = stack.environment()["KAFKA_BROKERS"].clone();
     let brokers: Vec<&str> = brokers.split(',').collect();
@@ -170,14 +173,14 @@ fn three_brokers_are_a_cluster_of_which_one_may_die() {
     assert_eq!(pids.len(), 5);
     drop(stack);
     assert_gone(&pids);
-    assert!(!folder.exists(), "a stack that was held leaves nothing");
+    assert!(!folder.exists(), "a held stack leaves nothing");
 }
 
 #[test]
-fn what_is_not_there_is_told() {
+fn a_missing_stack_or_service_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let check = |args: &[&str], expect: &str| {
-        let output = xtask(args).arg("--dir").arg(folder.path()).output().unwrap();
+        let output = local_stack(args).arg("--dir").arg(folder.path()).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.contains(expect), "{args:?}: {error}");
     };
@@ -185,5 +188,5 @@ fn what_is_not_there_is_told() {
     check(&["kill", "redis"], "cargo xtask stack up");
     check(&["kill", "kafka-4"], "kafka-1 to kafka-3");
     check(&["up", "--brokers", "4"], "4");
-    assert!(xtask(&["down", "--dir"]).arg(folder.path()).status().unwrap().success());
+    assert!(local_stack(&["down", "--dir"]).arg(folder.path()).status().unwrap().success());
 }

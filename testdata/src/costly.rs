@@ -1,26 +1,26 @@
-//! Rules that do no wrong and spend their fuel on whatever takes a machine the longest: caches missed, pages touched for the
-//! first time, predictions spoilt, denormals. Each turns a loop as often as its param says.
+//! Rules without faults that spend their fuel on what takes a machine the longest: cache misses, first touches of pages,
+//! mispredictions, denormals. Each runs a loop as often as its param says.
 
 use crate::modules::with_manifest;
 
-/// A dear rule.
-pub struct Dear {
-    /// What is dear about it.
+/// A costly rule.
+pub struct CostlyRule {
+    /// What makes it costly.
     pub kind: &'static str,
-    /// The module. Its params record is `turns` and `mask`, both u32: how often it turns, and which bits an address that it
-    /// makes up may have; the tick's volume is the first one. On a tick without volume it writes to each of its own pages
-    /// once, in place of that.
+    /// The module. Its params record is `turns` and `mask`, both u32: the iterations of its loop, and the bits that a
+    /// generated address may have. The tick's volume is the first address. On a tick without volume it writes to each of its
+    /// own pages once instead.
     pub module: Vec<u8>,
-    /// It reads where its bindings' records lie, not its own pages.
+    /// Whether it reads the records of its bindings, not its own pages.
     pub reads_tables: bool,
-    /// It is dear on a fresh instance only.
+    /// Whether it is costly on a fresh instance only.
     pub is_fresh: bool,
 }
 
-/// Pages of 64 KiB that these rules ask for: as many as they may.
+/// The memory that these rules ask for, in pages of 64 KiB: as many as allowed.
 pub const PAGES: u32 = 20;
 
-/// The bits that an address of own pages may have: of 16 pages, since they must be bits.
+/// The bits that an address in own pages may have: 16 pages, since that is a power of two.
 pub const OWN_MASK: u32 = (16 << 16) - 4;
 
 /// A step of a linear congruential generator (Numerical Recipes, 3rd edition, section 7.1) on `$a`, which depends on what
@@ -28,7 +28,7 @@ pub const OWN_MASK: u32 = (16 << 16) - 4;
 const NEXT: &str = "(local.set $a (i32.and (local.get $mask)
     (i32.add (i32.add (i32.mul (local.get $a) (i32.const 1664525)) (i32.const 1013904223)) (local.get $x))))";
 
-/// The kinds: what is dear, what stands beside `evaluate`, and what a turn does.
+/// Returns the kinds: what is costly, the code beside `evaluate`, and the body of the loop.
 fn kinds() -> Vec<(&'static str, String, String)> {
     let next = |then: &str| format!("{NEXT} {then}");
     let many = |count: usize, what: &str| what.repeat(count);
@@ -127,10 +127,10 @@ fn kinds() -> Vec<(&'static str, String, String)> {
     ]
 }
 
-/// All dear rules.
-pub fn rules() -> Vec<Dear> {
+/// Returns all costly rules.
+pub fn rules() -> Vec<CostlyRule> {
     let rule = |(kind, beside, turn): (&'static str, String, String)| {
-        let manifest = r#"{"abi":1,"name":"dear","version":"1.0.0","state":{"size":65536},"params":{"size":8,
+        let manifest = r#"{"abi":1,"name":"costly","version":"1.0.0","state":{"size":65536},"params":{"size":8,
             "schema":{"type":"object","properties":{"turns":{"type":"integer"},"mask":{"type":"integer"}},
             "required":["turns","mask"]},"layout":[{"name":"turns","type":"u32","offset":0},
             {"name":"mask","type":"u32","offset":4}]}}"#;
@@ -156,7 +156,7 @@ pub fn rules() -> Vec<Dear> {
                        (f64.eq (local.get $f) (f64.const 1))))"#,
             PAGES << 16
         );
-        Dear {
+        CostlyRule {
             kind,
             module: with_manifest(manifest, &fields),
             reads_tables: kind.ends_with("all tables"),

@@ -1,4 +1,4 @@
-//! A run of ticks over bindings, as events, with what must hold for every run checked on the way.
+//! Evaluates ticks on bindings and returns the events, after checks that hold for every run.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use tocsin_engine::domain::{
 };
 use tocsin_engine::{Arming, EvaluationOptions, Event, GroupSnapshot, Rule, Shard};
 
-/// What happened to whom, tick by tick; within a tick by binding. What concerns a whole rule comes last.
-pub type Story = Vec<Vec<(Option<BindingId>, Event)>>;
+/// The events of each tick, by binding; those that concern a whole rule come last.
+pub type History = Vec<Vec<(Option<BindingId>, Event)>>;
 
-/// A number that tests love, or any.
+/// A small number, or any.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Number {
-    /// Small, so that numbers meet.
+    /// Small, so that equal numbers are frequent.
     Small(i8),
-    /// Whatever a float can be.
+    /// Any float.
     Any(f64),
 }
 
 impl Number {
-    /// Its value.
+    /// Returns the value.
     pub fn value(self) -> f64 {
         match self {
             Self::Small(number) => number.into(),
@@ -30,12 +30,12 @@ impl Number {
     }
 }
 
-/// The one symbol of all scenes.
+/// Returns the one symbol of all runs.
 pub fn symbol() -> Symbol {
     Symbol::parse("X").expect("a symbol")
 }
 
-/// Any ticks that a market could print.
+/// Returns valid ticks.
 pub fn ticks(u: &mut Unstructured<'_>) -> Result<Vec<Tick>> {
     let count = u.int_in_range(1..=24)?;
     let tick = |_| {
@@ -48,7 +48,7 @@ pub fn ticks(u: &mut Unstructured<'_>) -> Result<Vec<Tick>> {
     (0..count).map(tick).collect()
 }
 
-/// A binding of a rule.
+/// Returns a binding of a rule.
 pub fn arming(id: i64, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
     Arming {
         binding: BindingId(id),
@@ -62,11 +62,11 @@ pub fn arming(id: i64, rule: &Rule, params: Vec<u8>, repeat: Repeat) -> Arming {
     }
 }
 
-/// Judges ticks, and checks on the way that whoever faults has the state of before. The shard is stored and made anew
-/// before the tick of index `restart_at`.
-pub fn play(options: EvaluationOptions, armings: &[Arming], ticks: &[Tick], restart_at: Option<usize>) -> Story {
+/// Evaluates ticks, and checks that a fault does not change the state. Before the tick with the index `restart_at` the
+/// shard is replaced by one that is restored from its snapshots.
+pub fn run(options: EvaluationOptions, armings: &[Arming], ticks: &[Tick], restart_at: Option<usize>) -> History {
     let mut shard = shard(options, armings.iter().cloned());
-    let mut story = Story::new();
+    let mut history = History::new();
     for (at, tick) in ticks.iter().enumerate() {
         if restart_at == Some(at) {
             shard = restarted(options, armings, shard);
@@ -74,27 +74,27 @@ pub fn play(options: EvaluationOptions, armings: &[Arming], ticks: &[Tick], rest
         let before: Vec<_> = armings.iter().map(|arming| shard.saved(arming.binding)).collect();
         let mut events = Vec::new();
         let position = Position { partition: 0, offset: at as u64 };
-        shard.evaluate(tick, position, &mut events).expect("the engine itself is well");
+        shard.evaluate(tick, position, &mut events).expect("the engine does not fail");
         for event in &events {
             let Event::Faulted { binding, bundle, .. } = event else { continue };
             let before = before.iter().flatten().find(|saved| saved.binding == *binding).expect("it was armed");
-            assert_eq!(bundle.state, before.state, "the state that the bundle tells");
-            // A whole rule that was found impure is gone.
+            assert_eq!(bundle.state, before.state, "the state in the bundle");
+            // Bindings of a rule that was found impure are removed.
             if let Some(after) = shard.saved(*binding) {
-                assert_eq!(after.state, before.state, "the state that a fault leaves");
+                assert_eq!(after.state, before.state, "the state after a fault");
             }
         }
-        let mut events: Vec<_> = events.into_iter().map(|event| (whose(&event), event)).collect();
+        let mut events: Vec<_> = events.into_iter().map(|event| (binding_of(&event), event)).collect();
         events.sort_by_key(|(binding, _)| binding.map_or(i64::MAX, |binding| binding.0));
-        story.push(events);
+        history.push(events);
     }
-    story
+    history
 }
 
-/// What a story tells of one binding, with the index of each tick.
-pub fn told_of(story: &Story, binding: BindingId) -> Vec<(usize, &Event)> {
-    let told = story.iter().enumerate().flat_map(|(at, events)| events.iter().map(move |event| (at, event)));
-    told.filter(|(_, (whose, _))| *whose == Some(binding)).map(|(at, (_, event))| (at, event)).collect()
+/// Returns the events of one binding, with the indices of their ticks.
+pub fn events_of(history: &History, binding: BindingId) -> Vec<(usize, &Event)> {
+    let all = history.iter().enumerate().flat_map(|(at, events)| events.iter().map(move |event| (at, event)));
+    all.filter(|(_, (of, _))| *of == Some(binding)).map(|(at, (_, event))| (at, event)).collect()
 }
 
 fn shard(options: EvaluationOptions, armings: impl Iterator<Item = Arming>) -> Shard {
@@ -103,7 +103,7 @@ fn shard(options: EvaluationOptions, armings: impl Iterator<Item = Arming>) -> S
     shard
 }
 
-/// A shard as a new process would make it, from what was stored.
+/// Returns a shard that is restored from the snapshots of another.
 fn restarted(options: EvaluationOptions, armings: &[Arming], mut old: Shard) -> Shard {
     let stored = old.take_changed();
     let unpack = |group: &GroupSnapshot| GroupSnapshot::unpack(&group.bytes).expect("the bytes of a snapshot");
@@ -113,7 +113,7 @@ fn restarted(options: EvaluationOptions, armings: &[Arming], mut old: Shard) -> 
     shard(options, armings)
 }
 
-fn whose(event: &Event) -> Option<BindingId> {
+fn binding_of(event: &Event) -> Option<BindingId> {
     match event {
         Event::Fired { firing, .. } => Some(firing.binding),
         Event::Faulted { binding, .. } | Event::Recovered { binding, .. } => Some(*binding),

@@ -1,5 +1,5 @@
-//! Apache Kafka in KRaft mode, without a distribution: Maven fetches the broker's jars, once for all stacks.
-//! Each node is broker and controller; several are a cluster that can lose one.
+//! Apache Kafka in KRaft mode, without a distribution: Maven downloads the broker's jars, once for all stacks.
+//! Each node is both broker and controller; several form a cluster that can lose one.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -8,37 +8,37 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::part::Part;
-use super::process::{self, Condition};
-use super::state::State;
+use crate::process::{self, Condition};
+use crate::service::Service;
+use crate::state::State;
 use crate::{apt, tools};
 
-mod wire;
+mod metadata;
 
 const POM: &str = include_str!("kafka/pom.xml");
 const LOG_SETTINGS: &str = include_str!("kafka/log4j2.properties");
 
-/// The folder of the jars, among the tools; a later version is another folder.
+/// The folder of the jars, below that of the tools; another version has another folder.
 const FOLDER: &str = "kafka-4.1.1";
 
-/// The memory of a broker's heap, in MiB: three of them fit on a small machine.
+/// A broker's heap, in MiB: three brokers fit on a small machine.
 const HEAP_MIB: u32 = 512;
 
-/// The partitions of Kafka's own topics. Its default of 50 is made when the first consumer joins a group, and makes that
-/// one wait.
+/// The partitions of Kafka's internal topics. The default of 50 delays the first consumer of a group, since the topic is
+/// created when it joins.
 const OWN_TOPIC_PARTITIONS: u32 = 4;
 
-/// Installs what is missing: Java, Maven, the jars.
-pub(super) fn install() -> Result<()> {
+/// Installs Java, Maven and the jars, where they are missing.
+pub(crate) fn install() -> Result<()> {
     let lock = tools::folder()?.join("lock");
     let folder = folder()?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let lock = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
     lock.lock().context("cannot lock the folder of the tools")?;
-    if !answers("java", "-version") {
+    if !is_installed("java", "-version") {
         apt::install(&["default-jre-headless"]);
         ensure!(
-            answers("java", "-version"),
+            is_installed("java", "-version"),
             "Kafka needs Java 17 or later; on Debian: apt-get install default-jre-headless"
         );
     }
@@ -46,14 +46,17 @@ pub(super) fn install() -> Result<()> {
     if folder.join("libs").is_dir() {
         return Ok(());
     }
-    if !answers("mvn", "-version") {
+    if !is_installed("mvn", "-version") {
         apt::install(&["maven"]);
-        ensure!(answers("mvn", "-version"), "Kafka's jars are fetched by Maven; on Debian: apt-get install maven");
+        ensure!(
+            is_installed("mvn", "-version"),
+            "Kafka's jars are downloaded by Maven; on Debian: apt-get install maven"
+        );
     }
     fetch(&folder)
 }
 
-/// Fetches the jars; `libs` is there when all of them are.
+/// Downloads the jars. The folder `libs` exists only once it is complete.
 fn fetch(folder: &Path) -> Result<()> {
     write(&folder.join("pom.xml"), POM)?;
     let mut mvn = Command::new("mvn");
@@ -65,13 +68,13 @@ fn fetch(folder: &Path) -> Result<()> {
         "-DoutputDirectory=libs.part",
     ]);
     let status = mvn.current_dir(folder).stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    ensure!(status.context("cannot start mvn")?.success(), "Maven did not fetch Kafka's jars: see above");
-    std::fs::rename(folder.join("libs.part"), folder.join("libs")).context("cannot keep Kafka's jars")
+    ensure!(status.context("cannot start mvn")?.success(), "Maven did not download Kafka's jars: see above");
+    std::fs::rename(folder.join("libs.part"), folder.join("libs")).context("cannot rename the folder of Kafka's jars")
 }
 
-/// Formats a node's folder, the first time, and says how to start it.
-pub(super) fn prepare(number: u8, state: &State, folder: &Path) -> Result<Command> {
-    let own = folder.join(Part::Kafka(number).to_string());
+/// Formats a node's folder unless that is done, and returns the command that starts the node.
+pub(crate) fn prepare(number: u8, state: &State, folder: &Path) -> Result<Command> {
+    let own = folder.join(Service::Kafka(number).to_string());
     std::fs::create_dir_all(&own).with_context(|| format!("cannot make the folder {}", own.display()))?;
     let (settings, data) = (own.join("server.properties"), own.join("data"));
     write(&settings, &properties(number, state, &data))?;
@@ -85,21 +88,21 @@ pub(super) fn prepare(number: u8, state: &State, folder: &Path) -> Result<Comman
     Ok(start)
 }
 
-/// Whether a node of this very cluster answers, and knows all nodes that run.
-pub(super) fn is_ready(number: u8, state: &State) -> bool {
-    let runs = |number: &u8| state.condition(Part::Kafka(*number)) == Condition::Running;
+/// Returns whether the node answers, belongs to this cluster, and has all running nodes in its metadata.
+pub(crate) fn is_ready(number: u8, state: &State) -> bool {
+    let runs = |number: &u8| state.condition(Service::Kafka(*number)) == Condition::Running;
     let mut running = (1..=state.brokers.len() as u8).filter(runs);
-    let cluster = wire::cluster(&state.address(Part::Kafka(number)));
+    let cluster = metadata::cluster(&state.address(Service::Kafka(number)));
     cluster
         .is_ok_and(|cluster| cluster.id == state.id && running.all(|number| cluster.brokers.contains(&number.into())))
 }
 
-/// How many replicas must have a record before it is acknowledged: of three, one may be away.
-pub(super) fn in_sync(replicas: usize) -> usize {
+/// Returns how many replicas must have a record before it is acknowledged: with three, one may be down.
+pub(crate) fn in_sync(replicas: usize) -> usize {
     replicas.div_ceil(2)
 }
 
-/// The settings of a node: <https://kafka.apache.org/41/configuration/broker-configs/>.
+/// Returns a node's settings: <https://kafka.apache.org/41/configuration/broker-configs/>.
 fn properties(number: u8, state: &State, data: &Path) -> String {
     let nodes = (1..).zip(&state.brokers);
     let voters: Vec<String> =
@@ -120,11 +123,11 @@ fn properties(number: u8, state: &State, data: &Path) -> String {
         ("transaction.state.log.replication.factor", replicas.to_string()),
         ("transaction.state.log.min.isr", in_sync.to_string()),
         ("transaction.state.log.num.partitions", OWN_TOPIC_PARTITIONS.to_string()),
-        // A group's first member need not wait for others.
+        // Otherwise a group's first member waits for others.
         ("group.initial.rebalance.delay.ms", "0".to_owned()),
     ];
     settings.into_iter().fold(String::new(), |mut text, (name, value)| {
-        // A properties file takes backslashes as escapes.
+        // Backslashes are escapes in a properties file.
         let _ = writeln!(text, "{name}={}", value.replace('\\', "\\\\"));
         text
     })
@@ -143,7 +146,7 @@ fn folder() -> Result<PathBuf> {
     Ok(tools::folder()?.join(FOLDER))
 }
 
-fn answers(program: &str, argument: &str) -> bool {
+fn is_installed(program: &str, argument: &str) -> bool {
     Command::new(program).arg(argument).output().is_ok_and(|output| output.status.success())
 }
 
@@ -153,11 +156,11 @@ fn write(file: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::{Broker, Engine};
     use super::*;
+    use crate::state::{Broker, Engine};
 
     #[test]
-    fn a_cluster_replicates_and_may_lose_one() {
+    fn settings_replicate_so_that_a_cluster_can_lose_one_node() {
         let check = |brokers: u16, expect: [&str; 3]| {
             let mut state = State::new(Engine::Local, brokers as u8).unwrap();
             state.brokers = (1..=brokers).map(|n| Broker { port: n, controller_port: 10 + n }).collect();

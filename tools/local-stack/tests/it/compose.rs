@@ -1,13 +1,13 @@
-//! docker-compose.yml, read by Compose itself: no engine is needed for that.
+//! docker-compose.yml, parsed by Compose itself, which needs no engine for it.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 
-/// `docker compose config`, by Docker's plugin or the program of that name.
+/// Returns the output of `docker compose config`, by Docker's plugin or by `docker-compose`.
 fn config(profile: Option<&str>) -> String {
     let plugin = Command::new("docker").args(["compose", "version"]).output();
     let mut compose = if plugin.is_ok_and(|output: Output| output.status.success()) {
@@ -24,7 +24,7 @@ fn config(profile: Option<&str>) -> String {
 }
 
 #[test]
-fn every_profile_is_understood() {
+fn every_profile_is_valid() {
     for (profile, service) in
         [(None, "postgres"), (Some("single"), "tocsin"), (Some("scaled"), "evaluate-2"), (Some("cluster"), "kafka-3")]
     {
@@ -37,7 +37,7 @@ fn every_profile_is_understood() {
 }
 
 #[test]
-fn services_are_reached_from_this_machine_only() {
+fn services_listen_on_loopback_only() {
     let text = std::fs::read_to_string(repository().join("docker-compose.yml")).unwrap();
     let sections = text.split("    ports:\n").skip(1);
     let published: Vec<&str> = sections.flat_map(|rest| rest.lines().take_while(|line| line.contains("- "))).collect();
