@@ -5,6 +5,7 @@ mod accept;
 mod fixture;
 pub mod grpc;
 mod guarded;
+mod process_status;
 pub mod rest;
 mod socket;
 mod unserved;
@@ -14,11 +15,10 @@ use std::sync::Arc;
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
 use crate::bus::Bus;
-use crate::connections::Connections;
 use crate::control::Control;
-use crate::health::Health;
 use crate::prices::Prices;
 
+pub use self::process_status::{AlertFigures, EvaluationFigures, FeedFigures, ProcessStatus, RoleFigures};
 pub use self::unserved::Warned;
 
 /// What both protocols are served from. Cloning is cheap.
@@ -30,10 +30,8 @@ pub struct Api {
     pub prices: Prices,
     /// Where live streams read ticks.
     pub bus: Bus,
-    /// Health of this process.
-    pub health: Health,
-    /// Connections and streams of this process.
-    pub connections: Connections,
+    /// The status of this process, and its connections.
+    pub status: ProcessStatus,
     /// What is subscribed and served.
     pub tickers: Arc<[Symbol]>,
     /// Of which symbols the log has been warned that nobody serves them.

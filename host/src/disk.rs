@@ -3,6 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use futures_util::future::BoxFuture;
+
+use crate::health::{Health, Probe, Problems};
+
 /// A file system with less room than is kept free.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -20,6 +24,24 @@ pub struct DiskFull {
 pub fn check(folder: &Path, min_free_bytes: u64) -> Result<(), DiskFull> {
     let Some(free_bytes) = free_bytes(folder).filter(|free_bytes| *free_bytes < min_free_bytes) else { return Ok(()) };
     Err(DiskFull { folder: folder.to_owned(), free_mib: free_bytes >> 20, kept_mib: min_free_bytes.div_ceil(1 << 20) })
+}
+
+struct DiskProbe {
+    folder: PathBuf,
+    min_free_bytes: u64,
+}
+
+/// Registers the probe `disk` of a folder's file system.
+pub fn register(health: &Health, folder: &Path, min_free_bytes: u64) {
+    health.register("disk", DiskProbe { folder: folder.to_owned(), min_free_bytes });
+}
+
+impl Probe for DiskProbe {
+    fn check(&self) -> BoxFuture<'_, Problems> {
+        let full = check(&self.folder, self.min_free_bytes).err();
+        let blocking = full.map(|full| full.to_string()).into_iter().collect();
+        Box::pin(std::future::ready(Problems { blocking, tolerable: Vec::new() }))
+    }
 }
 
 #[cfg(unix)]

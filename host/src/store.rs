@@ -9,6 +9,7 @@ pub(crate) mod conformance;
 mod error;
 mod evaluation;
 mod faults;
+pub mod health;
 mod homes;
 mod lease;
 mod logs;

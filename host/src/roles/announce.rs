@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::door::Door;
+use super::listeners::Listeners;
 use crate::config::{Role, Settings, StoreChoice};
 use crate::health::About;
 use crate::ingest::Feed;
@@ -36,10 +36,10 @@ pub(super) fn about(settings: &Settings) -> About {
 }
 
 /// The line that says that all roles work.
-pub(super) fn ready(settings: &Settings, door: &Door) {
+pub(super) fn ready(settings: &Settings, listeners: &Listeners) {
     let About { roles, backends } = about(settings);
     let of = |port: &str| backends.iter().find(|(name, _)| *name == port).map(|(_, told)| told.as_str());
-    let (rest, grpc) = door.addresses();
+    let (rest, grpc) = listeners.addresses();
     let url = |address: Option<std::net::SocketAddr>| address.map(|address| format!("http://{address}"));
     let tickers = settings.tickers.iter().map(|symbol| symbol.as_str()).collect::<Vec<_>>().join(", ");
     let feed = match &settings.feed {

@@ -17,8 +17,8 @@ use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::data_dir;
 use crate::health::Health;
 use crate::library::Library;
-use crate::prices::{EmbeddedPrices, Prices, RedisPrices};
-use crate::store::{Store, StoreError};
+use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
+use crate::store::{self, Store, StoreError};
 
 pub(super) struct Backends<'a> {
     settings: &'a Settings,
@@ -51,7 +51,7 @@ impl<'a> Backends<'a> {
             }
             Some(kafka) => {
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
-                let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::passes, open).await;
+                let bus = until_there(&self.health.component("bus"), &kafka.ticks, BusError::passes, open).await;
                 let bus = Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?);
                 self.report_missing_promises(&bus).await;
                 Ok(bus)
@@ -66,7 +66,7 @@ impl<'a> Backends<'a> {
             Ok(missing) if missing.is_empty() => {}
             Ok(missing) => {
                 missing.iter().for_each(|what| warn!("{what}"));
-                self.health.part("promises").tell(missing.join("; "));
+                self.health.component("promises").report(missing.join("; "));
             }
             Err(error) => {
                 warn!(%error, "what Kafka promises could not be checked; it is tried again at the next start")
@@ -81,27 +81,29 @@ impl<'a> Backends<'a> {
                 // A folder that is not there now will not be there soon.
                 StoreChoice::Sqlite => open().await,
                 StoreChoice::Postgres(_) => {
-                    until_there(&self.health.part("store"), "the store", StoreError::passes, open).await
+                    until_there(&self.health.component("store"), "the store", StoreError::passes, open).await
                 }
             };
-            store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
+            let store = store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))?;
+            store::health::register(self.health, store.clone());
+            anyhow::Ok(store)
         };
-        let store = self.store.get_or_try_init(open).await?;
-        self.health.watch_store(store.clone());
-        Ok(store.clone())
+        self.store.get_or_try_init(open).await.cloned()
     }
 
     pub(super) async fn prices(&self) -> anyhow::Result<Prices> {
-        let open = async || match &self.settings.prices {
-            None => {
-                let prices = EmbeddedPrices::open(self.embedded().await?).with_context(|| self.folder())?;
-                anyhow::Ok(Prices::Embedded(prices))
-            }
-            Some(address) => Ok(Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?)),
+        let open = async || {
+            let prices = match &self.settings.prices {
+                None => {
+                    let prices = EmbeddedPrices::open(self.embedded().await?);
+                    Prices::Embedded(prices.with_context(|| self.folder())?)
+                }
+                Some(address) => Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?),
+            };
+            prices::health::register(self.health, prices.clone());
+            anyhow::Ok(prices)
         };
-        let prices = self.prices.get_or_try_init(open).await?;
-        self.health.watch_prices(prices.clone());
-        Ok(prices.clone())
+        self.prices.get_or_try_init(open).await.cloned()
     }
 
     /// The compiled rules: one cache for all roles of the process.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::bus::{Bus, BusError};
 use crate::failpoint;
-use crate::health::Part;
+use crate::health::Component;
 
 /// Ticks published together at most.
 const MAX_BATCH: usize = 8192;
@@ -25,7 +25,7 @@ const BASE: Duration = Duration::from_millis(100);
 /// And none is longer.
 const CAP: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, part: &Part) -> anyhow::Result<()> {
+pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, component: &Component) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
     while let Some(mut batch) = ticks.recv().await {
         while batch.len() < MAX_BATCH
@@ -39,19 +39,19 @@ pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, part: &
                 seen.insert(tick.symbol.clone());
             }
         }
-        publish(&batch, bus, part).await?;
+        publish(&batch, bus, component).await?;
     }
     Ok(())
 }
 
-async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError> {
+async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(), BusError> {
     let mut backoff = Backoff::new(BASE, CAP);
     let mut told = false;
     let mut tell = |problem: String| {
         if !std::mem::replace(&mut told, true) {
             warn!("{problem}");
         }
-        part.tell(problem);
+        component.report(problem);
     };
     loop {
         let publishing = bus.publish(batch.to_vec());
@@ -75,7 +75,7 @@ async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError>
     }
     if told {
         info!("the bus takes ticks again");
-        part.clear();
+        component.clear();
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::health::Part;
+use crate::health::Component;
 
 /// The first wait is up to so long.
 const BASE: Duration = Duration::from_millis(500);
@@ -16,7 +16,7 @@ const CAP: Duration = Duration::from_secs(10);
 
 /// Tries to have `what` until that succeeds, or fails in a way that does not pass.
 pub(super) async fn until_there<T, E: Display>(
-    part: &Part,
+    component: &Component,
     what: impl Display,
     passes: impl Fn(&E) -> bool,
     attempt: impl AsyncFn() -> Result<T, E>,
@@ -24,13 +24,13 @@ pub(super) async fn until_there<T, E: Display>(
     let mut backoff = Backoff::new(BASE, CAP);
     let mut failed = false;
     // A broker that is away is silent for some time before that is an error.
-    part.tell(format!("waiting for {what}"));
+    component.report(format!("waiting for {what}"));
     loop {
         match attempt().await {
             Err(error) if passes(&error) => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
-                part.tell(error.to_string());
+                component.report(error.to_string());
                 failed = true;
                 tokio::time::sleep(wait).await;
             }
@@ -38,7 +38,7 @@ pub(super) async fn until_there<T, E: Display>(
                 if failed && ended.is_ok() {
                     info!("{what}: it is there");
                 }
-                part.clear();
+                component.clear();
                 return ended;
             }
         }
@@ -47,7 +47,6 @@ pub(super) async fn until_there<T, E: Display>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
@@ -55,7 +54,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_passes_is_waited_for_and_nothing_else() {
-        let part = Health::new(About::default(), Arc::new(|| 0)).part("bus");
+        let component = Health::new(About::default(), &[]).component("bus");
         let tries = AtomicU32::new(0);
         let attempt = async || match tries.fetch_add(1, Relaxed) {
             0..10 => Err("away"),
@@ -63,8 +62,8 @@ mod tests {
             _ => Err("broken"),
         };
         let passes = |error: &&str| *error == "away";
-        assert_eq!(until_there(&part, "bus", passes, attempt).await, Ok(()));
-        assert_eq!(until_there(&part, "bus", passes, attempt).await, Err("broken"));
+        assert_eq!(until_there(&component, "bus", passes, attempt).await, Ok(()));
+        assert_eq!(until_there(&component, "bus", passes, attempt).await, Err("broken"));
         assert_eq!(tries.load(Relaxed), 12);
     }
 }

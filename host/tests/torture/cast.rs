@@ -176,7 +176,7 @@ impl Actor {
 
     /// Whether it did not come to its end in the time that it gives itself, and ended as a kill would have it.
     fn was_cut_off(&self, status: ExitStatus) -> bool {
-        status.code() == Some(1) && self.last_words().contains("error: stopping what ")
+        status.code() == Some(1) && self.last_words().contains("error: stopping the ")
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -115,7 +115,6 @@ const RULES: &[Rule] = &[
             "tocsin::control",
             "tocsin::delivery",
             "tocsin::evaluator",
-            "tocsin::health",
             "tocsin::ingest",
             "tocsin::prices",
             "tocsin::roles",

@@ -11,13 +11,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::{AlertFigures, EvaluationFigures, ProcessStatus};
 use crate::connections::ConnectionCounts;
-use crate::health::{EvaluationReport, Health};
 
 pub(super) fn routes<S>() -> OpenApiRouter<S>
 where
     S: Clone + Send + Sync + 'static,
-    Health: FromRef<S>,
+    ProcessStatus: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready))
 }
@@ -48,11 +48,9 @@ struct HealthBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation: Option<EvaluationBody>,
     /// Connections of all ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connections: Option<ConnectionsBody>,
+    connections: ConnectionsBody,
     /// Live streams: server-sent events, WebSockets, gRPC watches.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    streams: Option<StreamsBody>,
+    streams: StreamsBody,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -94,8 +92,8 @@ struct AlertActivityBody {
     faults: u64,
 }
 
-impl From<EvaluationReport> for EvaluationBody {
-    fn from(report: EvaluationReport) -> Self {
+impl EvaluationBody {
+    fn from_figures(figures: EvaluationFigures) -> Self {
         let rule = |RuleUsage { rule, tenant, usage }: RuleUsage| RuleUsageBody {
             rule: rule.name.to_string(),
             version: rule.version.to_string(),
@@ -107,18 +105,15 @@ impl From<EvaluationReport> for EvaluationBody {
             fuel: usage.fuel,
             seconds: usage.time.as_secs_f64(),
         };
+        let alert = |AlertFigures { alert, firings, suppressed, faults }| AlertActivityBody {
+            id: alert.0,
+            firings,
+            suppressed,
+            faults,
+        };
         Self {
-            rules: report.rules.into_iter().map(rule).collect(),
-            alerts: report
-                .alerts
-                .into_iter()
-                .map(|(id, activity)| AlertActivityBody {
-                    id: id.0,
-                    firings: activity.firings,
-                    suppressed: activity.suppressed,
-                    faults: activity.faults,
-                })
-                .collect(),
+            rules: figures.rules.into_iter().map(rule).collect(),
+            alerts: figures.alerts.into_iter().map(alert).collect(),
         }
     }
 }
@@ -174,23 +169,25 @@ struct ReadyBody {
     (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
     (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
 ))]
-async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) {
-    let report = health.report().await;
-    let (code, status) =
+async fn health(State(status): State<ProcessStatus>) -> (StatusCode, Json<HealthBody>) {
+    let report = status.health.report().await;
+    let (figures, connections) = ((status.figures)(), status.connections.counts());
+    let (feed, feed_connected) = figures.feed.as_ref().map_or(("none", false), |feed| (feed.kind, feed.connected));
+    let (code, word) =
         if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     let body = HealthBody {
-        status,
+        status: word,
         service: "gateway",
         roles: report.roles,
         backends: report.backends.into_iter().collect(),
         standby: report.standby,
-        partitions: report.partitions,
-        evaluation: report.evaluation.map(EvaluationBody::from),
-        feed: report.feed,
-        feed_connected: report.feed_connected,
-        feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),
-        connections: report.connections.map(ConnectionsBody::from_counts),
-        streams: report.connections.map(StreamsBody::from_counts),
+        partitions: figures.evaluation.as_ref().map(|evaluation| evaluation.partitions.clone()),
+        evaluation: figures.evaluation.map(EvaluationBody::from_figures),
+        feed,
+        feed_connected,
+        feed_rejected: figures.feed.into_iter().flat_map(|feed| feed.rejected).collect(),
+        connections: ConnectionsBody::from_counts(connections),
+        streams: StreamsBody::from_counts(connections),
         problems: report.problems,
     };
     (code, Json(body))
@@ -201,8 +198,8 @@ async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) 
     (status = 200, body = ReadyBody, description = "It can"),
     (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
 ))]
-async fn ready(State(health): State<Health>) -> (StatusCode, Json<ReadyBody>) {
-    let report = health.report().await;
+async fn ready(State(status): State<ProcessStatus>) -> (StatusCode, Json<ReadyBody>) {
+    let report = status.health.report().await;
     let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(ReadyBody { ready: report.ready, problems: report.problems }))
 }
