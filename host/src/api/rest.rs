@@ -12,8 +12,9 @@ mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
+mod json_reader;
 mod logs;
-mod members;
+
 mod openapi;
 mod problem;
 mod promotion;

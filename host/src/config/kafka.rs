@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{ConfigError, from_one};
 use crate::bus::KafkaConfig;
-use crate::words::words;
+use crate::key_values::key_values;
 
 /// What may be written, for messages.
 const OPTION_FORMS: &str = "librdkafka's settings as name=value name='a value'";
@@ -65,7 +65,7 @@ impl KafkaArgs {
             topic: topic("KAFKA_TOPIC", &self.kafka_topic)?,
             partitions,
             replication: self.kafka_replication,
-            options: words(&self.kafka_options, OPTION_FORMS).map_err(|error| wrong(&error))?,
+            options: key_values(&self.kafka_options, OPTION_FORMS).map_err(|error| wrong(&error))?,
         };
         let firings = KafkaConfig { topic: topic("KAFKA_FIRINGS_TOPIC", &self.kafka_firings_topic)?, ..ticks.clone() };
         if firings.topic == ticks.topic {

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath, rfc3339};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody, internal};
 use crate::control::{AlertQuery, CreateAlert, FieldViolation};
 use crate::store::Idempotency;
@@ -115,8 +115,8 @@ struct AlertsBody {
 }
 
 impl LifecycleBody {
-    fn read(members: &mut Members) -> Self {
-        Self { repeat: members.word("repeat", &[("once", RepeatBody::Once), ("every", RepeatBody::Every)]) }
+    fn read(reader: &mut JsonReader) -> Self {
+        Self { repeat: reader.one_of("repeat", &[("once", RepeatBody::Once), ("every", RepeatBody::Every)]) }
     }
 
     fn into_lifecycle(self) -> Lifecycle {
@@ -209,18 +209,18 @@ async fn create(
 
 impl CreateAlertBody {
     /// The members, and what is wrong with their types.
-    fn read(mut members: Members) -> (Self, Vec<FieldViolation>) {
-        members.require(&["user_id", "symbols", "rule"]);
+    fn read(mut reader: JsonReader) -> (Self, Vec<FieldViolation>) {
+        reader.require(&["user_id", "symbols", "rule"]);
         let body = Self {
-            user_id: members.whole_number("user_id"),
-            symbols: members.texts("symbols"),
-            rule: members.text("rule"),
-            version: members.text("version"),
-            params: members.value("params"),
-            lifecycle: members.object("lifecycle", LifecycleBody::read),
+            user_id: reader.whole_number("user_id"),
+            symbols: reader.texts("symbols"),
+            rule: reader.text("rule"),
+            version: reader.text("version"),
+            params: reader.value("params"),
+            lifecycle: reader.object("lifecycle", LifecycleBody::read),
         };
-        members.refuse_unknown();
-        (body, members.into_violations())
+        reader.refuse_unknown();
+        (body, reader.into_violations())
     }
 
     fn into_request(self, idempotency: Option<Idempotency>, violations: Vec<FieldViolation>) -> CreateAlert {

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::Served;
 use super::alerts::AlertBody;
 use super::extract::{self, Body, Query, UrlPath};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody, internal};
 use crate::store::{FaultRecord, StoredBundle};
 
@@ -130,9 +130,9 @@ struct ReleaseBody {
 }
 
 impl ReleaseBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        let body = Self { symbol: members.text("symbol") };
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        let body = Self { symbol: reader.text("symbol") };
+        reader.finish()?;
         Ok(body)
     }
 }

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, rfc3339};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody};
 use crate::control::{AcceptFrom, LogReport};
 use crate::store::TickLog;
@@ -63,11 +63,11 @@ struct AcceptBody {
 }
 
 impl AcceptBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        members.require(&["log", "from"]);
-        let log = members.text("log");
-        let from = members.word("from", &[("earliest", AcceptFrom::Earliest), ("end", AcceptFrom::End)]);
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        reader.require(&["log", "from"]);
+        let log = reader.text("log");
+        let from = reader.one_of("from", &[("earliest", AcceptFrom::Earliest), ("end", AcceptFrom::End)]);
+        reader.finish()?;
         // Whatever is missing was refused.
         Ok(Self { log: log.unwrap_or_default(), from: from.unwrap_or(AcceptFrom::Earliest) })
     }

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody};
 use crate::control::{CancelledPromotion, PromoteRule, Promoted};
 
@@ -31,9 +31,9 @@ struct PromotionBody {
 }
 
 impl PromotionBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        let body = Self { from: members.text("from"), reset_state: members.flag("reset_state") };
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        let body = Self { from: reader.text("from"), reset_state: reader.flag("reset_state") };
+        reader.finish()?;
         Ok(body)
     }
 }
