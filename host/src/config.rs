@@ -312,7 +312,7 @@ pub struct Settings {
 
 impl ServeArgs {
     /// Checks everything and fills in what depends on something else.
-    pub fn settle(self) -> Result<Settings, ConfigError> {
+    pub fn validate(self) -> Result<Settings, ConfigError> {
         if !self.bind.is_loopback() {
             return Err(ConfigError(format!(
                 "--bind {}: there is no authentication yet, so only a loopback address is served; \
@@ -321,7 +321,7 @@ impl ServeArgs {
             )));
         }
         let roles = Roles::of(&self.roles);
-        let kafka = self.kafka.clone().settle(self.partitions)?;
+        let kafka = self.kafka.clone().validate(self.partitions)?;
         let store = self.store.choice()?;
         let prices = redis_address(&self.redis_addr)?;
         let is_postgres = matches!(store, StoreChoice::Postgres(_));

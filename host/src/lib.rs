@@ -16,7 +16,7 @@ pub mod delivery;
 pub mod disk;
 pub mod evaluator;
 mod failpoint;
-pub mod feed;
+
 pub mod health;
 pub mod ingest;
 mod key_values;
@@ -27,6 +27,7 @@ pub mod prices;
 pub mod program;
 #[cfg(test)]
 mod proxy;
+pub mod replay_server;
 pub mod roles;
 pub mod signals;
 pub mod store;

@@ -43,7 +43,7 @@ async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
     let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone());
-    let ended = match started.and_then(|()| Ok(args.settle()?)) {
+    let ended = match started.and_then(|()| Ok(args.validate()?)) {
         Ok(settings) => roles::serve(settings, stop).await,
         Err(error) => Err(error),
     };

@@ -373,7 +373,7 @@ mod tests {
             let option = argument.unwrap_or_else(|| panic!("{name} is no setting")).get_long().unwrap();
             typed.push(format!("--{option}={value}"));
         }
-        let settings: Settings = Typed::parse_from(typed).args.settle().unwrap();
+        let settings: Settings = Typed::parse_from(typed).args.validate().unwrap();
         assert_eq!(settings.tickers.len(), 3);
     }
 }

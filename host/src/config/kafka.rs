@@ -51,7 +51,7 @@ pub struct KafkaSettings {
 
 impl KafkaArgs {
     /// None without brokers: then everything is embedded.
-    pub(super) fn settle(self, partitions: u32) -> Result<Option<KafkaSettings>, ConfigError> {
+    pub(super) fn validate(self, partitions: u32) -> Result<Option<KafkaSettings>, ConfigError> {
         let brokers: Vec<&str> = self.kafka_brokers.split(',').map(str::trim).filter(|at| !at.is_empty()).collect();
         if brokers.is_empty() {
             return Ok(None);

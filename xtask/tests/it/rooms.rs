@@ -85,9 +85,9 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::ingest", "tocsin::feed"],
+        except: &["tocsin::ingest", "tocsin::replay_server"],
         forbids: &["tokio_tungstenite"],
-        because: "WebSockets of exchanges are spoken by `ingest`, and by `feed`, which plays one",
+        because: "WebSockets of exchanges are spoken by `ingest`, and by `replay_server`, which plays one",
     },
     Rule {
         within: EVERYWHERE,
@@ -173,7 +173,7 @@ const RULES: &[Rule] = &[
             "tocsin::store",
             "tocsin::prices",
             "tocsin::ingest",
-            "tocsin::feed",
+            "tocsin::replay_server",
             "tocsin::library",
         ],
         except: &[],

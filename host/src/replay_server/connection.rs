@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
-use super::FeedOptions;
+use super::ReplayOptions;
 use super::player::{ClientId, Command, FRAME_QUEUE};
 use crate::ingest::TOO_MANY_SYMBOLS;
 
@@ -55,7 +55,7 @@ struct WireRequest<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(options: &FeedOptions, commands: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(options: &ReplayOptions, commands: mpsc::Sender<Command>) -> Self {
         Self { token: options.token.as_deref().map(Arc::from), max_symbols: options.max_symbols, commands }
     }
 
