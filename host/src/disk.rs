@@ -19,8 +19,8 @@ pub struct DiskFull {
     kept_mib: u64,
 }
 
-/// Checks that a folder's file system has so many bytes free for this user. One that cannot tell passes: whoever writes
-/// there next hears more of it.
+/// Checks that a folder's file system has so many bytes free for this user. A file system that does not say passes: the
+/// next write reports more.
 pub fn check(folder: &Path, min_free_bytes: u64) -> Result<(), DiskFull> {
     let Some(free_bytes) = free_bytes(folder).filter(|free_bytes| *free_bytes < min_free_bytes) else { return Ok(()) };
     Err(DiskFull { folder: folder.to_owned(), free_mib: free_bytes >> 20, kept_mib: min_free_bytes.div_ceil(1 << 20) })
@@ -46,8 +46,8 @@ impl Probe for DiskProbe {
 
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
-    let told = rustix::fs::statvfs(folder).ok()?;
-    Some(told.f_bavail.saturating_mul(told.f_frsize))
+    let stats = rustix::fs::statvfs(folder).ok()?;
+    Some(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
 #[cfg(not(unix))]
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_with_too_little_room_is_told_with_both_figures() {
+    fn a_disk_with_too_little_room_is_reported_with_both_figures() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(check(folder.path(), 1), Ok(()));
         assert_eq!(check(&folder.path().join("missing"), u64::MAX), Ok(()));
-        let told = check(folder.path(), u64::MAX).unwrap_err().to_string();
-        assert!(told.contains("17592186044416 MiB are kept free"), "{told}");
+        let message = check(folder.path(), u64::MAX).unwrap_err().to_string();
+        assert!(message.contains("17592186044416 MiB are kept free"), "{message}");
     }
 }

@@ -1,6 +1,7 @@
-//! Tocsin: ticks in, WASM rules judge them, alerts fire. The binary is a thin shell around this library.
+//! Tocsin evaluates a stream of trades against standing alerts, whose conditions are WebAssembly rules. The binary only calls
+//! this library.
 //!
-//! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
+//! `ARCHITECTURE.md` has the map of the modules, and which may import which. Start reading at [`roles`], which wires a process.
 
 pub mod api;
 pub mod artifacts;

@@ -1,4 +1,5 @@
-//! The program: parses, matches, runs. It stands in the library so that all of it is compiled once; `main.rs` only calls it.
+//! The program: parses the command line and runs the command. It is part of the library so that it is compiled once; `main.rs`
+//! only calls it.
 
 use std::process::ExitCode;
 
@@ -7,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{self, Cli, Command, Global};
 use crate::{compiler, config, data_dir, roles, signals, telemetry};
 
-/// Does what the command line says; the exit code of the process.
+/// Runs the command of the command line; returns the exit code of the process.
 ///
 /// # Safety
-/// No other thread may run yet: settings are read into the environment, which all threads share.
+/// No other thread may run yet: settings are written to the environment, which all threads share.
 #[expect(unsafe_code, reason = "the environment is written to")]
 pub unsafe fn run() -> ExitCode {
-    // A compiler of strangers' modules has no business with settings.
+    // The child that compiles uploaded modules reads no settings.
     if let Some(ended) = compiler::run_if_child(std::env::args_os()) {
         return ended;
     }
@@ -34,7 +35,7 @@ pub unsafe fn run() -> ExitCode {
             other => cli::run(other, cli.global).await,
         }
     });
-    // What still waits for a backend is not waited for.
+    // Do not wait for tasks that are blocked on a backend.
     runtime.shutdown_background();
     ended
 }

@@ -1,7 +1,7 @@
 //! A local server that speaks Finnhub's protocol and replays a recording: what `tocsin feed` runs.
 //!
-//! There is one playback for the server. It moves while somebody is subscribed; a trade goes to every connection that is
-//! subscribed to its symbol, and one that nobody wants is passed over. On request the server misbehaves as real feeds do:
+//! There is one playback for the server. It moves while a client is subscribed; a trade goes to every connection that is
+//! subscribed to its symbol, and one without subscribers is skipped. On request the server misbehaves as real feeds do:
 //! it drops connections, sends garbage, refuses tokens and subscriptions. What it drops itself loses no trade: playback
 //! stands still until the dropped client has subscribed again.
 //!
@@ -87,7 +87,7 @@ impl ReplayOptions {
 pub struct ReplayReport {
     /// Trades sent, by symbol. A trade counts once, to however many connections it went.
     pub sent: BTreeMap<Symbol, u64>,
-    /// Trades that nobody was subscribed to.
+    /// Trades without a subscriber.
     pub passed_over: u64,
     /// Connections closed after their share of trades.
     pub drops: u64,
@@ -134,7 +134,7 @@ pub async fn run(
     Ok(played?)
 }
 
-/// Takes connections until told to close, then waits for them to end: at the end of the file for as long as they read,
+/// Takes connections until `closing` is cancelled, then waits for them to end: at the end of the file for as long as they read,
 /// when stopped for [`CLOSING`].
 async fn accept(listener: TcpListener, template: Connection, closing: CancellationToken, stop: CancellationToken) {
     let mut connections = JoinSet::new();

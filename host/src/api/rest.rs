@@ -76,11 +76,11 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
 /// not serve at this moment.
 pub async fn serve_status(listener: TcpListener, status: ProcessStatus, has_api: bool, stop: CancellationToken) {
     let (kind, absent) = if has_api {
-        (Kind::Unavailable, "this process is starting or stopping: GET /ready tells; try again")
+        (Kind::Unavailable, "this process is starting or stopping: GET /ready says when it is ready; try again")
     } else {
         (
             Kind::NotFound,
-            "this process answers GET /health and GET /ready only: its roles, which /health tells, have no API",
+            "this process answers GET /health and GET /ready only: none of its roles, which /health lists, has an API",
         )
     };
     let beyond = overloaded(status.clone());
@@ -146,7 +146,8 @@ fn router(served: Served) -> Router {
         .with_state(served)
 }
 
-/// Any page may call: the trading app's clients do. That is why nobody but this machine is served, see `host_check`.
+/// Allows calls from any page, which the trading app's clients make. Only this machine is served for that reason: see
+/// `host_check`.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)

@@ -14,9 +14,9 @@ use crate::config::from_one;
 use crate::replay_server::{self, ReplayOptions, ReplayReport, Speed};
 use crate::telemetry::{self, LogFormat};
 
-pub(super) const LONG_ABOUT: &str = "Replays recorded trades to whoever subscribes, in Finnhub's protocol: a server of \
+pub(super) const LONG_ABOUT: &str = "Replays recorded trades to subscribers, in Finnhub's protocol: a server of \
     prices for trying rules, and for tests.\n\n\
-    Playback moves while somebody is subscribed. GET /price keeps the price with the newest event time: give a server \
+    Playback moves while a client is subscribed. GET /price keeps the price with the newest event time: give a server \
     that listens to an old recording a data folder of its own, or it goes on showing what a newer feed said. On request it misbehaves as real feeds do: it drops connections, \
     sends garbage, refuses tokens and subscriptions.";
 
@@ -72,7 +72,7 @@ pub struct FeedArgs {
     close_at_end: bool,
 }
 
-/// Serves until the end or a signal, then tells what was sent.
+/// Serves until the end or a signal, then reports what was sent.
 pub(super) async fn run(args: FeedArgs, output: Output) -> Result<(), Failure> {
     telemetry::start(LogFormat::Auto, "info").map_err(Failure::Local)?;
     let address = args.listen;

@@ -254,8 +254,8 @@ mod tests {
 
     #[track_caller]
     fn check_refused(text: &[u8], line: usize, what: &str) {
-        let (at, told) = parse(text).unwrap_err();
-        assert!(at == line && told.contains(what), "line {at}: {told}");
+        let (at, message) = parse(text).unwrap_err();
+        assert!(at == line && message.contains(what), "line {at}: {message}");
     }
 
     #[test]

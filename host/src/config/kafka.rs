@@ -1,4 +1,4 @@
-//! Settings of Kafka: the bus, and the topic on which firings are told.
+//! Settings of Kafka: the bus, and the topic to which firings are delivered.
 
 use clap::Args;
 
@@ -20,7 +20,7 @@ pub struct KafkaArgs {
     #[arg(long, env = "KAFKA_TOPIC", default_value = "market_ticks", value_name = "TOPIC")]
     pub kafka_topic: String,
 
-    /// Topic on which firings are told; made if missing, with --partitions
+    /// Topic to which firings are delivered; made if missing, with --partitions
     #[arg(long, env = "KAFKA_FIRINGS_TOPIC", default_value = "alert_firings", value_name = "TOPIC")]
     pub kafka_firings_topic: String,
 
@@ -45,7 +45,7 @@ pub struct KafkaArgs {
 pub struct KafkaSettings {
     /// Ticks: the bus.
     pub ticks: KafkaConfig,
-    /// Firings, where they are told.
+    /// The topic of firings.
     pub firings: KafkaConfig,
 }
 

@@ -140,8 +140,8 @@ fn lateness(stats: &EvaluatorStats, now_ms: i64) -> Option<String> {
 fn strays(stats: &EvaluatorStats) -> Vec<String> {
     let describe = |(symbol, Strays { home, partition, ticks })| {
         format!(
-            "{symbol} is at home on partition {home}, and {ticks} of its ticks turned up elsewhere, the last on \
-             partition {partition}: they are not judged; see Symbols on two partitions in docs/operations.md"
+            "{symbol} is assigned to partition {home}, and {ticks} of its ticks were on other partitions, the last on \
+             partition {partition}: they are not evaluated; see Symbols on two partitions in docs/operations.md"
         )
     };
     stats.strays().into_iter().map(describe).collect()

@@ -121,7 +121,7 @@ impl Connection {
                 Ok(None) => true,
                 Err(msg) => {
                     let answer = serde_json::json!({ "type": "error", "msg": msg }).to_string();
-                    // If nobody writes any more the client has been told goodbye, and reads no answers.
+                    // If the writer has ended, the close frame was sent, and the client reads no answers.
                     let _ = answers.send(answer).await;
                     true
                 }
@@ -132,7 +132,7 @@ impl Connection {
         }
     }
 
-    /// What a request asks of the player: nothing if it is so already. An error is the message to answer with.
+    /// Returns a request's command to the player; None if it changes nothing. An error is the message to answer with.
     fn understand(
         &self,
         client: ClientId,

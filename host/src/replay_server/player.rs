@@ -27,7 +27,7 @@ const FRAME_TAIL: &str = r#"],"type":"trade"}"#;
 /// The number of a connection, from 1.
 pub(super) type ClientId = u64;
 
-/// What a connection asks of the player.
+/// What a connection sends to the player.
 pub(super) enum Command {
     /// A client has come. Its connection is closed when `frames` is dropped.
     Join {
@@ -85,7 +85,7 @@ impl Player {
         }
     }
 
-    /// Plays the rows, then stays for the clients unless told otherwise.
+    /// Plays the rows, then stays for the clients unless `close_at_end` is set.
     pub(super) async fn play(mut self, mut rows: Rows) -> Result<ReplayReport, RecordingError> {
         loop {
             if rows.is_empty() {

@@ -1,5 +1,5 @@
-//! The backends of this process: each is chosen by the settings, opened when the first role asks for it, and waited for
-//! while it is away.
+//! The backends of this process: each is chosen by the settings and opened for the first role that uses it. Where a backend
+//! is away, opening it is retried.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl<'a> Backends<'a> {
         self.bus.get_or_try_init(open).await.cloned()
     }
 
-    /// Says what the log does not promise. It makes the process no less ready: nothing has been lost yet.
+    /// Reports what the log does not promise. The process stays ready: nothing has been lost yet.
     async fn report_missing_promises(&self, bus: &Bus) {
         match bus.missing_promises().await {
             Ok(missing) if missing.is_empty() => {}
@@ -69,7 +69,7 @@ impl<'a> Backends<'a> {
                 self.health.component("promises").report(missing.join("; "));
             }
             Err(error) => {
-                warn!(%error, "what Kafka promises could not be checked; it is tried again at the next start")
+                warn!(%error, "the durability settings of Kafka could not be checked; the next start checks them again")
             }
         }
     }
@@ -106,7 +106,7 @@ impl<'a> Backends<'a> {
         self.prices.get_or_try_init(open).await.cloned()
     }
 
-    /// The compiled rules: one cache for all roles of the process.
+    /// Returns the cache of compiled rules: one for all roles of the process.
     pub(super) async fn library(&self) -> anyhow::Result<Library> {
         let open = async || {
             let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
@@ -131,18 +131,18 @@ impl<'a> Backends<'a> {
         format!("opening the data folder {}", self.settings.data_dir.display())
     }
 
-    /// Closes what was opened.
+    /// Closes the backends that were opened.
     pub(super) async fn close(self) {
         if let Some(store) = self.store.get() {
             store.close().await;
         }
         let Self { bus, prices, embedded, .. } = self;
-        // The last words to the brokers are waited for, on a thread that may wait.
+        // Closing flushes what is queued for the brokers, on a thread that may block.
         let _ = tokio::task::spawn_blocking(move || drop((bus, prices, embedded))).await;
     }
 }
 
-/// Brings the schema of the store that is configured up to date; returns which that is.
+/// Brings the schema of the configured store up to date; returns which store that is.
 pub async fn migrate(args: StoreArgs) -> anyhow::Result<String> {
     let choice = args.choice()?;
     let store = open_store(&choice, &args.data_dir).await.with_context(|| opening(&choice, &args.data_dir))?;

@@ -1,4 +1,4 @@
-//! From the feed to the bus: what waits is published together, and tried again while the bus is away.
+//! Publishes the feed's ticks to the bus: those that wait go together, and are retried while the bus is away.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::bus::{Bus, BusError};
 use crate::failpoint;
 use crate::health::Component;
 
-/// Ticks published together at most.
+/// The most ticks that are published together.
 const MAX_BATCH: usize = 8192;
 
-/// Ticks that wait for so long are told of: brokers that are away fail nothing at first.
-const TELL_AFTER: Duration = Duration::from_secs(3);
+/// Ticks that wait for so long are reported: brokers that are away fail nothing at first.
+const REPORT_AFTER: Duration = Duration::from_secs(3);
 
-/// The first wait after a failure is up to so long.
+/// The upper bound of the first wait before a retry; it doubles with each one.
 const BASE: Duration = Duration::from_millis(100);
 
-/// And none is longer.
+/// The longest wait.
 const CAP: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, component: &Component) -> anyhow::Result<()> {
@@ -46,9 +46,9 @@ pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, compone
 
 async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(), BusError> {
     let mut backoff = Backoff::new(BASE, CAP);
-    let mut told = false;
-    let mut tell = |problem: String| {
-        if !std::mem::replace(&mut told, true) {
+    let mut reported = false;
+    let mut report = |problem: String| {
+        if !std::mem::replace(&mut reported, true) {
             warn!("{problem}");
         }
         component.report(problem);
@@ -58,8 +58,8 @@ async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(),
         let mut publishing = std::pin::pin!(publishing);
         let published = tokio::select! {
             published = &mut publishing => published,
-            () = sleep(TELL_AFTER) => {
-                tell(format!("ticks wait for the bus, which has not taken them for {} s", TELL_AFTER.as_secs()));
+            () = sleep(REPORT_AFTER) => {
+                report(format!("ticks wait for the bus, which has not taken them for {} s", REPORT_AFTER.as_secs()));
                 publishing.await
             }
         };
@@ -68,12 +68,12 @@ async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(),
                 failpoint::pass("after-publish");
                 break;
             }
-            Err(error) if error.passes() => tell(format!("ticks wait for the bus: {error}")),
+            Err(error) if error.passes() => report(format!("ticks wait for the bus: {error}")),
             Err(error) => return Err(error),
         }
         sleep(backoff.next(rand::random())).await;
     }
-    if told {
+    if reported {
         info!("the bus takes ticks again");
         component.clear();
     }

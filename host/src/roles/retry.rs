@@ -1,4 +1,4 @@
-//! Backends that are away are waited for: told in the log and in `/health`, and tried again until they are there.
+//! Retries what needs a backend until it is there, and reports that it is away, in the log and in `/health`.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::health::Component;
 
-/// The first wait is up to so long.
+/// The upper bound of the first wait; it doubles with each retry.
 const BASE: Duration = Duration::from_millis(500);
 
-/// And none is longer: a backend that is back is seen soon.
+/// The longest wait: a backend that is back is noticed soon.
 const CAP: Duration = Duration::from_secs(10);
 
-/// Tries to have `what` until that succeeds, or fails in a way that does not pass.
+/// Retries `attempt` until it succeeds, or fails with an error that is not transient. `what` is what it waits for.
 pub(super) async fn until_there<T, E: Display>(
     component: &Component,
     what: impl Display,
@@ -36,7 +36,7 @@ pub(super) async fn until_there<T, E: Display>(
             }
             ended => {
                 if failed && ended.is_ok() {
-                    info!("{what}: it is there");
+                    info!("{what}: available again");
                 }
                 component.clear();
                 return ended;
@@ -53,7 +53,7 @@ mod tests {
     use crate::health::{About, Health};
 
     #[tokio::test(start_paused = true)]
-    async fn what_passes_is_waited_for_and_nothing_else() {
+    async fn transient_errors_are_retried_and_no_others() {
         let component = Health::new(About::default(), &[]).component("bus");
         let tries = AtomicU32::new(0);
         let attempt = async || match tries.fetch_add(1, Relaxed) {

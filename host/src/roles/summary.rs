@@ -1,4 +1,4 @@
-//! One line in the log every ten seconds: what flowed.
+//! Logs rates and counters every ten seconds.
 
 use std::sync::Arc;
 use std::time::Duration;

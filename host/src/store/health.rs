@@ -57,8 +57,8 @@ async fn find(store: Store) -> Problems {
 
 fn impure_rule((rule, live): (RuleRef, u64)) -> String {
     format!(
-        "the rule {} {} is impure and is judged no more: {live} bindings wait; create their alerts anew on a version \
-         without this fault, and delete these",
+        "the rule {} {} is impure and no longer evaluated: {live} bindings are quarantined; create their alerts again on a \
+         version without this fault, and delete these",
         rule.name, rule.version
     )
 }

@@ -41,7 +41,7 @@ struct CreateAlertBody {
     rule: Option<String>,
     /// A semantic version, fixed at creation. If absent, the newest release; a pre-release only where there is none.
     version: Option<String>,
-    /// What the rule's manifest asks for.
+    /// Params that satisfy the schema of the rule's manifest.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
     lifecycle: Option<LifecycleBody>,
@@ -181,9 +181,9 @@ impl BindingBody {
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such rule, or it has no such version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Idempotency-Key was used for another request, or the rule is impure and is judged no more"),
+            description = "The Idempotency-Key was used for another request, or the rule is impure and no longer evaluated"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
     ),

@@ -76,7 +76,7 @@ impl FiringBody {
     }
 }
 
-/// A firing as an element of `GET /api/v1/firings`: whoever tells of firings elsewhere tells the same.
+/// Returns a firing as an element of `GET /api/v1/firings`. Deliveries have the same body.
 pub fn firing_json(firing: Firing) -> String {
     serde_json::to_string(&FiringBody::from_firing(firing)).expect("texts and numbers are JSON")
 }

@@ -111,7 +111,7 @@ async fn price(State(served): State<Served>, uri: Uri, symbol: Result<UrlPath<St
     (status = 400, body = ProblemBody, content_type = "application/json",
         description = "The request is wrong: `violations` lists all that is"),
     (status = 413, body = ProblemBody, content_type = "application/json",
-        description = "The body is larger than this route takes: `detail` tells the limit"),
+        description = "The body is larger than this route takes: `detail` has the limit"),
 ))]
 async fn create_alert(State(served): State<Served>, body: Result<Body, Problem>) -> Response {
     match create_price_alert(&served, body).await {

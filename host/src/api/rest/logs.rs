@@ -101,7 +101,7 @@ async fn log(State(served): State<Served>, query: Query) -> Result<Json<LogRepor
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "The log that is there is another one, there is nothing to accept, or a promotion is under way"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",

@@ -1,4 +1,4 @@
-//! `/health` and `/ready`: what every process answers, whatever its roles. `/health` is GoStocks', with more members.
+//! `/health` and `/ready`, which every process answers, whatever its roles. `/health` is GoStocks', with more members.
 
 use std::collections::BTreeMap;
 
@@ -24,18 +24,18 @@ where
 
 #[derive(Serialize, ToSchema)]
 struct HealthBody {
-    /// `ok`, or `unavailable` where it cannot do its work.
+    /// `ok`, or `unavailable` if the process cannot do its work.
     status: &'static str,
     /// Always `gateway`.
     service: &'static str,
-    /// What this process does: `ingest`, `project`, `evaluate`, `deliver`, `api`.
+    /// The roles of this process: `ingest`, `project`, `evaluate`, `deliver`, `api`.
     roles: Vec<&'static str>,
-    /// What it does it with: `bus`, `store`, `prices`.
+    /// Its backends by port: `bus`, `store`, `prices`, `firings`.
     backends: BTreeMap<&'static str, String>,
-    /// For which other process it waits, where only one may do the work.
+    /// The process it waits for, where only one may do the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     standby: Option<String>,
-    /// The partitions whose ticks it judges, with the role `evaluate`.
+    /// The partitions that it evaluates, with the role `evaluate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<Vec<u32>>,
     /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
@@ -74,7 +74,7 @@ struct RuleUsageBody {
     tenant: String,
     evaluations: u64,
     firings: u64,
-    /// Firings that were not recorded, since their binding fired too often.
+    /// Firings that were not recorded, because their binding fired too often.
     suppressed: u64,
     faults: u64,
     /// Fuel; for a certified rule the most that it can have burnt.
@@ -121,13 +121,13 @@ impl EvaluationBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Connections)]
 struct ConnectionsBody {
-    /// Those that are open.
+    /// Open ones.
     open: u64,
     /// The most that may be open at a time.
     max: u64,
     /// Idle ones that were closed to make room for others, since the start.
     evicted: u64,
-    /// Those that there was no room for, since the start.
+    /// Those that were refused because all others were in use, since the start.
     refused: u64,
     /// Attempts to accept one that failed, as where too many files are open, since the start.
     accept_failures: u64,
@@ -136,11 +136,11 @@ struct ConnectionsBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Streams)]
 struct StreamsBody {
-    /// Those that are open.
+    /// Open ones.
     open: u64,
     /// The most that may be open at a time.
     max: u64,
-    /// Those that there was no room for, since the start.
+    /// Those that were refused because all others were in use, since the start.
     refused: u64,
 }
 
@@ -164,10 +164,10 @@ struct ReadyBody {
     problems: Vec<String>,
 }
 
-/// Whether the server can do its work, and how its feed is.
+/// Returns whether the process can do its work, and its figures.
 #[utoipa::path(get, path = "/health", operation_id = "health", tag = "health", responses(
-    (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
-    (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
+    (status = 200, body = HealthBody, description = "It can; `problems` lists what is wrong all the same"),
+    (status = 503, body = HealthBody, description = "It cannot; `problems` says why"),
 ))]
 async fn health(State(status): State<ProcessStatus>) -> (StatusCode, Json<HealthBody>) {
     let report = status.health.report().await;
@@ -193,10 +193,10 @@ async fn health(State(status): State<ProcessStatus>) -> (StatusCode, Json<Health
     (code, Json(body))
 }
 
-/// Whether the server can do its work, for probes.
+/// Returns whether the process can do its work, for probes.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "health", responses(
     (status = 200, body = ReadyBody, description = "It can"),
-    (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
+    (status = 503, body = ReadyBody, description = "It cannot; `problems` says why"),
 ))]
 async fn ready(State(status): State<ProcessStatus>) -> (StatusCode, Json<ReadyBody>) {
     let report = status.health.report().await;
