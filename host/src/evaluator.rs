@@ -33,6 +33,7 @@
 
 mod committer;
 mod feeder;
+pub mod health;
 mod log_watch;
 mod restore;
 mod stats;

@@ -44,7 +44,7 @@ fn the_options_of_serve_need_no_word_before_them() {
         let Command::Serve(serve) = parse(args).unwrap().command else { panic!("{args:?}") };
         assert_eq!(serve.port, port, "{args:?}");
     }
-    // The word that is missing is told by the usage.
+    // The usage names the missing argument.
     for bad in [&["--prot", "0"][..], &["--port", "0", "rule", "list"], &["-p", "0"]] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert!(error.to_string().contains("Usage: tocsin serve"), "{error}");
@@ -91,9 +91,9 @@ fn a_wrong_command_line_exits_with_2() {
     ] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert_eq!(error.exit_code(), 2, "{bad:?}");
-        let Value::String(told) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
-        assert!(!told.is_empty() && !told.starts_with("error"), "{told}");
-        assert!(!told.contains('\n') && !told.contains("Usage:"), "{told}");
+        let Value::String(detail) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
+        assert!(!detail.is_empty() && !detail.starts_with("error"), "{detail}");
+        assert!(!detail.contains('\n') && !detail.contains("Usage:"), "{detail}");
     }
 }
 

@@ -121,11 +121,11 @@ fn an_impure_rule_is_quarantined_for_ever() {
 
     let server = Server::start(folder.path(), &FEED);
     let (status, refused) = create(&server, "impure");
-    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("is judged no more"), "{refused}");
+    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("no longer evaluated"), "{refused}");
     let (status, again) = server.upload(wat::parse_str(IMPURE).unwrap());
     assert!(status == 200 && again["quarantine"]["reason"].is_string(), "{again}");
     let (code, told) = tocsin(&server, &["alert", "release", "1"]);
-    assert!(code == Some(1) && told.contains("is judged no more"), "{told}");
+    assert!(code == Some(1) && told.contains("no longer evaluated"), "{told}");
     // Ticks are judged, but not by it.
     let before = server.firings().len();
     let (status, _) = server.post(

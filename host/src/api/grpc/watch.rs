@@ -65,7 +65,7 @@ mod tests {
             sleep(STALL_TIMEOUT / 2).await;
             read.push(watch.next().await.unwrap().unwrap());
         }
-        is_gone.await.expect_err("what the watch reads from is let go though nobody reads on");
+        is_gone.await.expect_err("the watch drops its source although its client reads no further");
         let end = loop {
             match watch.next().await.unwrap() {
                 Ok(number) => read.push(number),

@@ -46,7 +46,7 @@ pub(super) enum Kind {
     Internal,
     /// A backend is away.
     Unavailable,
-    /// Too many ask for the same at once.
+    /// Too many requests of this kind are under way.
     Busy,
     /// As many streams are open as may be.
     TooManyStreams,

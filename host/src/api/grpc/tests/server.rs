@@ -72,16 +72,16 @@ async fn health_follows_readiness_and_ends_with_the_stop() {
         use tonic_health::pb::health_server::Health as _;
         service.check(tonic::Request::new(check("alert.AlertService"))).await.unwrap().into_inner().status()
     };
-    health::publish(&reporter, server.backends.api.health.report().await.ready).await;
+    health::publish(&reporter, server.backends.api.status.health.report().await.ready).await;
     assert_eq!(status().await, ServingStatus::Serving);
-    server.backends.api.health.evaluation_stopped();
-    health::publish(&reporter, server.backends.api.health.report().await.ready).await;
+    server.backends.api.status.health.component("evaluate").fail("evaluation has stopped");
+    health::publish(&reporter, server.backends.api.status.health.report().await.ready).await;
     assert_eq!(status().await, ServingStatus::NotServing);
 
     let stopped = CancellationToken::new();
     stopped.cancel();
     health::publish(&reporter, true).await;
-    health::watch(&server.backends.api.health, &reporter, &stopped).await;
+    health::watch(&server.backends.api.status.health, &reporter, &stopped).await;
     assert_eq!(status().await, ServingStatus::NotServing);
 }
 

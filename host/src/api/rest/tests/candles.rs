@@ -3,8 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::fixture::NOW_MS;
-use crate::health::{About, Health};
 use crate::prices::testing::record;
 use crate::prices::{Prices, RedisAddress, RedisPrices};
 
@@ -105,11 +103,7 @@ async fn without_redis_prices_and_candles_are_unavailable_and_the_rest_is_not() 
     // Nobody listens on this port.
     let away = RedisPrices::new(&RedisAddress::parse("redis://:secret@127.0.0.1:1").unwrap()).unwrap();
     backends.api.prices = Prices::Redis(away);
-    let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, std::sync::Arc::new(|| NOW_MS));
-    health.watch_store(backends.store.clone());
-    health.watch_prices(backends.api.prices.clone());
-    health.begun();
-    backends.api.health = health;
+    crate::prices::health::register(&backends.api.status.health, backends.api.prices.clone());
     let router = router(Served::new(backends.api.clone(), CancellationToken::new()));
     let server = Fixture { backends, router };
     for (path, content_type) in

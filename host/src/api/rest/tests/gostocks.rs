@@ -19,7 +19,7 @@ async fn health_says_what_gostocks_says_and_more() {
     assert_eq!((reply.status, reply.json()), (StatusCode::OK, expect));
     assert_eq!(server.get("/ready").await.json(), json!({"ready": true, "problems": []}));
 
-    server.backends.api.health.evaluation_stopped();
+    server.backends.api.status.health.component("evaluate").fail("evaluation has stopped");
     let reply = server.get("/health").await;
     assert_eq!((reply.status, reply.json()["status"].clone()), (StatusCode::SERVICE_UNAVAILABLE, json!("unavailable")));
     assert_eq!(reply.json()["problems"], json!(["evaluation has stopped"]));
