@@ -358,7 +358,7 @@ fn no_room_imports_what_it_must_not() {
         assert!(modules.iter().any(|module| module.path == room), "a rule is about {room}, which is not there");
     }
     let broken = broken(RULES, &modules);
-    assert!(broken.is_empty(), "see ARCHITECTURE.md, Rooms:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "see ARCHITECTURE.md, Code map:\n{}", broken.join("\n"));
 }
 
 #[test]
