@@ -106,8 +106,7 @@ Examples:
   curl -so bundle.json http://127.0.0.1:8080/api/v1/faults/ID/bundle
   tocsin rule reproduce bundle.json
 
-Exit status: 0 if the same fault comes of it, 1 if something else does, or if the file is no bundle; what differs is
-told.")]
+Exit status: 0 if the fault is the same, 1 if the result differs, which is printed, or if the file is not a bundle.")]
     Reproduce {
         /// The bundle, a .json file
         bundle: PathBuf,

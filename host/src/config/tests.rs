@@ -84,7 +84,7 @@ fn nothing_of_what_there_must_be_something_is_refused() {
 }
 
 #[test]
-fn judging_is_indexed_and_audited_unless_told_otherwise() {
+fn evaluation_is_indexed_and_audited_by_default() {
     let options = |args: &[&str]| validate(args).unwrap().evaluator.evaluation;
     let (indexed, checked) = (Waking::Indexed, Waking::Checked);
     assert_eq!(
@@ -104,7 +104,7 @@ fn judging_is_indexed_and_audited_unless_told_otherwise() {
 }
 
 #[test]
-fn an_open_door_is_refused() {
+fn a_listener_beyond_loopback_is_refused() {
     let error = validate(&["--bind", "0.0.0.0"]).unwrap_err().to_string();
     assert!(error.contains("0.0.0.0") && error.contains("authentication"), "{error}");
     assert!(validate(&["--bind", "::1"]).is_ok());

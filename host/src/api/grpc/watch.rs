@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_not_read_ends_and_says_so() {
+    async fn a_watch_that_is_not_read_ends_with_a_reason() {
         let (gone, is_gone) = oneshot::channel::<()>();
         let messages = stream::iter(0..).map(move |number| {
             let _held = &gone;

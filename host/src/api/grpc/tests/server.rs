@@ -106,5 +106,5 @@ async fn a_client_that_holds_a_stream_open_does_not_hold_up_the_end() {
     watch.message().await.unwrap();
     server.stop.cancel();
     tokio::time::timeout(GRACE * 6, server.served).await.expect("the server ends").unwrap();
-    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "the port is closed");
 }

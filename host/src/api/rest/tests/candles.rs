@@ -25,7 +25,7 @@ fn starts(reply: &Reply) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn candles_are_told_with_all_their_members() {
+async fn candles_are_returned_with_all_their_members() {
     let server = with_candles().await;
     let reply = server.get("/api/v1/candles/aapl?limit=2&from=2024-08-09T12:00:00Z").await;
     let candle = |start: &str, [open, high, low, close]: [f64; 4], volume: f64, vwap: Option<f64>, trades: u64| {
@@ -100,7 +100,7 @@ async fn what_is_wrong_is_named() {
 #[tokio::test]
 async fn without_redis_prices_and_candles_are_unavailable_and_the_rest_is_not() {
     let mut backends = backends().await;
-    // Nobody listens on this port.
+    // This port is closed.
     let away = RedisPrices::new(&RedisAddress::parse("redis://:secret@127.0.0.1:1").unwrap()).unwrap();
     backends.api.prices = Prices::Redis(away);
     crate::prices::health::register(&backends.api.status.health, backends.api.prices.clone());

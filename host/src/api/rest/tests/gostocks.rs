@@ -7,7 +7,7 @@ use crate::api::fixture::{MAX_CONNECTIONS, MAX_STREAMS};
 use crate::prices::testing::record;
 
 #[tokio::test]
-async fn health_says_what_gostocks_says_and_more() {
+async fn health_has_the_members_of_gostocks_and_more() {
     let server = fixture().await;
     let expect = json!({
         "status": "ok", "service": "gateway", "roles": ["api"], "backends": {},

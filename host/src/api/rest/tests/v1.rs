@@ -41,7 +41,7 @@ async fn a_rule_is_uploaded_once_and_read_back() {
 }
 
 #[tokio::test]
-async fn nobody_takes_over_the_name_of_a_built_in_rule() {
+async fn the_name_of_a_built_in_rule_is_refused() {
     let server = fixture().await;
     for (name, version) in [("above", "1.0.1"), ("below", "2.0.0")] {
         let reply = server.call("POST", "/api/v1/rules", WASM, module(name, version, "fires always")).await;
@@ -196,7 +196,7 @@ async fn firings_are_listed_for_all_and_for_one_alert() {
 }
 
 #[tokio::test]
-async fn an_alert_on_what_is_not_served_is_told_so() {
+async fn an_alert_on_symbols_that_are_not_served_lists_them() {
     let server = fixture().await;
     let created = server.post_json("/api/v1/alerts", &above(&["btcusdt", "TYPO", "IC MARKETS:1"])).await;
     assert_eq!((created.status, &created.json()["unserved"]), (StatusCode::CREATED, &json!(["TYPO"])));
