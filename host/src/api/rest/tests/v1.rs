@@ -280,6 +280,21 @@ async fn the_description_names_every_route() {
     assert_eq!(routes, expect);
 }
 
+/// The document as clients have it. Where a change is meant, save `GET /api/v1/openapi.json` as `tests/openapi.json`.
+#[tokio::test]
+async fn the_description_is_the_committed_one() {
+    let server = fixture().await;
+    let description = server.get("/api/v1/openapi.json").await.json();
+    let committed: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        assert_eq!(*methods, committed["paths"][path], "{path}");
+    }
+    for (name, schema) in description["components"]["schemas"].as_object().unwrap() {
+        assert_eq!(*schema, committed["components"]["schemas"][name], "{name}");
+    }
+    assert_eq!(description, committed);
+}
+
 #[tokio::test]
 async fn the_description_has_what_openapi_asks_for() {
     let server = fixture().await;
