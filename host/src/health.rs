@@ -15,7 +15,7 @@ use self::looks::{ANSWER_TIMEOUT, Looks};
 use crate::bus::Clock;
 use crate::connections::{ConnectionCounts, Connections};
 use crate::disk;
-use crate::evaluator::{AlertActivity, EvaluatorStats, PartitionState, Strays, UnassignedTick};
+use crate::evaluator::{AlertActivity, EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick};
 use crate::ingest::{FeedSnapshot, FeedStatus, RejectReason};
 use crate::prices::Prices;
 use crate::store::{Store, UnfinishedPromotion};
@@ -275,8 +275,8 @@ impl Health {
 
     /// Symbols with ticks that nobody judges.
     fn strays(&self) -> Vec<String> {
-        let strays = self.0.evaluation.get().map(|stats| stats.strays()).unwrap_or_default();
-        let tell = |(symbol, Strays { home, partition, ticks })| {
+        let strays = self.0.evaluation.get().map(|stats| stats.misrouted()).unwrap_or_default();
+        let tell = |(symbol, MisroutedTicks { assigned: home, partition, ticks })| {
             format!(
                 "{symbol} is at home on partition {home}, and {ticks} of its ticks turned up elsewhere, the last on \
                  partition {partition}: they are not judged; see Symbols on two partitions in docs/operations.md"
