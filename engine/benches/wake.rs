@@ -1,16 +1,16 @@
-//! What a tick costs where almost nobody is woken: armed `above` alerts on one symbol, judged through the wake index,
-//! judged all, and as a native program would keep them.
+//! Measures a tick that wakes few bindings: armed `above` alerts on one symbol, evaluated by the wake index, all evaluated,
+//! and in a native program's data structure.
 //!
 //! `cargo bench -p tocsin-engine --bench wake` prints one table. A *quiet* tick reaches no target, a *crossing* one
 //! reaches ten; those alerts fire once, and are armed again outside of the measurement. The candidates of a row take
-//! turns, so that the ratios hold on a noisy machine.
+//! turns, so that their ratios are stable on a noisy machine.
 //!
 //! - *index*: [`Shard::evaluate`].
-//! - *naive*: the same, judging all.
+//! - *naive*: the same, evaluating all.
 //! - *native*: a `BTreeMap` from target to alerts for each symbol, in a `HashMap`, written by hand for thresholds and
 //!   for nothing else: no rules, no states, no faults.
 
-#![allow(clippy::unwrap_used)] // a bench that fails shows where
+#![allow(clippy::unwrap_used)] // a failed benchmark shows where
 
 use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use tocsin_engine::{Arming, Engine, EvaluationOptions, Rule, Shard, Waking, buil
 const COUNTS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 /// Alerts that a crossing tick fires.
 const CROSSED: usize = 10;
-/// Measurements of one figure: their median is printed.
+/// The measurements of each figure, of which the median is printed.
 const ROUNDS: usize = 15;
 /// A round of quiet ticks takes at least this long.
 const ROUND_TIME: Duration = Duration::from_millis(5);
@@ -65,19 +65,19 @@ fn print_row(tick: &str, count: usize, rounds: &[[f64; 3]]) {
     println!("{tick:<9} {count:>9} {:>12.0} {:>24} {:>28}", of(&|round| round[0]), times(1), times(2));
 }
 
-/// Something that is given ticks of one symbol.
+/// A candidate, evaluated on ticks of one symbol.
 trait Candidate {
-    /// Judges a tick; how many alerts fired.
+    /// Evaluates a tick, and returns the number of alerts that fired.
     fn evaluate(&mut self, price: f64) -> usize;
-    /// Arms the alerts again that have fired.
+    /// Arms the alerts that have fired again.
     fn rearm(&mut self);
-    /// Quiet ticks between two looks at the clock, which cost 20 ns each.
+    /// The number of quiet ticks between two readings of the clock, which take 20 ns each.
     fn ticks_at_once(&self) -> u32 {
         100
     }
 }
 
-/// ns a tick, over ticks that reach nobody.
+/// Returns the ns per tick of ticks that reach no target.
 fn quiet(candidate: &mut impl Candidate) -> f64 {
     let (start, mut ticks) = (Instant::now(), 0_u32);
     while start.elapsed() < ROUND_TIME {
@@ -90,7 +90,7 @@ fn quiet(candidate: &mut impl Candidate) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(ticks)
 }
 
-/// ns for one tick that reaches the lowest targets.
+/// Returns the ns of one tick that reaches the lowest targets.
 fn crossing(candidate: &mut impl Candidate) -> f64 {
     let price = FIRST_TARGET + (CROSSED as f64 - 0.5) * TARGET_STEP;
     let start = Instant::now();
@@ -103,7 +103,7 @@ fn crossing(candidate: &mut impl Candidate) -> f64 {
     ns
 }
 
-/// Memory of this process that is resident; 0 where the system does not say.
+/// Returns the resident memory of this process; 0 where the system does not report it.
 fn rss_bytes() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

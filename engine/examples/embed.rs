@@ -1,4 +1,4 @@
-//! The engine in another program: two alerts on a few ticks. `cargo run -p tocsin-engine --example embed`
+//! Embeds the engine in another program: two alerts on a few ticks. `cargo run -p tocsin-engine --example embed`
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Symbol, Tenant, Tick};
 use tocsin_engine::{Arming, Engine, Shard, builtin};

@@ -2,8 +2,8 @@
 //!
 //! Fuel is charged ahead, at the entry of a function and at each turn of a loop, for every operator that lies there
 //! (both arms of an `if`: the price is an upper bound). Entering a function also costs one for each of its locals and
-//! results, and the entry of a recursive function pays for its stack frame ([`crate::inspect`]'s `stack`). Bulk operations
-//! are charged by their length as well. Prices follow what operators cost at worst, so that no fuel buys more than
+//! results, and the entry of a recursive function pays for its stack frame ([`crate::inspect`]'s `stack`). Entering
+//! `evaluate` costs what the host does with the state. Bulk operations are charged by their length as well. Prices follow what operators cost at worst, so that no fuel buys more than
 //! [`MAX_NS_PER_FUEL`] on the machine they were measured on (the threats benchmark measures the dearest patterns); a load
 //! or a store that may go anywhere may miss every cache and the TLB. `docs/abi.md` repeats the table.
 
@@ -11,6 +11,10 @@ use wasmparser::Operator;
 
 /// Fuel for each 16 bytes that a bulk operation moves: the length is shifted right by this.
 pub(crate) const BULK_BYTES_SHIFT: i64 = 4;
+
+/// Bytes of state that cost one fuel when `evaluate` is entered: the host keeps a copy of each state during a call, compares
+/// it and saves it at checkpoints.
+pub(crate) const STATE_BYTES_PER_FUEL: usize = 16;
 
 /// Fuel for a load or a store of a binding's own record, whose address is known beforehand.
 pub(crate) const RECORD_ACCESS: u64 = 1;
@@ -168,6 +172,7 @@ mod tests {
             doc.contains(&format!("| a load or store of a record, at an address that is known | {RECORD_ACCESS} |"))
         );
         assert!(doc.contains(&format!("| any other load or store | {ACCESS} |")));
+        assert!(doc.contains(&format!("1 for each whole {STATE_BYTES_PER_FUEL} bytes of its\nstate")));
         assert_eq!(1 << BULK_BYTES_SHIFT, 16);
     }
 

@@ -1,5 +1,5 @@
-//! The words of Tocsin as types. They validate at construction, and speak no wire format: every border (protobuf,
-//! JSON, SQL) converts to and from them beside its own private types.
+//! The domain types. They validate at construction and have no wire format: protobuf, JSON and SQL code converts to and
+//! from them, next to types of its own.
 
 mod alert;
 mod firing;

@@ -441,7 +441,8 @@ impl Group {
         Ok(())
     }
 
-    /// Evaluates one binding apart, and returns the fuel that it burnt. It needs no second evaluation: this one is fresh.
+    /// Evaluates one binding apart, and returns the fuel that it burnt. A firing is evaluated once more: the first time the
+    /// rule may have looked at where its records lie.
     fn evaluate_apart(
         &mut self,
         instance: &mut Instance,
@@ -456,8 +457,8 @@ impl Group {
         let rule = instance.rule().clone();
         let apart = instance.apart()?;
         let evaluated = apart.evaluate(round.tick, records)?;
-        let mut answer =
-            evaluated.answer.and_then(|answer| answer.map_or(Ok(Verdict::default()), |a| verdict(&rule, &a)));
+        let first = evaluated.answer;
+        let mut answer = first.clone().and_then(|answer| answer.map_or(Ok(Verdict::default()), |a| verdict(&rule, &a)));
         if round.waking == Waking::Checked
             && let Some(band) = self.sleepers.as_ref().and_then(|sleepers| sleepers.band(slot))
         {
@@ -465,6 +466,15 @@ impl Group {
             answer = answer.ok().filter(kept).ok_or(Fault::Overslept(band));
         }
         let after = std::mem::take(apart.state_mut());
+        let mut fuel = evaluated.fuel;
+        if answer.as_ref().is_ok_and(|verdict| verdict.evidence.is_some()) {
+            let first = first.ok().flatten();
+            let (impurity, burnt) = purity::check(apart, &rule, round.tick, records, first, &after)?;
+            fuel += burnt;
+            if let Some(impurity) = impurity {
+                answer = Err(Fault::Impure(impurity.differed));
+            }
+        }
         match answer {
             Ok(verdict) => {
                 self.table.set_state(instance, slot, &after);
@@ -480,7 +490,7 @@ impl Group {
             Err(fault) => self.fault(instance, slot, fault, before, work),
         }
         *instance.apart()?.state_mut() = after;
-        Ok(evaluated.fuel)
+        Ok(fuel)
     }
 
     fn place(&self, slot: usize) -> Place {

@@ -1,4 +1,4 @@
-//! A fault is data: what a rule did instead of answering.
+//! Faults: what a rule did instead of returning a verdict.
 
 use std::fmt;
 
@@ -6,49 +6,49 @@ use crate::domain::{Position, RuleRef, Tick};
 use crate::limits::FUEL_PER_EVALUATION;
 use crate::wake::Band;
 
-/// All that decided a fault: the same module, judged with these, faults alike on every machine.
+/// Everything that a fault depends on: evaluated with these, the same module faults alike on every machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultBundle {
     /// The rule version.
     pub rule: RuleRef,
-    /// What was judged.
+    /// The tick that was evaluated.
     pub tick: Tick,
-    /// Where it lay.
+    /// The position of the tick.
     pub position: Position,
     /// The packed params record.
     pub params: Vec<u8>,
     /// The state record before the evaluation.
     pub state: Vec<u8>,
-    /// The fuel that the evaluation could burn.
+    /// The fuel that the evaluation was given.
     pub fuel: u64,
-    /// What went wrong.
+    /// The fault itself.
     pub fault: Fault,
 }
 
-/// Why a binding got no verdict for one tick. Its state is as it was before.
+/// Why a binding has no verdict for a tick. Its state stays as it was before the evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// It burnt more than [`FUEL_PER_EVALUATION`].
+    /// The evaluation burnt more than [`FUEL_PER_EVALUATION`].
     OutOfFuel,
-    /// It trapped; the text is Wasmtime's name of the trap.
+    /// It trapped; with Wasmtime's description of the trap.
     Trap(String),
-    /// It tried to write outside of its own pages, its state and its verdict. Nothing was written.
+    /// It tried to write outside of its own pages, its state and its verdict. The write was prevented.
     StrayWrite,
-    /// What the host read back of a call cannot be what the host's own loop wrote.
+    /// The answers of a call, as the host read them back, cannot have been written by the driver.
     Forged,
-    /// Evaluated again on a fresh instance, from the same bytes, it answered otherwise; the text says how.
+    /// Evaluated again on a fresh instance from the same bytes, the result differed; with the difference.
     Impure(String),
-    /// It answered with a code that has no meaning, or with a wake band though its manifest says that it never sleeps.
+    /// It returned a code without meaning, or a wake band although its manifest does not set `sleeps`.
     BadCode(i32),
-    /// It fired with an evidence number that is not finite; the number's place.
+    /// It fired with an evidence number that is not finite; with the index of the number.
     BadEvidence(usize),
-    /// It promised to sleep on in this band, but was asked all the same and fired, changed its state or faulted. Only
-    /// [`Waking::Checked`](crate::Waking::Checked) asks.
+    /// It returned this wake band, but evaluated inside of it, it fired, changed its state or faulted. Found only with
+    /// [`Waking::Checked`](crate::Waking::Checked), which evaluates sleepers too.
     Overslept(Band),
 }
 
 impl Fault {
-    /// Its name for programs and stores; the rest of it is [`Self::detail`].
+    /// Returns the name of the kind of fault, as stores and APIs have it. See also [`Self::detail`].
     pub fn kind(&self) -> &'static str {
         match self {
             Self::OutOfFuel => "out_of_fuel",
@@ -62,8 +62,8 @@ impl Fault {
         }
     }
 
-    /// What is to be known beside its kind: the trap, the code, the number's place, the band's low and high price and its
-    /// end; empty for the others.
+    /// Returns what is known beside the kind: the trap, the difference, the code, the index, or the low, high and end of
+    /// the band. Empty for the other kinds.
     pub fn detail(&self) -> String {
         match self {
             Self::Trap(text) | Self::Impure(text) => text.clone(),
@@ -74,7 +74,7 @@ impl Fault {
         }
     }
 
-    /// The fault of a kind and a detail; None if there is none such.
+    /// Restores a fault from its kind and detail. Returns `None` if there is no such fault.
     pub fn from_parts(kind: &str, detail: &str) -> Option<Self> {
         let fault = match kind {
             "out_of_fuel" => Self::OutOfFuel,
@@ -107,7 +107,7 @@ impl fmt::Display for Fault {
             }
             Self::BadCode(code) => write!(f, "it answered with code {code}, which means nothing"),
             Self::Overslept(Band { low, high, until_ms }) => {
-                // A band's low may be -0.0: adding 0.0 takes the sign away.
+                // A band's low may be -0.0; adding 0.0 removes the sign.
                 let (low, high) = (low + 0.0, high + 0.0);
                 write!(f, "it promised to hold and keep its state between {low:?} and {high:?}")?;
                 if *until_ms < i64::MAX {

@@ -1,39 +1,39 @@
-//! A binding's record of faults: when it is quarantined, and when it is tried again. A circuit breaker whose clock is
-//! the ticks of its symbol, so that a replay decides alike.
+//! The fault history of a binding: when it is quarantined, and when it is tried again. A circuit breaker that counts ticks
+//! of its symbol in place of time, so that a replay decides alike.
 
 use crate::limits::{FAULT_WINDOW_EVALUATIONS, MAX_PROBE_DOUBLINGS, PROBE_AFTER_TICKS, QUARANTINE_AFTER_FAULTS};
 
-/// How a binding has fared. All zero for one that never faulted.
+/// The fault history of a binding. All zero if it has never faulted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The last evaluations, the newest in the lowest bit: 1 is a fault.
+    /// The last evaluations, the newest in the lowest bit; a 1 is a fault.
     pub(crate) history: u32,
-    /// Quarantines since its last good evaluation.
+    /// The number of quarantines since its last successful probe.
     pub(crate) trips: u16,
-    /// It is tried: one fault quarantines it again, one good evaluation releases it.
+    /// Whether it is on probe: one fault quarantines it again, one good evaluation clears its history.
     pub(crate) on_probe: bool,
-    /// Ticks of its symbol until it is tried again; 0 if it is not quarantined.
+    /// The number of ticks of its symbol until it is put on probe; 0 if it is not quarantined.
     pub(crate) wait_ticks: u64,
 }
 
-/// The wait of a binding that is never tried again by itself.
+/// The wait of a binding that stays quarantined until an operator unquarantines it.
 const NEVER: u64 = u64::MAX;
 
 const _: () = assert!(FAULT_WINDOW_EVALUATIONS == u32::BITS && QUARANTINE_AFTER_FAULTS <= FAULT_WINDOW_EVALUATIONS);
 
 impl Health {
-    /// Whether nothing speaks against it.
+    /// Returns whether there is no fault to remember.
     pub(crate) fn is_clean(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it is quarantined: not judged.
+    /// Returns whether it is quarantined, and so not evaluated.
     pub fn is_quarantined(&self) -> bool {
         self.wait_ticks > 0
     }
 
-    /// The health that a binding takes to another version of its rule. One that was impure is on probe: that was the older
-    /// version's doing.
+    /// Returns the health of a binding that moves to another version of its rule. If it was quarantined for impurity, which
+    /// was the older version's, it is put on probe.
     pub fn for_another_version(mut self) -> Self {
         if self.wait_ticks == NEVER {
             self.begin_probe();
@@ -41,7 +41,7 @@ impl Health {
         self
     }
 
-    /// A good evaluation. True if it ends a probe.
+    /// Records an evaluation without a fault. Returns true if it ends a probe.
     pub(crate) fn succeeded(&mut self) -> bool {
         if self.on_probe {
             *self = Self::default();
@@ -51,7 +51,7 @@ impl Health {
         false
     }
 
-    /// A fault. True if it quarantines.
+    /// Records a fault. Returns true if it leads to quarantine.
     pub(crate) fn faulted(&mut self) -> bool {
         self.history = self.history << 1 | 1;
         if !self.on_probe && self.history.count_ones() < QUARANTINE_AFTER_FAULTS {
@@ -63,17 +63,17 @@ impl Health {
         true
     }
 
-    /// It is quarantined until someone takes it out by hand: no good evaluation would speak for it.
+    /// Quarantines it until an operator unquarantines it: a good evaluation would prove nothing.
     pub(crate) fn condemn(&mut self) {
         *self = Self { history: 0, trips: self.trips, on_probe: false, wait_ticks: NEVER };
     }
 
-    /// Whether it is quarantined until someone takes it out by hand.
+    /// Returns whether it stays quarantined until an operator unquarantines it.
     pub(crate) fn is_condemned(&self) -> bool {
         self.wait_ticks == NEVER
     }
 
-    /// A tick of its symbol has come while it is quarantined. True if it is due to be tried.
+    /// Counts a tick of its symbol during quarantine. Returns true if it is due to be put on probe.
     pub(crate) fn wait(&mut self) -> bool {
         if self.wait_ticks > 1 && self.wait_ticks != NEVER {
             self.wait_ticks -= 1;
@@ -82,7 +82,7 @@ impl Health {
         self.wait_ticks == 1
     }
 
-    /// From now on it is tried.
+    /// Puts it on probe.
     pub(crate) fn begin_probe(&mut self) {
         self.wait_ticks = 0;
         self.on_probe = true;
@@ -93,7 +93,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    /// `x` is a fault, `.` a good evaluation: at which of them it is quarantined.
+    /// Returns which of the evaluations leads to quarantine: `x` is a fault, `.` is none.
     fn quarantined_at(evaluations: &str) -> Option<usize> {
         let mut health = Health::default();
         evaluations.chars().position(|what| match what {

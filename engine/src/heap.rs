@@ -1,5 +1,5 @@
-//! Where the tables of groups lie in an instance's memory: a small allocator of power-of-two blocks behind the
-//! mailbox page. Its bookkeeping is the host's; the guest knows nothing of it.
+//! The allocator for the tables of groups in an instance's memory: power-of-two blocks behind the mailbox page. Its
+//! bookkeeping is in the host, out of reach of the guest.
 
 /// The smallest block, in bytes: a cache line, so that no two groups share one.
 const MIN_BLOCK_BYTES: usize = 64;
@@ -7,22 +7,22 @@ const MIN_BLOCK_BYTES: usize = 64;
 /// The blocks of one instance's memory.
 #[derive(Debug)]
 pub(crate) struct Heap {
-    /// Free blocks by size class: class c holds blocks of `MIN_BLOCK_BYTES << c` bytes.
+    /// The addresses of free blocks by size class: blocks of class c have `MIN_BLOCK_BYTES << c` bytes.
     free: Vec<Vec<usize>>,
-    /// The first address that no block has used yet.
+    /// The first address that has never been part of a block.
     top: usize,
-    /// The first address that can never be used.
+    /// The first address behind the usable ones.
     limit: usize,
 }
 
 impl Heap {
-    /// A heap of the addresses from `start` up to `limit`.
+    /// Creates a heap of the addresses from `start` up to `limit`, exclusive.
     pub(crate) fn new(start: usize, limit: usize) -> Self {
         Self { free: Vec::new(), top: start, limit }
     }
 
-    /// A block of at least `bytes` bytes, or None when the memory's limit is reached. It may lie above the current end
-    /// of the memory: see [`Self::top`].
+    /// Allocates a block of at least `bytes` bytes. Returns `None` if the limit is reached. The block may lie behind the
+    /// current end of the memory: see [`Self::top`].
     pub(crate) fn allocate(&mut self, bytes: usize) -> Option<usize> {
         let class = class_of(bytes);
         if let Some(at) = self.free.get_mut(class).and_then(Vec::pop) {
@@ -36,7 +36,7 @@ impl Heap {
         Some(at)
     }
 
-    /// Gives back a block that was allocated for `bytes` bytes.
+    /// Frees a block that was allocated for `bytes` bytes.
     pub(crate) fn release(&mut self, at: usize, bytes: usize) {
         let class = class_of(bytes);
         if self.free.len() <= class {
@@ -45,12 +45,12 @@ impl Heap {
         self.free[class].push(at);
     }
 
-    /// The bytes of the block that is allocated for `bytes` bytes.
+    /// Returns the size of a block that is allocated for `bytes` bytes.
     pub(crate) fn block_bytes(bytes: usize) -> usize {
         MIN_BLOCK_BYTES << class_of(bytes)
     }
 
-    /// The memory must reach up to this address.
+    /// Returns the address up to which the memory must reach.
     pub(crate) fn top(&self) -> usize {
         self.top
     }

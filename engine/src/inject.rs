@@ -1,13 +1,13 @@
-//! Re-encodes a validated module for running: the drivers are appended, the meter is built in, stores are kept from other
-//! bindings' records, NaNs are made canonical where their bits could be seen, and the memory is opened for the host's
+//! Re-encodes a validated module for execution: appends the drivers, inserts the meter, guards stores against writing to the
+//! records of other bindings, makes NaNs canonical where their bits are visible, and enlarges the memory for the host's
 //! tables.
 //!
-//! The author writes for one binding; the host adds the loop, so that the sandbox's border is crossed once for many
-//! bindings. What the guest can observe does not change: `memory.size` still answers the pages that it asked for,
-//! `memory.grow` always answers -1.
+//! A rule is written for one binding. The host adds the loop, so that the boundary of the sandbox is crossed once for many
+//! bindings. What the guest can observe does not change: `memory.size` still returns the pages that the module asked for, and
+//! `memory.grow` always returns -1.
 //!
-//! `layout` says where everything lies in memory; `driver`, `meter`, `guard` and `nan` write what is added. This file
-//! walks the module and knows the indices of what is appended.
+//! `layout` defines the memory layout and the exports; `driver`, `meter`, `guard` and `nan` generate the added code. This file
+//! walks the module and assigns the indices of what is appended.
 
 mod body;
 mod driver;
@@ -57,19 +57,20 @@ pub(crate) fn inject(module: &[u8], inspection: &Inspection) -> Vec<u8> {
     injector
         .parse_core_module(&mut out, wasmparser::Parser::new(0), module)
         .expect("a module that passed inspection has only sections and operators that can be re-encoded");
-    // The proposal has them before the code, which has to be written first; Wasmtime takes them from anywhere.
+    // By the proposal the hints precede the code, but they are known only after it is written. Wasmtime accepts them
+    // anywhere.
     out.section(&injector.hints);
     out.finish()
 }
 
 struct Injector<'a> {
     inspection: &'a Inspection,
-    /// Counts of the original module: what is appended comes behind.
+    /// Counts in the original module: what is appended gets the next indices.
     types: u32,
     globals: u32,
     functions: u32,
     has_global_section: bool,
-    /// Whether it has a store that must be guarded.
+    /// Whether there is a store that must be guarded.
     guarded: bool,
     /// The number of parameters of each function.
     arity: Vec<u32>,
@@ -77,7 +78,7 @@ struct Injector<'a> {
     hints: BranchHints,
 }
 
-/// A function that is appended.
+/// An appended function.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Appended {
     Driver,
@@ -87,7 +88,7 @@ enum Appended {
 }
 
 impl<'a> Injector<'a> {
-    /// First pass: how many of everything there is.
+    /// Counts types, functions and globals, in a first pass.
     fn count(&mut self, module: &[u8]) {
         let mut params_of_type = Vec::new();
         let mut bodies = 0;
@@ -122,7 +123,7 @@ impl<'a> Injector<'a> {
         self.functions = self.arity.len() as u32;
     }
 
-    /// Of a function's loads and stores, which ones are known to stay inside a record.
+    /// Returns for each load and store of a function whether it is proven to stay inside a record.
     fn known_accesses(&self, function: u32) -> std::slice::Iter<'a, bool> {
         if function == self.inspection.evaluate { self.inspection.in_record.iter() } else { [].iter() }
     }
@@ -135,16 +136,17 @@ impl<'a> Injector<'a> {
         self.globals
     }
 
-    /// The globals that hold where the records of the binding are that is being evaluated.
+    /// Returns the index of the global with the address of the evaluated binding's state.
     fn state_global(&self) -> u32 {
         self.globals + 1
     }
 
+    /// Returns the index of the global with the address of the evaluated binding's verdict.
     fn verdict_global(&self) -> u32 {
         self.globals + 2
     }
 
-    /// What is appended behind the module's own functions, in this order.
+    /// Returns the functions that are appended to the module's own, in this order.
     fn appended(&self) -> impl Iterator<Item = Appended> + use<> {
         let inspection = self.inspection;
         [
@@ -157,13 +159,13 @@ impl<'a> Injector<'a> {
         .filter_map(|(function, is_needed)| is_needed.then_some(function))
     }
 
-    /// The index of an appended function.
+    /// Returns the index of an appended function.
     fn index_of(&self, function: Appended) -> u32 {
         let place = self.appended().position(|other| other == function);
-        self.functions + place.expect("only what is appended is named") as u32
+        self.functions + place.expect("the function is appended") as u32
     }
 
-    /// Bytes of the guest's own pages: the mailbox is behind them.
+    /// Returns the address of the mailbox.
     fn mailbox(&self) -> i32 {
         mailbox_at(self.inspection.guest_pages) as i32
     }
@@ -229,7 +231,7 @@ impl Reencode for Injector<'_> {
         Ok(())
     }
 
-    /// A module without a global section still gets its meter.
+    /// Adds the meter to a module without a global section.
     fn intersperse_section_hook(
         &mut self,
         module: &mut Module,
@@ -245,7 +247,7 @@ impl Reencode for Injector<'_> {
         Ok(())
     }
 
-    /// The guest's exports are of no more use; the host's take their place.
+    /// Replaces the guest's exports, which are not needed any more, by the host's.
     fn parse_export_section(
         &mut self,
         exports: &mut ExportSection,
@@ -320,7 +322,7 @@ impl Reencode for Injector<'_> {
         Ok(())
     }
 
-    /// Names, producers and the manifest are not needed to run.
+    /// Removes names, producers and the manifest, which are not needed for execution.
     fn parse_custom_section(
         &mut self,
         _module: &mut Module,
@@ -334,16 +336,16 @@ fn is_bulk(operator: &Operator<'_>) -> bool {
     matches!(operator, Operator::MemoryCopy { .. } | Operator::MemoryFill { .. })
 }
 
-/// Whether the next load or store is known to stay inside a record. Those that nothing is known of are not.
+/// Returns whether the next load or store is proven to stay inside a record.
 fn next_is_known(in_record: &mut std::slice::Iter<'_, bool>) -> bool {
     in_record.next().copied().unwrap_or(false)
 }
 
-/// Kept in the fold over a function's operators.
+/// The state of the pass over a function's operators.
 struct Progress<'a> {
-    /// The prices of its loops that are still to come.
+    /// The costs of the loops that are still to come.
     loops: std::slice::Iter<'a, u64>,
-    /// Whether its loads and stores that are still to come stay inside a record.
+    /// Whether the loads and stores that are still to come stay inside a record.
     in_record: std::slice::Iter<'a, bool>,
 }
 
@@ -364,7 +366,7 @@ impl Injector<'_> {
                 body.code().drop().i32_const(-1);
                 return Ok(());
             }
-            // Where a float's bits become visible, a NaN becomes the canonical one.
+            // These make the bits of a float visible, so a NaN becomes the canonical one.
             Operator::F64Store { .. } | Operator::I64ReinterpretF64 | Operator::F64Copysign => {
                 canonical_f64(body, scratch.f64);
             }

@@ -1,8 +1,8 @@
-//! Validation of an uploaded module, before anything is compiled: is it WebAssembly, within the limits, with the
-//! interface and the manifest of a rule? Everything that is wrong is reported at once.
+//! Validates an uploaded module before anything is compiled: that it is WebAssembly, within the limits, and has the
+//! interface and the manifest of a rule. Everything that is wrong is reported at once.
 //!
-//! The order matters: counts and sizes are checked while parsing, and only a module within them is handed to the
-//! full validator and, by others, to the compiler.
+//! The order matters: counts and sizes are checked while parsing, and only a module within the limits is passed on to the
+//! full validator and, later, to the compiler.
 
 mod accesses;
 mod body;
@@ -12,7 +12,7 @@ mod stack;
 use tocsin_rules_sdk::abi;
 use wasmparser::WasmFeatures;
 
-use crate::cost::{self, FunctionCost, Metering};
+use crate::cost::{self, FunctionCost, Metering, STATE_BYTES_PER_FUEL};
 use crate::limits::{FUEL_PER_EVALUATION, MAX_CHAIN_BYTES, MAX_MODULE_BYTES};
 use crate::manifest::Manifest;
 use crate::violation::{Code, Rejection, Violations};
@@ -22,8 +22,8 @@ pub(crate) use self::accesses::{Access, access};
 use self::sections::{Interface, Parsed};
 use self::stack::CallGraph;
 
-/// The features of WebAssembly that a rule may use: what compilers emit for plain code, and nothing whose cost or
-/// result could surprise. SIMD, threads, references, GC, exceptions, tail calls, 64-bit and several memories are off.
+/// The features of WebAssembly that a rule may use: what compilers emit for plain code, and nothing with an unpredictable
+/// cost or result. SIMD, threads, references, GC, exceptions, tail calls, 64-bit and multiple memories are off.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -33,35 +33,38 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::FLOATS)
     .union(WasmFeatures::GC_TYPES);
 
-/// What is known of a module that passed.
+/// The result of inspecting a module that passed.
 #[derive(Debug)]
 pub struct Inspection {
-    /// Its manifest.
+    /// The parsed manifest.
     pub manifest: Manifest,
-    /// Whether it needs a meter.
+    /// Whether it runs on a meter.
     pub metering: Metering,
-    /// Pages of 64 KiB that it asked for.
+    /// The memory that it asks for, in pages of 64 KiB.
     pub guest_pages: u64,
-    /// The index of `evaluate`.
+    /// The function index of `evaluate`.
     pub(crate) evaluate: u32,
-    /// The index of `migrate`, if it has one.
+    /// The function index of `migrate`, if it is exported.
     pub(crate) migrate: Option<u32>,
-    /// For each load and store of `evaluate`, in their order: whether it is known to stay inside a record of the binding
-    /// that is evaluated, and allowed there. Empty where the module can enter `evaluate` itself.
+    /// For each load and store of `evaluate`, in order: whether it is proven to stay inside a record of the evaluated
+    /// binding, and is allowed there. Empty if the module can call `evaluate` itself.
     pub(crate) in_record: Vec<bool>,
-    /// The module's globals that it can change, by index.
+    /// The indices of the module's mutable globals.
     pub(crate) mutable_globals: Vec<u32>,
-    /// What the module's own pages hold at first: offsets and bytes, in their order. All else is zero.
+    /// The initial content of the module's own pages: offsets and bytes, in order. The rest is zero.
     pub(crate) data: Vec<(usize, Vec<u8>)>,
-    /// The price of each function.
+    /// The cost of each function.
     pub(crate) functions: Vec<FunctionCost>,
 }
 
-/// Checks a module.
+/// Validates a module.
+///
+/// # Errors
+/// Where the module is not a rule, with everything that is wrong with it.
 pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     let mut violations = Violations::default();
-    if let Some(complaint) = not_a_module(module) {
-        violations.add(Code::Format, complaint);
+    if let Some(reason) = not_a_module(module) {
+        violations.add(Code::Format, reason);
         return Err(violations.into_rejection());
     }
     if module.len() > MAX_MODULE_BYTES {
@@ -70,7 +73,8 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
         return Err(violations.into_rejection());
     }
     let parsed = sections::walk(module, &mut violations);
-    // Whatever breaks a limit is kept from the validator; a wrong interface is not, so that both are reported.
+    // The validator is not given a module that exceeds a limit. It is given one with a wrong interface, so that both are
+    // reported.
     let over_limit = violations.holds(Code::Limit) || violations.holds(Code::Format);
     let interface = parsed.check_interface(&mut violations);
     let validated = if over_limit { Ok(Vec::new()) } else { accesses::validate(module, FEATURES, interface.evaluate) };
@@ -101,21 +105,21 @@ pub fn inspect(module: &[u8]) -> Result<Inspection, Rejection> {
     match (manifest, interface.evaluate, parsed.guest_pages) {
         (Some(manifest), Some(evaluate), Some(guest_pages)) if violations.is_empty() => {
             let known = validated.unwrap_or_default();
-            priced(parsed, manifest, Entries { evaluate, interface, known }, guest_pages, violations)
+            with_costs(parsed, manifest, Entries { evaluate, interface, known }, guest_pages, violations)
         }
         _ => Err(violations.into_rejection()),
     }
 }
 
-/// How the host enters a module, and what is known of the accesses of `evaluate` when it does.
+/// The functions that the host calls, and what is known of the accesses of `evaluate` when it does.
 struct Entries {
     evaluate: u32,
     interface: Interface,
     known: Vec<Option<InRecord>>,
 }
 
-/// Adds what a sound module costs: its accesses, its stack, and whether it needs a meter.
-fn priced(
+/// Completes the inspection of a valid module with its costs: of accesses, of stack, and whether it needs a meter.
+fn with_costs(
     parsed: Parsed<'_>,
     manifest: Manifest,
     entries: Entries,
@@ -124,7 +128,7 @@ fn priced(
 ) -> Result<Inspection, Rejection> {
     let Entries { evaluate, interface, known } = entries;
     let Parsed { mut functions, in_table, mutable_globals, data, .. } = parsed;
-    // What the proof of accesses rests on.
+    // The proof of accesses assumes that only the driver calls `evaluate`.
     let enters_itself = functions.iter().any(|function| function.calls.contains(&evaluate))
         || in_table.contains(&evaluate)
         || interface.migrate == Some(evaluate);
@@ -147,6 +151,7 @@ fn priced(
         function.regions[0] += fuel;
         function.price_accesses(if index as u32 == evaluate { &in_record } else { &[] });
     }
+    functions[evaluate as usize].regions[0] += (manifest.state_bytes / STATE_BYTES_PER_FUEL) as u64;
     let metering = cost::certify_all(&functions, roots(), FUEL_PER_EVALUATION);
     Ok(Inspection {
         manifest,
@@ -161,7 +166,7 @@ fn priced(
     })
 }
 
-/// Names what a file is that does not even begin like a module.
+/// Returns what a file is instead if it does not begin like a module.
 fn not_a_module(bytes: &[u8]) -> Option<String> {
     let trimmed = bytes.trim_ascii_start();
     let what = if bytes.is_empty() {

@@ -225,21 +225,24 @@ impl Instance {
 
     /// Evaluates `count` bindings whose params and states begin at the given addresses.
     pub(crate) fn call(&mut self, params_at: usize, states_at: usize, count: u32) -> CallEnd {
-        let drive = self.drive.clone();
-        self.drive(&drive, (params_at as i32, states_at as i32, count as i32))
+        self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
+        let returned = self.drive.call(&mut self.store, (params_at as i32, states_at as i32, count as i32));
+        self.call_end(returned, count)
     }
 
     /// Evaluates the bindings whose params and states are at the given addresses, at most
     /// [`MAX_LISTED`](crate::inject::MAX_LISTED). Only for a rule that sleeps.
     pub(crate) fn call_listed(&mut self, addresses: &[(u32, u32)]) -> CallEnd {
-        let drive = self.drive_listed.clone().expect("a rule that sleeps has this driver");
         let list = mailbox_at(self.rule.guest_pages()) + LIST_AT;
         let entries = self.bytes_mut(list, addresses.len() * LIST_ENTRY_BYTES).chunks_exact_mut(LIST_ENTRY_BYTES);
         for (entry, (params_at, state_at)) in entries.zip(addresses) {
             entry[..4].copy_from_slice(&params_at.to_le_bytes());
             entry[4..].copy_from_slice(&state_at.to_le_bytes());
         }
-        self.drive(&drive, (list as i32, 0, addresses.len() as i32))
+        self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
+        let drive = self.drive_listed.as_ref().expect("a rule that sleeps has this driver");
+        let returned = drive.call(&mut self.store, (list as i32, 0, addresses.len() as i32));
+        self.call_end(returned, addresses.len() as u32)
     }
 
     /// Makes a state out of an older version's, the `from`th of those that the rule migrates: all zero at first, at the
@@ -259,10 +262,9 @@ impl Instance {
         migrate.call(&mut self.store, arguments).map_err(|error| self.failed(&error))
     }
 
-    fn drive(&mut self, driver: &Driver, arguments: (i32, i32, i32)) -> CallEnd {
-        let count = arguments.2 as u32;
-        self.store.set_epoch_deadline(EPOCH_DEADLINE_TICKS);
-        match driver.call(&mut self.store, arguments) {
+    /// Reads how a call of `count` bindings ended from what the driver returned.
+    fn call_end(&mut self, returned: wasmtime::Result<i64>, count: u32) -> CallEnd {
+        match returned {
             Ok(packed) => {
                 let Driven { bindings, answers, fuel } = Driven::unpack(packed);
                 let is_plausible = (1..=count).contains(&bindings) && answers <= bindings;

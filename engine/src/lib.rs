@@ -1,10 +1,10 @@
-//! The domain of Tocsin and the engine that judges ticks: ticks in, verdicts out.
+//! The domain of Tocsin, and the engine that evaluates ticks against rules: ticks in, verdicts out.
 //!
-//! This crate is synchronous and does no IO: it knows nothing of Kafka, SQL or HTTP, and decides nothing by a clock, so anyone
-//! can embed it and a test can hold every input still. [`domain`] holds the words that all of Tocsin shares.
+//! This crate is synchronous, does no IO (there is no Kafka, SQL or HTTP in it) and decides nothing by a clock, so it can be
+//! embedded anywhere and tested with fixed inputs. [`domain`] has the types that all of Tocsin shares.
 //!
 //! From a module's bytes to a verdict: [`inspect`] validates, `inject` re-encodes, [`Engine`] compiles, and a
-//! [`Shard`] keeps the bindings of all symbols and judges each tick against them.
+//! [`Shard`] keeps the bindings of all symbols and evaluates each tick against them.
 
 mod apart;
 pub mod builtin;
@@ -20,7 +20,6 @@ mod heap;
 mod inject;
 pub mod inspect;
 mod instance;
-
 pub mod limits;
 pub mod manifest;
 mod migration;
@@ -49,6 +48,6 @@ pub use purity::Impurity;
 pub use reproduce::{NotReproduced, reproduce};
 pub use runtime::{Artifact, Engine, LoadError, Prepared, Rule, StartError};
 pub use shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
-pub use snapshot::{DamagedSnapshot, GroupSnapshot, SavedBinding};
+pub use snapshot::{GroupSnapshot, SavedBinding, SnapshotError};
 pub use usage::{RuleUsage, Usage};
 pub use wake::Band;

@@ -1,4 +1,4 @@
-//! What a module says of itself, readable without running it: the JSON of its custom section `tocsin.manifest`.
+//! The manifest of a module: JSON in its custom section `tocsin.manifest`, which can be read without running the module.
 
 mod texts;
 
@@ -16,32 +16,32 @@ use crate::violation::{Code, Violation, Violations};
 
 use self::texts::check_texts;
 
-/// A module's manifest, checked.
+/// A valid manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// The rule's name.
+    /// The name of the rule.
     pub name: RuleName,
-    /// The rule's version.
+    /// The version of the rule.
     pub version: Version,
-    /// What it does, for people.
+    /// What the rule does, as text to display.
     pub description: String,
-    /// Who wrote it.
+    /// The author, as text to display.
     pub author: String,
-    /// What its params are and how they are packed.
+    /// The schema and the layout of its params.
     pub params: ParamsSpec,
-    /// Bytes of state that each binding keeps.
+    /// The size of the state of each binding, in bytes.
     pub state_bytes: usize,
-    /// Names of the evidence numbers, in order; at most [`abi::MAX_EVIDENCE`].
+    /// The names of the evidence numbers, in order; at most [`abi::MAX_EVIDENCE`].
     pub evidence: Vec<Arc<str>>,
     /// Whether its verdicts may carry a wake band.
     pub sleeps: bool,
-    /// The older versions whose states it can take over, in the order that its `migrate` counts them.
+    /// The older versions from which it migrates states; their index is the `from` of its `migrate`.
     pub migrates: Vec<Version>,
-    /// The manifest as it was written, for people and clients.
+    /// The manifest as it was written.
     pub json: Value,
 }
 
-/// The wire form. Members that are not listed here are refused: a typo must not pass as silence.
+/// The wire form. Unknown members are refused, so that a typo does not go unnoticed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawManifest {
@@ -74,7 +74,7 @@ struct RawState {
 }
 
 impl Manifest {
-    /// Parses and checks the bytes of a manifest; `violations` receives all that is wrong with it.
+    /// Parses and checks a manifest. Returns `None` if something is wrong with it, and adds all of it to `violations`.
     pub(crate) fn parse(bytes: &[u8], violations: &mut Violations) -> Option<Self> {
         if bytes.len() > MAX_MANIFEST_BYTES {
             let text = format!("the manifest has {} bytes, more than the {MAX_MANIFEST_BYTES} allowed", bytes.len());
@@ -99,14 +99,14 @@ impl Manifest {
     }
 }
 
-/// A member that is there: null is no value.
+/// Reads a member that is present: null is not a value.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 impl RawManifest {
-    /// Reads what can be read. A member that cannot be is told and left out, so that the others are checked as well; the
-    /// names of those are returned too.
+    /// Reads the members that can be read, so that all of them are checked. One that cannot be is a violation and is left
+    /// out; the names of those are returned as well.
     fn read(mut json: Value, violations: &mut Violations) -> Option<(Self, Vec<String>)> {
         let mut unread = Vec::new();
         loop {
@@ -140,7 +140,7 @@ impl RawManifest {
         if let Some(version) = self.abi.filter(|version| *version != abi::VERSION) {
             wrong(format!("manifest.abi: {version} is not supported, this host speaks ABI {}", abi::VERSION));
         }
-        // Of strings that are too long all is said.
+        // A string that is too long is a violation already.
         let name = self.name.filter(|name| name.len() <= MAX_NAME_BYTES);
         let name =
             name.and_then(|name| RuleName::parse(&name).map_err(|error| wrong(format!("manifest.name: {error}"))).ok());
@@ -164,7 +164,7 @@ impl RawManifest {
     }
 }
 
-/// Serde would read an array as the members of an object in their order; here nobody should. The path of such an array.
+/// Returns the path of an array in place of an object, which Serde would accept as the object's members in order.
 fn array_for_object(json: &Value) -> Option<String> {
     let objects = [("manifest", json), ("manifest.params", &json["params"]), ("manifest.state", &json["state"])];
     let fields = json["params"]["layout"].as_array().into_iter().flatten().enumerate();
@@ -173,7 +173,7 @@ fn array_for_object(json: &Value) -> Option<String> {
     all.find(|(_, value)| value.is_array()).map(|(path, _)| path)
 }
 
-/// Checks the size of a packed record: bounded, and a multiple of its alignment so that records can lie side by side.
+/// Checks the size of a packed record: bounded, and a multiple of its alignment so that records can be adjacent.
 pub(crate) fn check_record_size(path: &str, bytes: usize, max_bytes: usize, wrong: &mut impl FnMut(String)) {
     if bytes > max_bytes {
         wrong(format!("{path}: {bytes} bytes, more than the {max_bytes} allowed"));
@@ -217,7 +217,7 @@ fn check_migrates(texts: &[String], own: Option<&Version>, wrong: &mut impl FnMu
 fn check_version(path: &str, text: &str, wrong: &mut impl FnMut(String)) -> Option<Version> {
     match parse_version(text) {
         Ok(version) => Some(version),
-        // Said already, as of every string.
+        // A string that is too long is a violation already.
         Err(VersionError::TooLong { .. }) => None,
         Err(error) => {
             wrong(format!("{path}: {error}"));
@@ -226,7 +226,7 @@ fn check_version(path: &str, text: &str, wrong: &mut impl FnMut(String)) -> Opti
     }
 }
 
-/// Whether a text can name a param or an evidence number.
+/// Returns whether a text can be the name of a param or an evidence number.
 pub(crate) fn is_member_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphabetic())

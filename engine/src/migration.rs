@@ -1,4 +1,4 @@
-//! State migration: a newer version of a rule makes its states out of an older one's.
+//! State migration: a newer version of a rule makes its states from those of an older version.
 
 use crate::domain::Version;
 use crate::fault::Fault;
@@ -7,42 +7,42 @@ use crate::manifest::Manifest;
 use crate::runtime::Rule;
 use tocsin_rules_sdk::abi;
 
-/// Makes states of one version out of those of another.
+/// Makes states of one version from those of another.
 ///
-/// Each state is made twice, on fresh instances and at different addresses, and both must agree: so nothing that `migrate`
-/// keeps or reads beside its records can get from one binding's state into another's.
+/// Each state is made twice, on fresh instances and at different addresses, and both results must agree. So nothing that
+/// `migrate` keeps or reads beside its records can get from one binding's state into another's.
 pub struct Migration {
     rule: Rule,
     old_state_bytes: usize,
     path: Path,
 }
 
-/// By how much the addresses of the second run differ.
-const ELSEWHERE_BYTES: usize = 4096;
+/// The distance of the addresses of the second run from those of the first.
+const SECOND_RUN_GAP_BYTES: usize = 4096;
 
-/// How states come over.
+/// How states are migrated.
 #[derive(Clone, Copy)]
 enum Path {
-    /// There is nothing to come over: the new version has no state.
+    /// Not at all: the new version has no state.
     Nothing,
-    /// By the new version's `migrate`; the old one's place in its list.
+    /// By the new version's `migrate`, with the index of the old version in its list.
     Function(usize),
 }
 
-/// Why states cannot come over.
+/// Why states cannot be migrated.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// The new version keeps a state and does not say that it can make it from the old one's.
+    /// The new version has a state, and its manifest does not name the old version in `migrates`.
     #[error(
         "version {to} keeps a state and does not migrate from {from}: its manifest's `migrates` names {}",
         list(.migrates)
     )]
     NoPath {
-        /// The old version.
+        /// The version of the old states.
         from: Version,
-        /// The new one.
+        /// The version of the new states.
         to: Version,
-        /// From where it migrates.
+        /// The versions that the new one migrates from.
         migrates: Vec<Version>,
     },
     /// `migrate` refused a state.
@@ -51,21 +51,21 @@ pub enum MigrationError {
     /// `migrate` faulted.
     #[error("`migrate` faulted: {0}")]
     Faulted(Fault),
-    /// `migrate` made two states out of one.
+    /// `migrate` made two different states from one.
     #[error("`migrate` is impure: done again on a fresh instance from the same bytes, {0}")]
     Impure(String),
-    /// The state or the params are not of the size that their manifest names.
+    /// The state or the params do not have the size that the manifest names.
     #[error("the {what} record has {got} bytes, but the manifest says {expected}")]
     Size {
         /// `state` or `params`.
         what: &'static str,
-        /// Bytes given.
+        /// The given size in bytes.
         got: usize,
-        /// Bytes expected.
+        /// The expected size in bytes.
         expected: usize,
     },
-    /// The machine could not do it.
-    #[error("the machine is in trouble: {0}")]
+    /// The machine lacks memory or time.
+    #[error("the machine lacks memory or time: {0}")]
     Machine(String),
 }
 
@@ -76,7 +76,10 @@ impl From<MemoryError> for MigrationError {
 }
 
 impl Migration {
-    /// Prepares to take over states of the version whose manifest is `old`.
+    /// Creates a migration from the version with the manifest `old`.
+    ///
+    /// # Errors
+    /// [`MigrationError::NoPath`]
     pub fn new(rule: &Rule, old: &Manifest) -> Result<Self, MigrationError> {
         let manifest = rule.manifest();
         let path = match manifest.migrates.iter().position(|version| *version == old.version) {
@@ -90,7 +93,7 @@ impl Migration {
         Ok(Self { rule: rule.clone(), old_state_bytes: old.state_bytes, path })
     }
 
-    /// The new version's state of a binding: `params` is its record for the new version.
+    /// Returns the new state of a binding. `params` is its params record for the new version.
     pub fn state(&self, params: &[u8], old_state: &[u8]) -> Result<Vec<u8>, MigrationError> {
         let params_bytes = self.rule.manifest().params.packed_bytes();
         for (what, got, expected) in
@@ -102,13 +105,13 @@ impl Migration {
         }
         let Path::Function(from) = self.path else { return Ok(Vec::new()) };
         let state = self.run(from, params, old_state, 0)?;
-        let again = self.run(from, params, old_state, ELSEWHERE_BYTES);
+        let again = self.run(from, params, old_state, SECOND_RUN_GAP_BYTES);
         match again {
             Ok(again) if again == state => Ok(state),
             Ok(again) => {
                 let at = state.iter().zip(&again).position(|(one, other)| one != other).unwrap_or_default();
-                let told = format!("byte {at} of the state was {:#04x}, then {:#04x}", state[at], again[at]);
-                Err(MigrationError::Impure(told))
+                let difference = format!("byte {at} of the state was {:#04x}, then {:#04x}", state[at], again[at]);
+                Err(MigrationError::Impure(difference))
             }
             Err(MigrationError::Refused(code)) => Err(MigrationError::Impure(format!("it refused with code {code}"))),
             Err(MigrationError::Faulted(fault)) => Err(MigrationError::Impure(fault.to_string())),
@@ -116,7 +119,7 @@ impl Migration {
         }
     }
 
-    /// Calls `migrate` on a fresh instance whose records lie behind `gap_bytes` of nothing.
+    /// Calls `migrate` on a fresh instance, with its records behind a gap of `gap_bytes`.
     fn run(&self, from: usize, params: &[u8], old_state: &[u8], gap_bytes: usize) -> Result<Vec<u8>, MigrationError> {
         let state_bytes = self.rule.manifest().state_bytes;
         let mut instance = Instance::new(&self.rule)?;

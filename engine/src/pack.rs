@@ -1,5 +1,5 @@
-//! Attaches a manifest to a module, for toolchains that cannot write custom sections. Whether the result is a rule is for
-//! [`crate::inspect`] to say.
+//! Attaches a manifest to a module, for toolchains that cannot write custom sections. It does not check whether the result
+//! is a rule: [`crate::inspect`] does.
 
 use tocsin_rules_sdk::abi::MANIFEST_SECTION;
 use wasm_encoder::{CustomSection, Section as _};
@@ -14,23 +14,26 @@ const HEADER_BYTES: usize = 8;
 /// A module with a manifest.
 #[derive(Debug)]
 pub struct Packed {
-    /// The module: all that it had, and the manifest as its last section.
+    /// The module, with the manifest as its last section.
     pub module: Vec<u8>,
-    /// Whether it had a manifest before, which is gone.
+    /// Whether an earlier manifest was removed.
     pub replaced: bool,
 }
 
-/// Attaches a manifest, in the place of any that is there. Refuses only what is no module.
+/// Attaches a manifest, and removes an earlier one.
+///
+/// # Errors
+/// Where the bytes are not a module.
 pub fn pack(module: &[u8], manifest: &[u8]) -> Result<Packed, Rejection> {
     let Some(mut packed) = without_manifest(module) else {
-        return Err(inspect(module).expect_err("what cannot be walked is no rule"));
+        return Err(inspect(module).expect_err("bytes that are not a module are not a rule"));
     };
     let replaced = packed.len() < module.len();
     CustomSection { name: MANIFEST_SECTION.into(), data: manifest.into() }.append_to(&mut packed);
     Ok(Packed { module: packed, replaced })
 }
 
-/// The module's bytes but for its manifest; None if they are not a module's.
+/// Returns the module without its manifest, or `None` if the bytes are not a module.
 fn without_manifest(module: &[u8]) -> Option<Vec<u8>> {
     let mut kept = module.get(..HEADER_BYTES)?.to_vec();
     let mut start = HEADER_BYTES;
@@ -39,11 +42,11 @@ fn without_manifest(module: &[u8]) -> Option<Vec<u8>> {
         if let Payload::Version { encoding: Encoding::Component, .. } = payload {
             return None;
         }
-        // The bodies of functions are payloads too, but lie in a section that was told before.
+        // The bodies of functions are payloads too, within a section that came before.
         let Some((_, content)) = payload.as_section() else { continue };
         let is_manifest = matches!(&payload, Payload::CustomSection(custom) if custom.name() == MANIFEST_SECTION);
         if !is_manifest {
-            // The code section is told at its start, and may say that it is longer than the module.
+            // The payload of a code section comes at its start, and may claim to be longer than the module.
             kept.extend_from_slice(module.get(start..content.end)?);
         }
         start = content.end;
@@ -57,7 +60,7 @@ mod tests {
     use crate::builtin;
 
     #[test]
-    fn a_packed_module_is_the_old_one_and_its_manifest() {
+    fn packing_appends_or_replaces_the_manifest() {
         let bare = wat::parse_str("(module (func (nop)) (func) (@custom \"other\" \"x\"))").unwrap();
         let packed = pack(&bare, b"{}").unwrap();
         assert!(!packed.replaced);
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_stays_a_rule_wherever_its_manifest_was() {
+    fn a_packed_rule_is_a_rule_wherever_its_manifest_was() {
         let manifest = inspect(builtin::ABOVE).unwrap().manifest.json.to_string();
         let (header, rest) = builtin::ABOVE.split_at(HEADER_BYTES);
         let mut early = header.to_vec();
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_refused_as_such() {
+    fn bytes_that_are_not_a_module_are_refused() {
         let cut = &builtin::ABOVE[..builtin::ABOVE.len() - 1];
         for (bytes, expect) in [
             (&b""[..], "is empty"),
@@ -89,7 +92,7 @@ mod tests {
             (b"(module)", "WebAssembly text"),
             (b"\0as", "does not begin"),
             (cut, "unexpected end"),
-            // A code section that says it is longer than the module.
+            // A code section that claims to be longer than the module.
             (b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x49\x01\xb9", "unexpected end"),
         ] {
             let refused = pack(bytes, b"{}").unwrap_err().to_string();

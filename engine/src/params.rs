@@ -1,8 +1,8 @@
-//! A rule's params: the JSON Schema that people's values are checked against, and the packed record that the rule
+//! The params of a rule: the JSON Schema that an alert's values are checked against, and the packed record that the rule
 //! reads.
 //!
-//! A manifest comes from a stranger, so a schema is limited to keywords that cost nothing to check: no references, no
-//! regular expressions, no nesting.
+//! A manifest is untrusted, so a schema is limited to keywords that are cheap to check: no references, no regular
+//! expressions, no nesting.
 
 mod kind;
 mod layout;
@@ -25,7 +25,7 @@ use self::kind::{MAX_FIELD_BYTES, Rounded};
 use self::layout::{Field, RawField, check_layout};
 use self::schema::check_object_schema;
 
-/// What a rule's params are and how they are packed.
+/// The schema and the layout of a rule's params.
 #[derive(Clone, Debug)]
 pub struct ParamsSpec {
     schema: Arc<Value>,
@@ -34,12 +34,12 @@ pub struct ParamsSpec {
     packed_bytes: usize,
 }
 
-/// One value that is not what a rule's schema asks for.
+/// A value that is invalid by a rule's schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamError {
-    /// The member, such as `percent`; empty for the params as a whole.
+    /// The name of the param, such as `percent`; empty for the params as a whole.
     pub path: String,
-    /// What is wrong with its value, and what would be right.
+    /// What is wrong with the value, and what would be valid.
     pub message: String,
 }
 
@@ -66,17 +66,20 @@ pub(crate) struct RawParams {
 }
 
 impl ParamsSpec {
-    /// The JSON Schema, an object.
+    /// Returns the JSON Schema, an object.
     pub fn schema(&self) -> &Value {
         &self.schema
     }
 
-    /// Bytes of the packed record.
+    /// Returns the size of the packed record, in bytes.
     pub fn packed_bytes(&self) -> usize {
         self.packed_bytes
     }
 
-    /// Checks a value against the schema, fills in defaults and packs it. All errors are returned, by path.
+    /// Checks a value against the schema, fills in defaults and packs it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the value.
     pub fn pack(&self, value: &Value) -> Result<Params, Vec<ParamError>> {
         let Value::Object(given) = value else {
             return Err(vec![ParamError { path: String::new(), message: format!("{value} is not a JSON object") }]);
@@ -107,8 +110,7 @@ impl ParamsSpec {
         if errors.is_empty() { Ok(Params { json: full.to_string(), packed }) } else { Err(errors) }
     }
 
-    /// Checks values, which are within the schema as they were given, as the rule reads them: packing may have rounded
-    /// them past a bound.
+    /// Checks valid values again as the rule reads them: packing may have rounded them past a bound.
     fn check_rounded(&self, given: &Value) -> Vec<ParamError> {
         let fields = self.layout.iter();
         let rounded = fields.filter_map(|field| Some((&*field.name, field.kind.rounded(given.get(&field.name)?)?)));
@@ -129,7 +131,7 @@ impl ParamsSpec {
         self.validator.iter_errors(&packed).filter_map(|error| name_both(from_schema_error(&error))).collect()
     }
 
-    /// Checks a manifest's `params` member.
+    /// Checks the `params` member of a manifest.
     pub(crate) fn check(raw: RawParams, wrong: &mut impl FnMut(String)) -> Option<Self> {
         let schema = raw.schema.unwrap_or_default();
         let properties = check_object_schema(&schema, wrong);
@@ -152,7 +154,7 @@ impl ParamsSpec {
         Some(spec)
     }
 
-    /// A default that its own schema refuses would make every alert fail that relies on it.
+    /// Checks the defaults by their own schema: an invalid one would fail every alert that relies on it.
     fn check_defaults(&self, wrong: &mut impl FnMut(String)) {
         for field in &self.layout {
             let Some(default) = &field.default else { continue };
@@ -164,7 +166,7 @@ impl ParamsSpec {
             for ParamError { message, .. } in self.check_rounded(&alone) {
                 wrong(format!("manifest.params.schema.properties.{}.default: {message}", field.name));
             }
-            // Not in a record: its size and the field's offset may be what is wrong with them.
+            // Not packed into a record, since its size or the field's offset may be wrong.
             let mut place = [0; MAX_FIELD_BYTES];
             if let Err(message) = field.kind.pack(default, &mut place[..field.kind.bytes()]) {
                 wrong(format!("manifest.params.schema.properties.{}.default: {message}", field.name));
@@ -173,7 +175,7 @@ impl ParamsSpec {
     }
 }
 
-/// One of the validator's errors in the words of this API.
+/// Converts an error of the validator.
 fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> ParamError {
     let path = error.instance_path().as_str().trim_start_matches('/').to_owned();
     let one = |path: String, message: String| ParamError { path, message };
@@ -191,7 +193,7 @@ fn from_schema_error(error: &jsonschema::ValidationError<'_>) -> ParamError {
     }
 }
 
-/// Shortens a text that a stranger wrote, for a message.
+/// Shortens untrusted text for a message.
 fn clip(text: &str) -> String {
     const MAX_CHARS: usize = 80;
     if text.chars().count() <= MAX_CHARS { text.into() } else { text.chars().take(MAX_CHARS).chain(['…']).collect() }
@@ -215,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn params_of_a_rule_that_has_none_are_named() {
+    fn params_of_a_rule_without_params_are_reported_by_name() {
         let spec = ParamsSpec::check(RawParams::default(), &mut |text| panic!("{text}")).unwrap();
         let errors = spec.pack(&json!({"x": 1, "y": null})).unwrap_err();
-        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["params.x: this rule has no such param", "params.y: this rule has no such param"]);
+        let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(messages, ["params.x: this rule has no such param", "params.y: this rule has no such param"]);
     }
 
     #[test]
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_that_cannot_be_packed_is_told_why() {
+    fn the_error_for_an_integer_that_cannot_be_packed_says_why() {
         let inexact = "from 9007199254740992 on a number with a point or an exponent is not exact";
         for (kind, text, expect) in [
             ("i64", "9007199254740992.0", inexact),

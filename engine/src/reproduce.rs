@@ -1,4 +1,4 @@
-//! Seeing a fault again from its bundle: one evaluation, on a fresh instance, from the same bytes.
+//! Reproduces a fault from its bundle: one evaluation, on a fresh instance, from the same bytes.
 
 use crate::domain::{AlertId, BindingId, Digest, Lifecycle, Repeat, RuleRef, Tenant};
 use crate::evaluate::{EvaluateError, Waking};
@@ -9,48 +9,51 @@ use crate::runtime::Rule;
 use crate::shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
 use crate::snapshot::SavedBinding;
 
-/// Why a fault was not seen again.
+/// Why a fault was not reproduced.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReproduced {
     /// The bundle is of another module.
     #[error("the bundle's fault is of the module {expected}, but this module is {got}")]
     Digest {
-        /// The bundle's.
+        /// The digest in the bundle.
         expected: Digest,
-        /// The rule's.
+        /// The digest of the rule.
         got: Digest,
     },
     /// The bundle names another rule than its module does.
     #[error("the bundle says that the rule is {expected}, but its module says {got}")]
     Reference {
-        /// The bundle's name and version.
+        /// Name and version in the bundle.
         expected: String,
-        /// The module's.
+        /// Name and version in the module.
         got: String,
     },
-    /// The bundle says that the rule overslept, and its tick or its module do not bear that out.
+    /// The bundle says that the rule overslept, which its tick or its module contradict.
     #[error("the bundle's rule cannot have overslept: {0}")]
     Awake(&'static str),
-    /// This version of the engine grants an evaluation another budget than the one that faulted.
+    /// The evaluation that faulted was given another amount of fuel than this version of the engine gives.
     #[error("the bundle's evaluation could burn {0} fuel, but this version grants {FUEL_PER_EVALUATION}")]
     Fuel(u64),
     /// The records do not fit the rule.
     #[error("the bundle does not fit its module: {0}")]
     Arm(#[from] ArmError),
-    /// The evaluation ended otherwise; the text says how.
+    /// The evaluation ended differently.
     #[error("the bundle says that {expected}; evaluated again, {got}")]
     Differs {
-        /// What the bundle says.
+        /// The fault in the bundle.
         expected: Fault,
-        /// What came of it now.
+        /// What the evaluation did now.
         got: String,
     },
-    /// The engine itself could not judge.
+    /// The engine could not evaluate.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
 }
 
-/// Evaluates once what a bundle holds. Ok, with what it did, if the same fault comes of it.
+/// Evaluates a bundle once. Returns what the rule did, if that is the same fault.
+///
+/// # Errors
+/// Where the bundle does not fit the rule, or the rule did something else.
 ///
 /// A rule that overslept must fire, change its state or fault on a tick inside of the band that the bundle names.
 pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReproduced> {
@@ -81,7 +84,7 @@ pub fn reproduce(rule: &Rule, bundle: &FaultBundle) -> Result<String, NotReprodu
     if seen { Ok(got) } else { Err(NotReproduced::Differs { expected: bundle.fault.clone(), got }) }
 }
 
-/// Whether the bundle is of this rule, and can have been written by this version of the engine.
+/// Checks that the bundle is of this rule, and that this version of the engine can have written it.
 fn check(rule: &Rule, bundle: &FaultBundle) -> Result<(), NotReproduced> {
     let (expected, got) = (&bundle.rule, rule.reference());
     if expected.digest != got.digest {

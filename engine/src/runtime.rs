@@ -1,5 +1,4 @@
-//! The narrow waist to Wasmtime: how modules are compiled, and what a compiled rule is. Nothing outside this file and
-//! [`crate::instance`] names a Wasmtime type.
+//! Compilation of modules by Wasmtime. Wasmtime's types appear in this file and in [`crate::instance`] only.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -17,20 +16,20 @@ use crate::limits::{EPOCH_TICK_MS, FUEL_PER_CALL, MAX_BINDINGS_PER_CALL, RESET_P
 use crate::manifest::Manifest;
 use crate::violation::Rejection;
 
-/// Compiles rules. One of it serves a process; clones share it.
+/// Compiles rules. A process needs one; clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<EngineInner>);
 
 struct EngineInner {
-    /// For certified rules: no epoch checks in their loops, since none of their calls can run long.
+    /// For certified rules: without epoch checks in their loops, since none of their calls can run long.
     certified: wasmtime::Engine,
     /// For metered rules.
     metered: wasmtime::Engine,
-    /// Stops with the engine.
+    /// Stops when it is dropped.
     _ticker: EpochTicker,
 }
 
-/// A compiled rule version. Cloning is cheap.
+/// A compiled rule version. Cheap to clone.
 #[derive(Clone)]
 pub struct Rule(Arc<RuleInner>);
 
@@ -38,7 +37,7 @@ struct RuleInner {
     reference: RuleRef,
     inspection: Inspection,
     template: InstancePre<StoreLimits>,
-    /// Keeps the epoch ticking for as long as there are instances.
+    /// Keeps the epoch advancing as long as there are instances.
     _engine: Engine,
 }
 
@@ -49,13 +48,13 @@ pub struct Prepared {
     injected: Vec<u8>,
 }
 
-/// Machine code of a module, as [`Engine::compile`] made it.
+/// The machine code of a module, as [`Engine::compile`] returned it.
 pub struct Artifact(Vec<u8>);
 
-/// Why a module did not become a rule.
+/// Why a module could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The module is at fault.
+    /// The module is not a valid rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The compiler refused a module that passed validation.
@@ -63,13 +62,16 @@ pub enum LoadError {
     Compile(String),
 }
 
-/// The engine could not start: this machine lacks something that Wasmtime needs.
+/// The engine could not start because the machine lacks something that Wasmtime needs.
 #[derive(Debug, thiserror::Error)]
 #[error("the WebAssembly engine cannot start: {0}")]
 pub struct StartError(String);
 
 impl Engine {
-    /// Starts an engine and the thread that drives its epoch.
+    /// Creates an engine and starts the thread that advances its epoch.
+    ///
+    /// # Errors
+    /// Where the machine lacks something that Wasmtime needs, or threads.
     pub fn new() -> Result<Self, StartError> {
         let build = |metered| wasmtime::Engine::new(&config(metered)).map_err(|error| StartError(error.to_string()));
         let (certified, metered) = (build(false)?, build(true)?);
@@ -77,16 +79,19 @@ impl Engine {
         Ok(Self(Arc::new(EngineInner { certified, metered, _ticker })))
     }
 
-    /// Validates and compiles a module. May take tens of milliseconds: keep it off threads that must answer. Nothing
-    /// bounds the compiler here: who takes modules from strangers calls [`Engine::prepare`], [`Engine::compile`] in a
-    /// process with limits, and [`Engine::load_compiled`].
+    /// Validates and compiles a module. May take tens of milliseconds, so do not call it on latency-sensitive threads. The
+    /// compiler's time and memory are not limited here: for untrusted modules use [`Engine::prepare`], then
+    /// [`Engine::compile`] in a process with limits, then [`Engine::load_compiled`].
+    ///
+    /// # Errors
+    /// Where the module is not a rule, or cannot be compiled.
     pub fn load(&self, module: &[u8]) -> Result<Rule, LoadError> {
         let prepared = self.prepare(module)?;
         let compiled = Module::new(self.compiler(&prepared), &prepared.injected).map_err(compile_error)?;
         self.rule(prepared, &compiled)
     }
 
-    /// As [`Engine::load`], but on the meter even if the rule could do without: what the meter costs can be measured so.
+    /// Loads a module like [`Engine::load`], but always with a meter, to measure what the meter costs.
     pub fn load_metered(&self, module: &[u8]) -> Result<Rule, LoadError> {
         let inspection = Inspection { metering: Metering::Metered, ..inspect(module)? };
         let prepared = prepared(module, inspection);
@@ -94,7 +99,7 @@ impl Engine {
         self.rule(prepared, &compiled)
     }
 
-    /// As [`Engine::load`], but with every store guarded, whatever is proven of it: what the proof is held against.
+    /// Loads a module like [`Engine::load`], but with a guard on every store, proven or not, to test the proof against.
     pub fn load_guarded(&self, module: &[u8]) -> Result<Rule, LoadError> {
         let inspection = Inspection { in_record: Vec::new(), ..inspect(module)? };
         let prepared = prepared(module, inspection);
@@ -102,18 +107,24 @@ impl Engine {
         self.rule(prepared, &compiled)
     }
 
-    /// Validates a module and re-encodes it: fast, and safe with any bytes.
+    /// Validates and re-encodes a module. Fast, and safe with any bytes.
+    ///
+    /// # Errors
+    /// Where the module is not a rule.
     pub fn prepare(&self, module: &[u8]) -> Result<Prepared, Rejection> {
         Ok(prepared(module, inspect(module)?))
     }
 
-    /// Compiles to machine code. Takes as long, and as much memory, as the module makes it take.
+    /// Compiles to machine code. Time and memory depend on the module and are not limited.
+    ///
+    /// # Errors
+    /// Where the compiler refuses the module.
     pub fn compile(&self, prepared: &Prepared) -> Result<Artifact, LoadError> {
         self.compiler(prepared).precompile_module(&prepared.injected).map(Artifact).map_err(compile_error)
     }
 
-    /// What the artifact of a module depends on: Wasmtime's version and settings, this engine's own re-encoding, and
-    /// the module. Artifacts of equal fingerprints are interchangeable.
+    /// Returns a digest of everything that a module's artifact depends on: Wasmtime's version and settings, the re-encoding
+    /// and the module. Artifacts of equal fingerprints are interchangeable.
     pub fn fingerprint(&self, prepared: &Prepared) -> Digest {
         let mut compatibility = DefaultHasher::new();
         self.compiler(prepared).precompile_compatibility_hash().hash(&mut compatibility);
@@ -121,11 +132,14 @@ impl Engine {
         Digest::of(&bytes.concat())
     }
 
-    /// A rule from what [`Engine::compile`] made of the same module, without compiling.
+    /// Loads the artifact that [`Engine::compile`] returned for the same module, without compiling.
+    ///
+    /// # Errors
+    /// Where Wasmtime refuses the artifact.
     pub fn load_compiled(&self, prepared: Prepared, artifact: &Artifact) -> Result<Rule, LoadError> {
         #[expect(unsafe_code, reason = "Wasmtime cannot check machine code; the type says where it came from")]
-        // SAFETY: an artifact is unchanged output of `precompile_module`: it comes from `Engine::compile`, or whoever
-        // called `Artifact::from_trusted` promised so. Wasmtime itself refuses one of another version or settings.
+        // SAFETY: an artifact is unchanged output of `precompile_module`: it is from `Engine::compile`, or the caller of
+        // `Artifact::from_trusted` has ensured it. Wasmtime refuses one of another version or settings.
         let compiled = unsafe { Module::deserialize(self.compiler(&prepared), &artifact.0) }.map_err(compile_error)?;
         self.rule(prepared, &compiled)
     }
@@ -158,48 +172,48 @@ fn compile_error(error: wasmtime::Error) -> LoadError {
 }
 
 impl Artifact {
-    /// Bytes that were an artifact once, of another process or an earlier run.
+    /// Restores an artifact of another process or an earlier run from its bytes.
     ///
     /// # Safety
     ///
-    /// An artifact is machine code, and is trusted as such: bytes that somebody tampered with are code that runs in this
-    /// process, with all that it may do. The caller must know that they are exactly what [`Engine::compile`] returned:
-    /// they come straight from a compiler process of its own, or carry a MAC that it has checked.
-    #[expect(unsafe_code, reason = "only the caller can know where the bytes have been")]
+    /// An artifact is machine code that runs in this process with all its rights, so bytes that were tampered with are
+    /// arbitrary code. The caller must ensure that they are exactly what [`Engine::compile`] returned: because they were
+    /// received directly from a compiler process that it started, or because it has verified their MAC.
+    #[expect(unsafe_code, reason = "only the caller knows where the bytes are from")]
     pub unsafe fn from_trusted(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the machine code.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Its bytes.
+    /// Converts into the machine code.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 }
 
 impl Prepared {
-    /// Its name, version and digest.
+    /// Returns name, version and digest.
     pub fn reference(&self) -> &RuleRef {
         &self.reference
     }
 }
 
 impl Rule {
-    /// Its name, version and digest.
+    /// Returns name, version and digest.
     pub fn reference(&self) -> &RuleRef {
         &self.0.reference
     }
 
-    /// Its manifest.
+    /// Returns the manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.0.inspection.manifest
     }
 
-    /// Whether it runs on a meter.
+    /// Returns whether it runs on a meter.
     pub fn metering(&self) -> Metering {
         self.0.inspection.metering
     }
@@ -208,17 +222,17 @@ impl Rule {
         self.0.inspection.guest_pages
     }
 
-    /// The module's globals that it can change, by index.
+    /// Returns the indices of the module's mutable globals.
     pub(crate) fn mutable_globals(&self) -> &[u32] {
         &self.0.inspection.mutable_globals
     }
 
-    /// What its own pages hold at first: offsets and bytes; all else is zero.
+    /// Returns the initial content of its own pages: offsets and bytes; the rest is zero.
     pub(crate) fn data(&self) -> &[(usize, Vec<u8>)] {
         &self.0.inspection.data
     }
 
-    /// The fuel that so many evaluations burnt, where the meter says `metered`: at most, for a certified rule.
+    /// Returns the fuel that evaluations burnt: what the meter counted, or, for a certified rule, the most that it can be.
     pub(crate) fn fuel_of(&self, evaluations: u64, metered: u32) -> u64 {
         match self.metering() {
             Metering::Certified { worst_fuel } => worst_fuel * evaluations,
@@ -226,12 +240,12 @@ impl Rule {
         }
     }
 
-    /// The most bindings that one call evaluates, so that none takes longer than a call may: those of a certified rule
-    /// can burn no more than [`FUEL_PER_CALL`], and where each may fire, each is evaluated again on pages that are reset.
+    /// Returns the most bindings to evaluate in one call, so that no call takes too long: those of a certified rule burn at
+    /// most [`FUEL_PER_CALL`], and since each may fire, each may be evaluated again on pages that are reset.
     pub(crate) fn bindings_per_call(&self) -> usize {
         let by_fuel = match self.metering() {
             Metering::Certified { worst_fuel } => FUEL_PER_CALL / worst_fuel.max(1),
-            // The driver ends a call itself.
+            // The driver ends the call by the meter.
             Metering::Metered => u64::MAX,
         };
         let by_pages = RESET_PAGES_PER_CALL.checked_div(self.guest_pages()).unwrap_or(u64::MAX);
@@ -249,15 +263,15 @@ impl std::fmt::Debug for Rule {
     }
 }
 
-/// Wasmtime's settings. The features of WebAssembly that rules may use are decided by [`crate::inspect`]; Wasmtime
-/// itself is built without the rest.
+/// Returns Wasmtime's settings. [`crate::inspect`] decides which features of WebAssembly a rule may use; most others are
+/// left out of the build of Wasmtime.
 fn config(metered: bool) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
-        // Folds `evaluate` into the driver's loop.
+        // Inlines `evaluate` into the driver's loop.
         .compiler_inlining(Inlining::Yes)
-        // Those of what is injected: an author's sections are left out.
+        // The hints of injected code; custom sections of the module are removed.
         .wasm_branch_hinting(true)
         .epoch_interruption(metered)
         .max_wasm_stack(WASM_STACK_BYTES)
@@ -271,7 +285,7 @@ fn config(metered: bool) -> Config {
     config
 }
 
-/// A thread that advances the epoch at a fixed pace, so that a call of a metered rule cannot outlive its deadline.
+/// A thread that advances the epoch at a fixed rate, so that a call of a metered rule cannot exceed its deadline.
 struct EpochTicker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -297,7 +311,7 @@ impl Drop for EpochTicker {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // The last engine may be dropped on the ticker's own thread only if the ticker held one: it does not.
+            // The thread does not own an engine, so this never runs on the thread itself.
             let _ = thread.join();
         }
     }

@@ -369,7 +369,7 @@ impl Shard {
                 return Err(EvaluateError::Interrupted);
             }
             // Its rule may have been found impure meanwhile.
-            if !self.groups.contains(key) || self.step(key, tick, position, &mut work, events)? {
+            if !self.groups.contains(key) || self.turn(key, tick, position, &mut work, events)? {
                 work.end(&mut self.scratch);
             } else {
                 unfinished.push_back((key, work));
@@ -378,7 +378,7 @@ impl Shard {
         Ok(())
     }
 
-    /// The first step of each group; those that are not done are put into `unfinished`.
+    /// The first turn of each group; those that are not done are put into `unfinished`.
     fn first_steps(
         &mut self,
         keys: &[usize],
@@ -395,7 +395,7 @@ impl Shard {
                 continue;
             }
             let Some(mut work) = self.begin(key, tick)? else { continue };
-            if self.step(key, tick, position, &mut work, events)? {
+            if self.turn(key, tick, position, &mut work, events)? {
                 work.end(&mut self.scratch);
             } else {
                 unfinished.push_back((key, work));
@@ -429,6 +429,24 @@ impl Shard {
         let work = group.begin(instance, &mut round);
         self.in_call = None;
         Ok(work)
+    }
+
+    /// A turn of a group: one step, and more while they are cheap. True if its work is done.
+    fn turn(
+        &mut self,
+        key: usize,
+        tick: &Tick,
+        position: Position,
+        work: &mut Work,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, EvaluateError> {
+        let fuel = self.scratch.fuel;
+        loop {
+            let is_done = self.step(key, tick, position, work, events)?;
+            if is_done || self.scratch.fuel - fuel >= FUEL_PER_EVALUATION {
+                return Ok(is_done);
+            }
+        }
     }
 
     /// One step of a group's work. True if that was the last one: then what came of it is settled.

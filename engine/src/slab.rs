@@ -1,6 +1,6 @@
-//! Values under small stable keys.
+//! A collection of values under small, stable keys.
 
-/// Values under small stable keys.
+/// A vector with holes: a key stays the same until its value is removed, and is then used again.
 pub(crate) struct Slab<T> {
     values: Vec<Option<T>>,
     free: Vec<usize>,

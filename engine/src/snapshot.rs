@@ -1,37 +1,45 @@
-//! What a group remembers, as bytes that a store keeps: a version, and for each binding its number, its state, its health
-//! where it is not clean, and its pace where it fired of late.
+//! The format of a group's snapshot, the bytes that a store keeps.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | the version of the format, 1 |
+//! | then for each binding: | |
+//! | 8 | its id (i64) |
+//! | 4 | the bytes of its state (u32), with bit 31 set if a health follows and bit 30 set if a pace does |
+//! | 16, if bit 31 is set | its health: history (u32), trips (u16), on probe (u16: 0 or 1), ticks to wait (u64) |
+//! | 16, if bit 30 is set | its pace: used ms (i64), last event time in ms (i64) |
+//! | as above | its state |
+//!
+//! Numbers are little-endian. A health that is clean is left out, and so is the pace of a binding that has not fired lately.
+//! A snapshot without bindings is no bytes at all.
 
 use crate::domain::{BindingId, Digest, Symbol, Tenant};
 use crate::health::Health;
 use crate::pace::Pace;
 
-/// The first byte of a snapshot: the version of its format.
+/// The version of the format, which is written and read.
 const VERSION: u8 = 1;
-/// Bytes before the state in a packed record: the binding (i64) and the state's length (u32), little-endian.
 const HEAD_BYTES: usize = 12;
-/// Set in the length if the health follows.
 const HAS_HEALTH: u32 = 1 << 31;
-/// Set in the length if the pace follows, behind the health: what is used (i64) and the last event time (i64).
+const HEALTH_BYTES: usize = 16;
 const HAS_PACE: u32 = 1 << 30;
 const PACE_BYTES: usize = 16;
-/// Bytes of a health: the history (u32), the trips (u16), whether it is on probe (u16), the ticks to wait (u64).
-const HEALTH_BYTES: usize = 16;
 
-/// The memory of one binding.
+/// What a snapshot holds of one binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedBinding {
-    /// Whose it is.
+    /// The id of the binding.
     pub binding: BindingId,
-    /// How it has fared.
+    /// Its faults and quarantine.
     pub health: Health,
-    /// How fast it may fire; None where it may fire as often as any.
+    /// Its use of the firing rate; `None` if it has not fired lately.
     pub pace: Option<Pace>,
     /// Its state record.
     pub state: Vec<u8>,
 }
 
 impl SavedBinding {
-    /// The record of this binding alone: [`GroupSnapshot::unpack`] reads it.
+    /// Packs a snapshot of this binding alone, for [`GroupSnapshot::unpack`].
     pub fn pack(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         put_record(
@@ -42,7 +50,7 @@ impl SavedBinding {
     }
 }
 
-/// The same, borrowed.
+/// A [`SavedBinding`], borrowed.
 #[derive(Clone, Copy)]
 pub(crate) struct Remembered<'a> {
     pub(crate) binding: BindingId,
@@ -51,23 +59,32 @@ pub(crate) struct Remembered<'a> {
     pub(crate) state: &'a [u8],
 }
 
-/// The memory of a group, packed.
+/// What a group remembers, packed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSnapshot {
-    /// The group's tenant.
+    /// The tenant of the group's alerts.
     pub tenant: Tenant,
-    /// The group's symbol.
+    /// The symbol whose ticks the group is evaluated on.
     pub symbol: Symbol,
-    /// The group's rule version.
+    /// The digest of the group's rule version.
     pub rule: Digest,
-    /// The records of its bindings.
+    /// The snapshot of its bindings, as [`Self::unpack`] reads it.
     pub bytes: Vec<u8>,
 }
 
-/// Bytes that are no snapshot: a store gave back something else than it was given.
+/// Why bytes cannot be read as a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a stored group snapshot is damaged at byte {0}")]
-pub struct DamagedSnapshot(usize);
+pub enum SnapshotError {
+    /// The format is of another version, such as that of a newer server.
+    #[error(
+        "the snapshot has format version {0}, and this server reads version {supported}: run the server that wrote it",
+        supported = VERSION
+    )]
+    UnknownVersion(u8),
+    /// The record at this offset, in bytes, is cut short: the store returned other bytes than were stored.
+    #[error("the snapshot is damaged at byte {0}")]
+    Damaged(usize),
+}
 
 impl GroupSnapshot {
     pub(crate) fn pack<'a>(
@@ -86,16 +103,19 @@ impl GroupSnapshot {
         Self { tenant, symbol, rule, bytes }
     }
 
-    /// The records of a snapshot's bytes: none of no bytes.
-    pub fn unpack(bytes: &[u8]) -> Result<Vec<SavedBinding>, DamagedSnapshot> {
+    /// Reads a snapshot's bindings.
+    ///
+    /// # Errors
+    /// Where the version is unknown, or the last record is cut short.
+    pub fn unpack(bytes: &[u8]) -> Result<Vec<SavedBinding>, SnapshotError> {
         let mut saved = Vec::new();
         let Some((version, mut left)) = bytes.split_first() else { return Ok(saved) };
         if *version != VERSION {
-            return Err(DamagedSnapshot(0));
+            return Err(SnapshotError::UnknownVersion(*version));
         }
         while !left.is_empty() {
             let at = bytes.len() - left.len();
-            saved.push(take_record(&mut left).ok_or(DamagedSnapshot(at))?);
+            saved.push(take_record(&mut left).ok_or(SnapshotError::Damaged(at))?);
         }
         Ok(saved)
     }
@@ -169,8 +189,20 @@ mod tests {
             assert_eq!(GroupSnapshot::unpack(&saved.pack()).unwrap(), std::slice::from_ref(saved));
         }
         for cut in [2, 12, 14, 28, 31, 36, 43, packed.bytes.len() - 1] {
-            assert!(GroupSnapshot::unpack(&packed.bytes[..cut]).is_err(), "cut at {cut}");
+            let error = GroupSnapshot::unpack(&packed.bytes[..cut]).unwrap_err();
+            assert!(matches!(error, SnapshotError::Damaged(at) if at < cut), "cut at {cut}: {error}");
         }
-        assert!(GroupSnapshot::unpack(&[VERSION + 1]).is_err(), "another version");
+    }
+
+    #[test]
+    fn a_snapshot_of_another_version_is_refused_by_name() {
+        let saved = SavedBinding { binding: BindingId(7), health: Health::default(), pace: None, state: vec![1] };
+        let mut bytes = saved.pack();
+        for version in [0, VERSION + 1, u8::MAX] {
+            bytes[0] = version;
+            let error = GroupSnapshot::unpack(&bytes).unwrap_err();
+            assert_eq!(error, SnapshotError::UnknownVersion(version));
+            assert!(error.to_string().contains(&format!("version {version}")), "{error}");
+        }
     }
 }

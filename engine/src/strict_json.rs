@@ -1,5 +1,4 @@
-//! Finds what JSON readers take in silence and no author should rely on: a member that an object has twice, where the last
-//! one would count.
+//! Finds duplicate members of JSON objects, of which parsers silently take the last one.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
@@ -8,11 +7,14 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::limits::MAX_VIOLATIONS;
 
-/// The longest member name that a path shows in full, in characters.
+/// The longest member name that is shown in full, in characters.
 const MAX_NAME_CHARS: usize = 80;
 
-/// Returns the paths, such as `params.schema` or `layout[1].name`, of members that are given more than once: each path
-/// once, at most [`MAX_VIOLATIONS`] of them. Fails where the text is not one JSON value.
+/// Returns the paths of duplicate members, such as `params.schema` or `layout[1].name`: each path once, and at most
+/// [`MAX_VIOLATIONS`] of them.
+///
+/// # Errors
+/// Where the text is not a single JSON value.
 pub fn repeated_members(json: &[u8]) -> serde_json::Result<Vec<String>> {
     let mut found = Found::default();
     let mut reader = serde_json::Deserializer::from_slice(json);
@@ -21,7 +23,7 @@ pub fn repeated_members(json: &[u8]) -> serde_json::Result<Vec<String>> {
     Ok(found.repeated)
 }
 
-/// The walk's place, and what it has found so far.
+/// The current path, and the duplicates found so far.
 #[derive(Default)]
 struct Found {
     path: String,
@@ -36,7 +38,7 @@ impl Found {
     }
 }
 
-/// Any JSON value. What it is does not matter, only the names of its members.
+/// Any JSON value, of which only the member names are read.
 struct Value<'a>(&'a mut Found);
 
 impl<'de> DeserializeSeed<'de> for Value<'_> {
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_member_that_is_given_twice_is_named_by_its_path() {
+    fn duplicate_members_are_found_at_any_depth() {
         for (json, expect) in [
             (r#"{"a":1,"b":{"a":1},"c":[{"a":1},{"a":1}]}"#, &[][..]),
             (r#"{"a":1,"a":1}"#, &["a"]),
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_bounded() {
+    fn the_result_is_bounded() {
         let long = "x".repeat(10_000);
         let members: Vec<String> = (0..200).map(|i| format!(r#""{i}{long}":0,"{i}{long}":0"#)).collect();
         let found = repeated_members(format!("{{{}}}", members.join(",")).as_bytes()).unwrap();
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_json_value_fails() {
+    fn text_that_is_not_one_json_value_fails() {
         for text in ["", "{", r#"{"a":1,"a":1"#, "{} {}", r#"{"a":}"#, &"[".repeat(1000)] {
             assert!(repeated_members(text.as_bytes()).is_err(), "{text}");
         }

@@ -1,19 +1,19 @@
-//! The trial run: before a rule is accepted, it judges *golden ticks*, the extremes of what [`Tick`] allows. NaN and
-//! infinities are not among them: no tick can carry one, so a rule may rely on that.
+//! The trial run: before a rule is accepted, it is evaluated on *golden ticks*, the extremes of what [`Tick`] allows. NaN and
+//! infinities are not among them: no tick has one, so a rule may rely on that.
 //!
-//! Two runs, each on fresh bindings, one for each set of params that the schema lets derive (its defaults, its lowest and
-//! its highest values):
+//! There are two runs, each on fresh bindings, one binding for each set of params that can be derived from the schema (its
+//! defaults, its lowest and its highest values):
 //!
-//! - **market**: what feeds do deliver: zero and negative prices, no volume, much volume, equal and reversed times, all
-//!   conditions. Any fault here is one that an alert will meet.
+//! - **market**: what sources do deliver: zero and negative prices, no volume, much volume, equal and reversed times, all
+//!   conditions. A fault here is one that alerts will have.
 //! - **extreme**: numbers at the ends of their range, and then the market again. A trap, lack of fuel or a code without
-//!   meaning is refused here too. Evidence that is not finite is not: two prices of 1e308 add up to infinity in any honest
-//!   average, and such a tick costs its binding no more than that tick.
+//!   meaning is refused here too. Evidence that is not finite is not: two prices of 1e308 add up to infinity in any correct
+//!   average, and such a tick costs a binding only the evaluation of that tick.
 //!
-//! Every call is audited for purity, and sleepers are asked whether they keep their promise: a rule that gives two answers
-//! to one question is refused, and so is one that would have woken inside of its wake band.
+//! Every call is audited for purity, and bindings that sleep are evaluated too: a rule is refused if it returns two answers
+//! to the same input, or would have woken inside of its wake band.
 //!
-//! A trial is no proof. A rule can tell it from the market, and then its bindings are quarantined as any others are.
+//! The trial proves nothing: a rule can distinguish it from the market. Then its bindings are quarantined like any others.
 
 use std::fmt;
 
@@ -32,37 +32,37 @@ use crate::runtime::Rule;
 use crate::shard::{ArmError, Arming, EvaluationOptions, Event, Shard};
 use crate::violation::{Code, Violation};
 
-/// How often the market's ticks are repeated, so that rules over a window see some full ones. Three sets of params, at
-/// most 1 ms an evaluation: below half a second for the dearest rule.
+/// The repetitions of the market's ticks, so that rules over a window have some full ones. With three sets of params and at
+/// most 1 ms per evaluation, this takes less than half a second for the most expensive rule.
 const MARKET_ROUNDS: usize = 4;
 
-/// The most faults told of one run: the first ones are what an author needs.
+/// The most faults that are reported of one run: an author needs the first ones.
 const MAX_FAULTS: usize = 3;
 
-/// An ordinary time, Unix milliseconds.
+/// An ordinary event time, Unix milliseconds.
 const NOON_MS: i64 = 1_700_000_000_000;
 
 /// A fault of the trial run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrialFault {
-    /// The tick.
+    /// The golden tick.
     pub tick: Tick,
-    /// What the rule did.
+    /// What the rule did on it.
     pub wrong: Wrong,
 }
 
-/// What a rule did wrong on a golden tick.
+/// What is wrong with a rule on a golden tick.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wrong {
     /// It faulted, with these params (JSON).
     Faulted(Fault, String),
-    /// It is no function of tick, params and state.
+    /// It is not a pure function of tick, params and state.
     Impure(Impurity),
 }
 
-/// The trial could not be held: the machine lacks memory, or is too slow.
+/// The trial run could not be completed: the machine lacks memory, or is too slow.
 #[derive(Debug, thiserror::Error)]
-#[error("the trial run could not be held: {0}")]
+#[error("the trial run could not be completed: {0}")]
 pub struct TrialError(String);
 
 impl fmt::Display for TrialFault {
@@ -81,14 +81,17 @@ impl fmt::Display for TrialFault {
 }
 
 impl TrialFault {
-    /// The fault as a reason to refuse the module.
+    /// Returns the fault as a violation.
     pub fn violation(&self) -> Violation {
         Violation::new(Code::TrialFault, self.to_string())
     }
 }
 
-/// Runs a rule on the golden ticks; the faults for which it must be refused. The calling thread needs a stack of
-/// [`crate::limits::THREAD_STACK_BYTES`].
+/// Evaluates a rule on the golden ticks, and returns the faults for which it must be refused. The calling thread needs a
+/// stack of [`crate::limits::THREAD_STACK_BYTES`].
+///
+/// # Errors
+/// Where the machine lacks memory or time.
 pub fn trial(rule: &Rule) -> Result<Vec<TrialFault>, TrialError> {
     let params = sample_params(&rule.manifest().params);
     let market: Vec<Tick> = std::iter::repeat_n(market_ticks(), MARKET_ROUNDS).flatten().collect();
@@ -104,12 +107,15 @@ pub fn trial(rule: &Rule) -> Result<Vec<TrialFault>, TrialError> {
     Ok(faults)
 }
 
-/// Has a rule take over a state of zeros from an older version, as that of an alert on which no tick was judged yet; the
-/// reasons to refuse it. The calling thread needs the same stack.
+/// Migrates a state of zeros, as that of an alert that has not been evaluated yet, from an older version, and returns the
+/// reasons to refuse the rule. The calling thread needs the same stack.
+///
+/// # Errors
+/// Where the machine lacks memory or time.
 pub fn trial_migration(rule: &Rule, old: &Manifest) -> Result<Vec<Violation>, TrialError> {
     let migration = match Migration::new(rule, old) {
         Ok(migration) => migration,
-        // It does not say that it can.
+        // The rule does not migrate from that version.
         Err(_) => return Ok(Vec::new()),
     };
     let mut violations = Vec::new();
@@ -119,13 +125,14 @@ pub fn trial_migration(rule: &Rule, old: &Manifest) -> Result<Vec<Violation>, Tr
             Err(error @ MigrationError::Machine(_)) => return Err(TrialError(error.to_string())),
             Err(error) => error,
         };
-        let told = format!("on a state of zeros of version {} with the params {}: {error}", old.version, params.json);
-        violations.push(Violation::new(Code::TrialFault, told));
+        let message =
+            format!("on a state of zeros of version {} with the params {}: {error}", old.version, params.json);
+        violations.push(Violation::new(Code::TrialFault, message));
     }
     Ok(violations)
 }
 
-/// Judges ticks with one binding for each set of params; the first faults of each.
+/// Evaluates ticks with one binding for each set of params, and returns the first faults.
 fn run(rule: &Rule, params: &[Params], ticks: &[Tick]) -> Result<Vec<TrialFault>, TrialError> {
     let mut shard =
         Shard::new(EvaluationOptions { waking: Waking::Checked, audit_every_calls: 1, ..EvaluationOptions::default() });
@@ -173,7 +180,7 @@ fn tick((price, volume, time_ms, conditions): (f64, f64, i64, u64)) -> Tick {
     Tick::new(symbol(), price, volume, time_ms, Conditions(conditions)).expect("golden ticks are ticks")
 }
 
-/// What feeds deliver, at its oddest.
+/// Returns unusual ticks that sources do deliver.
 fn market_ticks() -> Vec<Tick> {
     let ticks = [
         (100.0, 1.0, NOON_MS, 0),
@@ -192,7 +199,7 @@ fn market_ticks() -> Vec<Tick> {
     ticks.map(tick).to_vec()
 }
 
-/// The ends of what a tick can carry.
+/// Returns ticks with numbers at the ends of their ranges.
 fn extreme_ticks() -> Vec<Tick> {
     let denormal = f64::from_bits(1);
     let ticks = [
@@ -211,7 +218,7 @@ fn extreme_ticks() -> Vec<Tick> {
     ticks.map(tick).to_vec()
 }
 
-/// Which values a set of params is made of, where there is a choice.
+/// Which values a set of params prefers.
 #[derive(Clone, Copy, PartialEq)]
 enum Choice {
     Default,
@@ -219,7 +226,7 @@ enum Choice {
     Highest,
 }
 
-/// Params that a rule's schema accepts, different ones. None if no value of the candidates fits.
+/// Returns distinct params that are valid by the schema. Empty if no combination of candidates is.
 fn sample_params(spec: &ParamsSpec) -> Vec<Params> {
     let mut samples: Vec<Params> = Vec::new();
     for choice in [Choice::Default, Choice::Lowest, Choice::Highest] {
@@ -232,7 +239,7 @@ fn sample_params(spec: &ParamsSpec) -> Vec<Params> {
     samples
 }
 
-/// Tries the candidates of each member until the schema takes them all.
+/// Tries the candidates of each param until all are valid by the schema.
 fn sample(spec: &ParamsSpec, choice: Choice) -> Option<Params> {
     let properties = spec.schema()["properties"].as_object().cloned().unwrap_or_default();
     let mut left: Map<String, Value> =
@@ -243,7 +250,7 @@ fn sample(spec: &ParamsSpec, choice: Choice) -> Option<Params> {
             left.iter().map(|(name, values)| Some((name.clone(), best(values)?))).collect();
         match spec.pack(&Value::Object(given?)) {
             Ok(params) => return Some(params),
-            // Each round drops a candidate of each member that is wrong, or ends.
+            // Each round removes a candidate of each param that is invalid, or ends the search.
             Err(errors) => {
                 for error in errors {
                     left.get_mut(&error.path)?.as_array_mut()?.pop()?;
@@ -253,15 +260,15 @@ fn sample(spec: &ParamsSpec, choice: Choice) -> Option<Params> {
     }
 }
 
-/// Values that a member may take, the best one last.
+/// Returns values to try for a param, the preferred one last.
 fn candidates(property: &Value, choice: Choice) -> Vec<Value> {
     let bound = |keyword: &str| property.get(keyword).cloned();
     let beyond = |keyword: &str, step: f64| {
         let limit = property.get(keyword)?.as_f64()?;
-        // An integer where the property is one: the schema's validator takes 2.0 for it.
+        // Also for integers: the validator accepts 2.0 as one.
         Some([json!(limit + step), json!(limit + step * 0.01)])
     };
-    // A bound that no 32-bit float equals may be rounded out of itself: its neighbour on the inner side is not.
+    // A bound that is not a 32-bit float may be rounded to a number outside of the range; its inner neighbour is not.
     let inside = |keyword: &str, inwards: fn(f32) -> f32| {
         let limit = property.get(keyword)?.as_f64()?;
         Some(json!(f64::from(inwards(limit as f32))))
@@ -328,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_faults_on_a_golden_tick_is_told_which() {
+    fn the_fault_names_the_golden_tick() {
         let price = "(f64.load (local.get $tick))";
         let cases = [
             // Converting a huge price to an integer traps.
@@ -339,7 +346,7 @@ mod tests {
                 "it trapped",
                 "volume 0.0",
             ),
-            // As many turns as milliseconds.
+            // As many iterations as milliseconds.
             (
                 "(local $i i64) (local.set $i (i64.load offset=16 (local.get $tick)))
                  (loop $again (local.set $i (i64.sub (local.get $i) (i64.const 1)))
@@ -347,7 +354,7 @@ mod tests {
                 "fuel",
                 "time_ms 1700000000000",
             ),
-            // A code that means nothing, for negative prices.
+            // A code without meaning, for negative prices.
             (format!("(i32.shl (f64.lt {price} (f64.const 0)) (i32.const 4))"), "code 16", "price -37.63"),
             // A write to the tick.
             ("(f64.store (local.get $tick) (f64.const 1)) (i32.const 0)".into(), "outside of its own", "price 100.0"),
@@ -374,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_at_the_ends_of_the_range_is_no_reason_to_refuse() {
+    fn overflow_at_the_ends_of_the_range_is_accepted() {
         let square =
             "(f64.store (local.get $verdict) (f64.mul (f64.load (local.get $tick)) (f64.load (local.get $tick))))
             (i32.const 1)";
@@ -424,13 +431,13 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_no_32_bit_float_equals_are_approached_from_inside() {
+    fn bounds_that_are_not_32_bit_floats_are_approached_from_inside() {
         let found = samples(r#"{"a":{"type":"number","minimum":0.7,"maximum":0.8}}"#, "a:f32");
         assert_eq!(found, [json!({"a": 0.700_000_047_683_715_8}), json!({"a": 0.799_999_952_316_284_2})]);
     }
 
     #[test]
-    fn a_schema_that_nothing_fits_has_no_samples() {
+    fn an_unsatisfiable_schema_has_no_samples() {
         assert!(samples(r#"{"a":{"type":"number","multipleOf":10,"minimum":1,"maximum":9}}"#, "a:f64").is_empty());
     }
 }

@@ -9,8 +9,8 @@ use crate::evaluate::Outcome;
 /// Of cheap calls one in so many is timed, and stands for all of them: reading the clock costs as much as some of them.
 const TIMED_ONE_IN: u32 = 64;
 
-/// A step that burnt so much fuel, at least a few microseconds, is dear: the next one of that rule is timed.
-const DEAR_FUEL: u64 = 10_000;
+/// A step that burnt so much fuel, tens of microseconds at least, is dear: the next one of that rule is timed.
+const DEAR_FUEL: u64 = 250_000;
 
 /// What was done for one rule version of one tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

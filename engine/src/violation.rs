@@ -1,34 +1,34 @@
-//! Why a module is refused: a list of everything that is wrong with it, so that an author mends it in one go.
+//! Violations: everything that is wrong with a refused module, listed so that an author can fix it all at once.
 
 use std::fmt;
 
 use crate::limits::MAX_VIOLATIONS;
 
-/// What kind of rule of the house a module breaks.
+/// The kind of a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// Not a WebAssembly module, or a malformed or invalid one.
+    /// The bytes are not a WebAssembly module, or a malformed or invalid one.
     Format,
-    /// More of something than allowed.
+    /// The module has more of something than allowed.
     Limit,
-    /// Imports something: rules have no imports.
+    /// The module imports something: rules have no imports.
     Import,
-    /// Lacks an export, exports it with the wrong type, or exports what a rule has no use for.
+    /// An export is missing, has the wrong type, or is not one that rules have.
     Export,
-    /// Uses a WebAssembly feature that is off.
+    /// The module uses a disabled feature of WebAssembly.
     Feature,
-    /// Its manifest is missing or wrong.
+    /// The manifest is missing or wrong.
     Manifest,
-    /// Compiling it takes more time, memory or output than allowed.
+    /// Compiling the module takes more time, memory or output than allowed.
     CompileLimit,
-    /// The compiler refused it, or broke on it.
+    /// The compiler refused the module, or crashed on it.
     CompileFailed,
-    /// It faults on a tick of its trial run.
+    /// The rule faults on a tick of its trial run.
     TrialFault,
 }
 
 impl Code {
-    /// All codes.
+    /// All codes, in the order of `docs/abi.md`.
     pub const ALL: [Self; 9] = [
         Self::Format,
         Self::Limit,
@@ -41,7 +41,7 @@ impl Code {
         Self::TrialFault,
     ];
 
-    /// The code as clients see it; `docs/abi.md` lists them.
+    /// Returns the code as it appears in the API; `docs/abi.md` lists them.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Format => "format",
@@ -57,21 +57,21 @@ impl Code {
     }
 }
 
-/// One thing that is wrong with a module.
+/// A reason to refuse a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its kind.
+    /// The kind.
     pub code: Code,
     /// What is wrong, where, and what to do.
     pub message: String,
 }
 
-/// The longest message, in characters: it may quote what a stranger wrote.
+/// The longest message, in characters: it may quote untrusted text.
 const MAX_MESSAGE_CHARS: usize = 600;
 
 impl Violation {
-    /// What the message quotes of the module cannot steer a terminal nor turn the text around: control characters and
-    /// those that change the direction of writing are escaped.
+    /// Creates a violation. The message may quote the module: control characters, and those that change the direction of
+    /// writing, are escaped, so that they cannot control a terminal or disguise the text.
     pub fn new(code: Code, message: impl AsRef<str>) -> Self {
         let mut plain = String::new();
         for (i, c) in message.as_ref().chars().enumerate() {
@@ -79,9 +79,9 @@ impl Violation {
                 plain.push('…');
                 break;
             }
-            let steers = c.is_control()
+            let is_unsafe = c.is_control()
                 || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if steers { plain.extend(c.escape_default()) } else { plain.push(c) }
+            if is_unsafe { plain.extend(c.escape_default()) } else { plain.push(c) }
         }
         Self { code, message: plain }
     }
@@ -93,10 +93,10 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A module was refused. Holds at least one violation.
+/// The refusal of a module, with at least one violation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Rejection {
-    /// Everything that was found wrong, at most [`MAX_VIOLATIONS`].
+    /// Everything that is wrong, at most [`MAX_VIOLATIONS`].
     pub violations: Vec<Violation>,
 }
 
@@ -107,7 +107,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// A bounded list in the making.
+/// A list of violations that is bounded by [`MAX_VIOLATIONS`].
 #[derive(Debug, Default)]
 pub(crate) struct Violations(Vec<Violation>);
 
@@ -116,7 +116,7 @@ impl Violations {
         self.push(Violation::new(code, message));
     }
 
-    /// Adds a violation unless the list is full or holds it already.
+    /// Adds a violation unless the list is full or already contains it.
     pub(crate) fn push(&mut self, violation: Violation) {
         if self.0.len() < MAX_VIOLATIONS && !self.0.contains(&violation) {
             self.0.push(violation);

@@ -1,50 +1,50 @@
-//! Who sleeps: the wake bands of a group's bindings, indexed so that a tick finds those that it wakes without looking
-//! at the others.
+//! The index of the wake bands of a group's bindings, by which a tick finds the bindings that it wakes without visiting the
+//! others.
 //!
-//! A band has up to three ends: a low price, a high price and a time. Each finite end is an entry of a heap of its own,
-//! ordered by which tick reaches it first; an end at infinity has no entry. So a tick that wakes nobody costs three
-//! comparisons, and one that wakes k of n bindings O(k log n).
+//! A band has up to three ends: a low price, a high price and a time. There is a heap for each kind of end, with an entry for
+//! each finite end, ordered by which tick reaches it first. So a tick that wakes no binding costs three comparisons, and one
+//! that wakes k of n bindings O(k log n).
 
-/// The prices and times in which a binding's answer cannot change: both prices and the time exclusive.
+/// A wake band: the prices and times in which a binding's answer cannot change. All ends are exclusive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Band {
-    /// The price below which it ends.
+    /// The low end, a price.
     pub low: f64,
-    /// The price above which it ends.
+    /// The high end, a price.
     pub high: f64,
-    /// The event time at which it ends, Unix milliseconds.
+    /// The end in event time, Unix milliseconds.
     pub until_ms: i64,
 }
 
 impl Band {
-    /// Whether a tick lies inside. A band with a NaN holds no tick.
+    /// Returns whether a tick is inside of the band. No tick is inside of a band with a NaN.
     pub fn holds(&self, price: f64, time_ms: i64) -> bool {
         self.low < price && price < self.high && time_ms < self.until_ms
     }
 }
 
-/// The sleepers among a group's slots, and who is awake.
+/// Which of a group's slots are asleep, with their wake bands, and which are awake.
 #[derive(Default)]
 pub(crate) struct Sleepers {
-    /// By low end, negated: the highest is reached first.
+    /// By the negated low end, since the highest one is reached first.
     lows: WakeHeap,
     highs: WakeHeap,
     untils: WakeHeap,
-    /// The slots that are awake, in no order.
+    /// The slots that are awake, in any order.
     awake: Vec<u32>,
-    /// By slot: its place in `awake`, or [`NOWHERE`].
+    /// For each slot, its index in `awake`, or [`NOWHERE`].
     awake_at: Vec<u32>,
 }
 
 impl Sleepers {
-    /// Takes in the next slot, awake.
+    /// Adds the next slot, awake.
     pub(crate) fn push(&mut self) {
         let slot = self.awake_at.len() as u32;
         self.awake_at.push(self.awake.len() as u32);
         self.awake.push(slot);
     }
 
-    /// Forgets a slot; the last one takes its number.
+    /// Removes a slot. The last slot takes its index.
     pub(crate) fn swap_remove(&mut self, slot: usize) {
         let slot = slot as u32;
         self.leave_awake(slot);
@@ -63,7 +63,7 @@ impl Sleepers {
         self.awake_at.pop();
     }
 
-    /// Wakes whom a tick reaches.
+    /// Wakes the slots whose bands a tick is outside of.
     pub(crate) fn wake(&mut self, price: f64, time_ms: i64) {
         let reached = [(true, -price), (false, price)].map(|(low, price)| (low, ordered(price)));
         for (low, key) in reached {
@@ -76,7 +76,7 @@ impl Sleepers {
         }
     }
 
-    /// Puts a slot to sleep until a tick leaves the band.
+    /// Puts a slot to sleep until a tick is outside of the band.
     pub(crate) fn sleep(&mut self, slot: usize, band: Band) {
         let slot = slot as u32;
         self.leave_awake(slot);
@@ -91,17 +91,17 @@ impl Sleepers {
         }
     }
 
-    /// The slots that are awake, in no order.
+    /// Returns the slots that are awake, in any order.
     pub(crate) fn awake(&self) -> &[u32] {
         &self.awake
     }
 
-    /// Whether a slot is asleep.
+    /// Returns whether a slot is asleep.
     pub(crate) fn sleeps(&self, slot: usize) -> bool {
         self.awake_at[slot] == NOWHERE
     }
 
-    /// The band in which a slot sleeps. Both zeroes are one.
+    /// Returns the band of a slot that is asleep. A negative zero is returned as a positive one.
     pub(crate) fn band(&self, slot: usize) -> Option<Band> {
         let price = |heap: &WakeHeap| heap.key(slot).map(float);
         self.sleeps(slot).then(|| Band {
@@ -129,7 +129,7 @@ impl Sleepers {
         }
     }
 
-    /// Gives memory back that a larger group needed.
+    /// Releases memory that is no longer needed since the group shrank.
     pub(crate) fn shrink(&mut self) {
         for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
             heap.entries.shrink_to(heap.entries.len() * 2);
@@ -140,17 +140,17 @@ impl Sleepers {
     }
 }
 
-/// No place in a list.
+/// Marks a slot that is not in a list.
 const NOWHERE: u32 = u32::MAX;
 
-/// Children of an entry of the heap: four lie in one cache line.
+/// The children of an entry of the heap: four are in one cache line.
 const CHILDREN: usize = 4;
 
-/// Slots by key, the least first; each at most once, and found by its number too.
+/// A heap of slots by key, the least first. Each slot is in it at most once, and can be found by its index.
 #[derive(Default)]
 struct WakeHeap {
     entries: Vec<Entry>,
-    /// By slot: its place in `entries`, or [`NOWHERE`]. Only as long as the highest slot that ever had one.
+    /// For each slot, its index in `entries`, or [`NOWHERE`]. Only as long as the highest slot that was ever in it.
     place_of: Vec<u32>,
 }
 
@@ -161,7 +161,7 @@ struct Entry {
 }
 
 impl WakeHeap {
-    /// The first slot, if its key is at most `reached`.
+    /// Returns the first slot, if its key is at most `reached`.
     #[inline]
     fn first(&self, reached: i64) -> Option<u32> {
         self.entries.first().filter(|entry| entry.key <= reached).map(|entry| entry.slot)
@@ -185,13 +185,13 @@ impl WakeHeap {
         let last = self.entries.pop().expect("a slot with a place has an entry");
         if place < self.entries.len() {
             self.entries[place] = last;
-            // One of the two does nothing.
+            // At most one of the two moves it.
             self.sink(place);
             self.rise(self.place_of[last.slot as usize] as usize);
         }
     }
 
-    /// Gives an entry another slot's number, if it has one.
+    /// Changes the slot of an entry, if there is one.
     fn rename(&mut self, from: u32, to: u32) {
         if from != to
             && let Some(place) = self.leave(from)
@@ -201,7 +201,7 @@ impl WakeHeap {
         }
     }
 
-    /// The place that a slot had until now.
+    /// Marks a slot as removed. Returns the index of its entry, if it has one.
     fn leave(&mut self, slot: u32) -> Option<usize> {
         let place = std::mem::replace(self.place_of.get_mut(slot as usize)?, NOWHERE);
         (place != NOWHERE).then_some(place as usize)
@@ -241,14 +241,14 @@ impl WakeHeap {
     }
 }
 
-/// A number whose order among such numbers is that of the floats; both zeroes are one. Not for NaN.
+/// Maps floats to integers of the same order. Both zeroes map to the same one. Not for NaN.
 #[inline]
 fn ordered(float: f64) -> i64 {
     let bits = (float + 0.0).to_bits() as i64;
     bits ^ ((bits >> 63) as u64 >> 1) as i64
 }
 
-/// The float of such a number.
+/// The inverse of [`ordered`].
 fn float(ordered: i64) -> f64 {
     f64::from_bits((ordered ^ ((ordered >> 63) as u64 >> 1) as i64) as u64)
 }
@@ -297,9 +297,9 @@ mod tests {
     }
 
     proptest! {
-        /// A list of bands that is searched from end to end says the same.
+        /// The index agrees with a linear search over the bands.
         #[test]
-        fn the_index_wakes_whom_a_search_would(steps in prop::collection::vec(step(), 1..200)) {
+        fn the_index_wakes_the_slots_that_a_linear_search_wakes(steps in prop::collection::vec(step(), 1..200)) {
             let mut index = Sleepers::default();
             let mut naive: Vec<Option<Band>> = Vec::new();
             for step in steps {

@@ -1,4 +1,4 @@
-//! `docs/abi.md` keeps its word: its examples are rules that do what it says, and its numbers are those of the code.
+//! Tests of `docs/abi.md`: its examples are rules that behave as described, and its numbers are those of the code.
 #![allow(clippy::unwrap_used)] // the helpers belong to the tests
 
 use std::path::Path;
@@ -12,14 +12,14 @@ use tocsin_rules_sdk::abi;
 
 const DOC: &str = include_str!("../../docs/abi.md");
 
-/// The text of the first code block in this language.
+/// Returns the first code block in the given language.
 #[track_caller]
 fn block(language: &str) -> &'static str {
     let (_, rest) = DOC.split_once(&format!("```{language}\n")).expect(language);
     rest.split_once("```").expect("the block ends").0
 }
 
-/// The example fires at the third tick of at least 10, and again at the sixth.
+/// Checks that the example fires at the third tick of at least 10, and again at the sixth.
 #[track_caller]
 fn check_third_tick(module: &[u8]) {
     let rule = Engine::new().unwrap().load(module).unwrap();
@@ -57,8 +57,11 @@ fn the_wat_example_is_a_rule() {
 #[test]
 fn the_c_example_is_a_rule() {
     for tool in ["clang", "wasm-ld"] {
-        let answers = Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
-        assert!(answers, "no {tool}, which builds the C example: apt-get install clang lld (`cargo xtask test` does)");
+        let is_installed = Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
+        assert!(
+            is_installed,
+            "no {tool}, which builds the C example: apt-get install clang lld (`cargo xtask test` does)"
+        );
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("abi-doc-c");
     std::fs::create_dir_all(&folder).unwrap();
@@ -103,7 +106,11 @@ fn the_quoted_limits_are_those_of_the_code() {
         assert!(DOC.contains(&row) || DOC.contains(&row_in_bytes), "the doc lacks: {row}");
     }
     let table = DOC.split("## Limits").nth(1).unwrap().split("##").next().unwrap();
-    assert_eq!(table.lines().filter(|line| line.starts_with("| ")).count(), rows.len() + 1, "a row that nobody checks");
+    assert_eq!(
+        table.lines().filter(|line| line.starts_with("| ")).count(),
+        rows.len() + 1,
+        "a row that is not checked"
+    );
 }
 
 #[test]

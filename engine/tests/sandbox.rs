@@ -342,7 +342,7 @@ fn a_binding_fires_no_faster_than_its_pace_and_a_replay_suppresses_the_same() {
 }
 
 /// A certified rule that burns nearly all that it may.
-fn dear(name: &str) -> Rule {
+fn costly(name: &str) -> Rule {
     let roots = "f64.sqrt ".repeat(3_800);
     let rule = rule(name, "", &format!("{EVALUATE} f64.const 2 {roots} drop i32.const 0)"));
     assert!(matches!(rule.metering(), Metering::Certified { worst_fuel } if worst_fuel > 90_000));
@@ -351,13 +351,13 @@ fn dear(name: &str) -> Rule {
 
 #[test]
 fn groups_take_turns_and_the_caller_is_asked_between_their_steps() {
-    let dear = dear("dear");
+    let costly = costly("costly");
     let honest = rule("honest", "", &format!("{EVALUATE} (f64.store (local.get $v) (f64.const 1)) (i32.const 1))"));
     let shard = || {
         let mut shard = Shard::default();
         shard.arm(arming(0, "X", &honest, 0.0)).unwrap();
         for binding in 1..=200 {
-            shard.arm(arming(binding, "X", &dear, 0.0)).unwrap();
+            shard.arm(arming(binding, "X", &costly, 0.0)).unwrap();
         }
         shard
     };
@@ -373,7 +373,7 @@ fn groups_take_turns_and_the_caller_is_asked_between_their_steps() {
     };
     shard().evaluate_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut between).unwrap();
     assert_eq!(fired(&events), [0]);
-    assert_eq!(first_seen, Some(1), "the honest alert does not wait for the dear ones");
+    assert_eq!(first_seen, Some(1), "the honest alert does not wait for the costly ones");
     assert!(steps as u64 >= 200 * 90_000 / FUEL_PER_CALL, "{steps} steps");
     // The caller may break off.
     let broken = shard().evaluate_in_turns(&tick("X", 1.0, 0), position, &mut events, &mut |_| ControlFlow::Break(()));
@@ -428,6 +428,36 @@ fn what_a_suspect_hides_beside_its_verdict_is_gone() {
 }
 
 #[test]
+fn the_address_of_a_suspects_state_is_in_no_evidence() {
+    // Faults now and then, and else fires with where its state lies.
+    let body =
+        "(if (i64.eqz (i64.rem_u (i64.trunc_f64_u (f64.load (local.get $t))) (i64.const 10))) (then unreachable))
+                (f64.store (local.get $v) (f64.convert_i32_u (local.get $s))) (i32.const 1)";
+    let leaky = rule("leaky", "", &format!("{EVALUATE} {body})"));
+    let mut shard = Shard::default();
+    shard.arm(arming(1, "X", &leaky, 0.0)).unwrap();
+    assert_eq!(faults(&evaluate(&mut shard, &tick("X", 10.0, 0), 0)).len(), 1, "it is a suspect now");
+    let events = evaluate(&mut shard, &tick("X", 11.0, 0), 1);
+    assert!(fired(&events).is_empty(), "{events:?}");
+    assert!(matches!(faults(&events)[..], [(1, Fault::Impure(_))]), "{events:?}");
+}
+
+#[test]
+fn a_large_state_is_paid_for_by_its_size() {
+    let metering = |state_bytes: usize| {
+        let manifest = format!(r#"{{"abi":1,"name":"large","version":"1.0.0","state":{{"size":{state_bytes}}}}}"#);
+        let fields = format!(r#"(memory (export "memory") 1) {EVALUATE} (i32.const 0))"#);
+        engine().load(&with_manifest(&manifest, &fields)).unwrap().metering()
+    };
+    let (Metering::Certified { worst_fuel: small }, Metering::Certified { worst_fuel: large }) =
+        (metering(8), metering(64 * 1024))
+    else {
+        panic!("both are certified");
+    };
+    assert_eq!(large - small, 4096);
+}
+
+#[test]
 fn a_trap_after_a_stray_write_is_named_a_trap() {
     // Certified, so that nothing but the reset sets the meter.
     let body = "(if (f64.gt (f64.load (local.get $t)) (f64.const 5)) (then unreachable))
@@ -443,15 +473,15 @@ fn a_trap_after_a_stray_write_is_named_a_trap() {
 
 #[test]
 fn usage_is_counted_by_rule() {
-    let dear = dear("dear");
+    let costly = costly("costly");
     let mut shard = Shard::new(EvaluationOptions::default());
     for binding in 1..=3 {
-        shard.arm(arming(binding, "X", &dear, 0.0)).unwrap();
+        shard.arm(arming(binding, "X", &costly, 0.0)).unwrap();
     }
     (0..4).for_each(|offset| _ = evaluate(&mut shard, &tick("X", 1.0, 0), offset));
     let usage: Vec<_> = shard.usage().collect();
     assert_eq!(usage.len(), 1);
-    assert_eq!((usage[0].rule.name.as_str(), usage[0].usage.evaluations), ("dear", 12));
+    assert_eq!((usage[0].rule.name.as_str(), usage[0].usage.evaluations), ("costly", 12));
     assert!(usage[0].usage.fuel > 12 * 90_000);
     assert!(!usage[0].usage.time.is_zero());
 }

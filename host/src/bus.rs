@@ -152,7 +152,7 @@ pub enum BusError {
 
 impl BusError {
     /// Whether the same call may succeed later: brokers that are away come back, and disks get room.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Kafka(_) | Self::DiskFull(_))
     }
 }

@@ -16,8 +16,8 @@ use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
 
 use crate::bus::{Bus, BusError, Clock};
-use crate::compiler::CompileError;
-use crate::library::{Library, LibraryError};
+use crate::rules::compiler::CompileError;
+use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{BindingCaps, Store, StoreError};
 
 use self::firings::Tail;
@@ -45,7 +45,7 @@ pub struct Control(Arc<Inner>);
 struct Inner {
     store: Store,
     bus: Bus,
-    library: Library,
+    library: RuleCache,
     clock: Clock,
     caps: BindingCaps,
     tail: Tail,
@@ -134,13 +134,13 @@ impl From<BusError> for ControlError {
     }
 }
 
-impl From<LibraryError> for ControlError {
-    fn from(error: LibraryError) -> Self {
+impl From<RuleCacheError> for ControlError {
+    fn from(error: RuleCacheError) -> Self {
         match error {
-            LibraryError::Rejected(rejection) => Self::Rejected(rejection.violations),
-            LibraryError::Compile(CompileError::Refused(violations)) => Self::Rejected(violations),
-            LibraryError::Compile(error @ CompileError::Busy) => Self::Busy(error.to_string()),
-            LibraryError::Store(error) => error.into(),
+            RuleCacheError::Rejected(rejection) => Self::Rejected(rejection.violations),
+            RuleCacheError::Compile(CompileError::Refused(violations)) => Self::Rejected(violations),
+            RuleCacheError::Compile(error @ CompileError::Busy) => Self::Busy(error.to_string()),
+            RuleCacheError::Store(error) => error.into(),
             other => Self::Internal(other.to_string()),
         }
     }
@@ -189,7 +189,7 @@ fn page<T>(size: Result<u32, FieldViolation>, after: Result<T, ControlError>) ->
 
 impl Control {
     /// The use cases over these backends.
-    pub fn new(store: Store, bus: Bus, library: Library, clock: Clock, caps: BindingCaps) -> Self {
+    pub fn new(store: Store, bus: Bus, library: RuleCache, clock: Clock, caps: BindingCaps) -> Self {
         let tail = Tail::new(store.clone());
         Self(Arc::new(Inner { store, bus, library, clock, caps, tail }))
     }

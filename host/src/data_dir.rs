@@ -94,6 +94,22 @@ mod unix {
             if entry.symlink_metadata().is_ok() {
                 check_owner(&entry)?;
                 close(&entry)?;
+                check_owners_inside(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the owner of everything in a folder; its modes do not matter, since others cannot enter the folder.
+    fn check_owners_inside(entry: &Path) -> Result<(), DataDirError> {
+        let mut folders = vec![entry.to_owned()];
+        while let Some(folder) = folders.pop().filter(|folder| folder.is_dir()) {
+            for entry in fs::read_dir(&folder).map_err(io_error("look into", &folder))? {
+                let entry = entry.map_err(io_error("look into", &folder))?;
+                check_owner(&entry.path())?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                }
             }
         }
         Ok(())
@@ -193,7 +209,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        for name in ["", "log", "tocsin.sqlite", "compiled"] {
+        for name in ["", "log", "log/keyspaces/0", "tocsin.sqlite", "compiled"] {
             let folder = tempfile::tempdir().unwrap();
             let path = if name.is_empty() { folder.path().to_owned() } else { folder.path().join(name) };
             fs::create_dir_all(&path).unwrap();

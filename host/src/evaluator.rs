@@ -58,7 +58,7 @@ use self::committer::Committer;
 use self::coordinator::{Coordinator, LogWatch, StoredRules, WorkerHandle};
 use self::worker::Worker;
 use crate::bus::{Bus, BusError, Clock};
-use crate::library::{Library, LibraryError};
+use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{Store, StoreError};
 
 pub use self::stats::{
@@ -106,7 +106,7 @@ pub enum EvaluatorError {
     Evaluate(#[from] EvaluateError),
     /// A rule of alerts could not be loaded.
     #[error("a rule could not be loaded: {0}")]
-    Library(#[from] LibraryError),
+    Rules(#[from] RuleCacheError),
     /// A binding could not be armed.
     #[error("binding {0} could not be armed: {1}")]
     Arm(i64, String),
@@ -177,11 +177,11 @@ impl EvaluatorError {
         matches!(self, Self::LostTicks { .. } | Self::LogCut { .. } | Self::Store(StoreError::OtherLog { .. }))
     }
 
-    /// Whether the same may succeed later: a backend is away.
-    pub fn passes(&self) -> bool {
+    /// Returns whether a retry may succeed: a backend is away.
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Bus(error) => error.passes(),
-            Self::Store(error) | Self::Library(LibraryError::Store(error)) => error.passes(),
+            Self::Bus(error) => error.is_transient(),
+            Self::Store(error) | Self::Rules(RuleCacheError::Store(error)) => error.is_transient(),
             _ => false,
         }
     }
@@ -198,7 +198,7 @@ struct Stopped {
 pub async fn start(
     store: Store,
     bus: Bus,
-    library: Library,
+    rules: RuleCache,
     config: EvaluatorConfig,
     clock: Clock,
     stop: CancellationToken,
@@ -233,7 +233,7 @@ pub async fn start(
     drop(at_work);
     let (begun, has_begun) = oneshot::channel();
     let coordinator = Coordinator {
-        rules: StoredRules { store: store.clone(), library, clock },
+        rules: StoredRules { store: store.clone(), cache: rules, clock },
         store,
         bus,
         membership,

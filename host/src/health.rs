@@ -427,7 +427,7 @@ fn unassigned_problem(late: &BTreeMap<Symbol, UnassignedTick>, watched: &[Symbol
 /// How long a promotion has waited, for what, and what to do.
 fn promotion_problem(promotion: &UnfinishedPromotion) -> String {
     let UnfinishedPromotion { to, age_ms, held, waiting_for, .. } = promotion;
-    let (seconds, asked) = (age_ms / 1000, promotion.asked());
+    let (seconds, asked) = (age_ms / 1000, promotion.requested());
     let partitions = waiting_for.iter().take(MAX_NAMED).map(|waiting| match &waiting.halted {
         Some(why) => format!("{} (halted: {why})", waiting.partition),
         None => waiting.partition.to_string(),

@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::health::{About, Health};
-    use crate::store::testing::{Home, Member};
+    use crate::store::testing::{Backend, TestStore};
 
     fn lock(owner: &str) -> Lease {
         Lease { name: "feed".into(), owner: owner.into(), duration: LEASE }
@@ -234,8 +234,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn one_of_two_works_and_the_other_takes_over_after_a_stop_or_a_loss() {
-        let home = Home::make(Member::Postgres).await;
-        let (store, working) = (home.open().await, Arc::new(AtomicU32::new(0)));
+        let test_store = TestStore::make(Backend::Postgres).await;
+        let (store, working) = (test_store.open().await, Arc::new(AtomicU32::new(0)));
         let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
         let start = |owner: &'static str| {
             let (store, working, begun, stop) =
@@ -276,8 +276,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn work_that_never_waits_keeps_its_lock() {
-        let home = Home::make(Member::Postgres).await;
-        let (store, stop) = (home.open().await, CancellationToken::new());
+        let test_store = TestStore::make(Backend::Postgres).await;
+        let (store, stop) = (test_store.open().await, CancellationToken::new());
         let begins = Arc::new(AtomicU32::new(0));
         let work = |ended: CancellationToken| {
             let (begins, stop) = (begins.clone(), stop.clone());

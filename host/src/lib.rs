@@ -3,11 +3,9 @@
 //! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
 
 pub mod api;
-pub mod artifacts;
 mod backoff;
 pub mod bus;
 pub mod cli;
-pub mod compiler;
 pub mod config;
 pub mod connections;
 pub mod control;
@@ -20,13 +18,13 @@ pub mod feed;
 pub mod health;
 pub mod ingest;
 pub mod lease;
-pub mod library;
 mod lock_holder;
 pub mod prices;
 pub mod program;
 #[cfg(test)]
 mod proxy;
 pub mod roles;
+pub mod rules;
 pub mod signals;
 pub mod store;
 pub mod telemetry;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{self, Cli, Command, Global};
-use crate::{compiler, config, data_dir, roles, signals, telemetry};
+use crate::rules::compiler;
+use crate::{config, data_dir, roles, signals, telemetry};
 
 /// Does what the command line says; the exit code of the process.
 ///

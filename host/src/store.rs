@@ -9,7 +9,6 @@ pub(crate) mod conformance;
 mod error;
 mod evaluation;
 mod faults;
-mod homes;
 mod lease;
 mod logs;
 mod migrations;
@@ -18,6 +17,7 @@ mod outbox;
 mod postgres;
 mod promotion;
 mod sqlite;
+mod symbol_assignment;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -34,20 +34,20 @@ use self::postgres::PostgresStore;
 use self::sqlite::SqliteStore;
 
 pub use self::alert::{
-    AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, Released, StoredAlert, StoredRule,
+    AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, StoredAlert, StoredRule, Unquarantined,
 };
 pub use self::error::StoreError;
 pub use self::evaluation::{BindingRow, Changed, Checkpoint, Claim, Commit, Standing};
 pub use self::faults::{FaultRecord, NewFault, StoredBundle};
-pub use self::homes::{Sought, Start};
 pub use self::lease::{Lease, Leased};
 pub use self::logs::{AcceptedLog, LogStart, TickLog};
 pub use self::outbox::OutboxLease;
 pub use self::postgres::DatabaseUrl;
 pub use self::promotion::{
-    BegunPromotion, FinishedPromotion, HandedOver, HeldBinding, Hold, Moved, NewPromotion, OutOfService, Promotable,
-    PromotedAlert, PromotionId, UnfinishedPromotion, WaitingFor,
+    BegunPromotion, FinishedPromotion, Handoff, HandoffState, HeldBinding, Moved, NewPromotion, OutOfService,
+    Promotable, PromotedAlert, PromotionId, UnfinishedPromotion, WaitingFor,
 };
+pub use self::symbol_assignment::{Start, SymbolAssignment, UnassignedSymbol};
 
 /// Rows that one statement writes at most: of the widest, with 20 columns, SQLite takes 1,638.
 const ROWS_AT_ONCE: usize = 1_000;
@@ -67,7 +67,7 @@ pub enum Store {
     Postgres(PostgresStore),
 }
 
-macro_rules! on_member {
+macro_rules! on_backend {
     ($store:expr, $method:ident($($argument:expr),*)) => {
         match $store {
             Store::Sqlite(store) => store.$method($($argument),*).await,
@@ -89,22 +89,22 @@ impl Store {
 
     /// Whether the store answers, on a connection of its own: calls that wait for one do not hold it up.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        on_member!(self, ping())
+        on_backend!(self, ping())
     }
 
     /// Stores a rule version unless name and version are taken.
     pub async fn put_rule(&self, tenant: &Tenant, rule: &RuleVersion, module: &[u8]) -> Result<StoredRule, StoreError> {
-        on_member!(self, put_rule(tenant, rule, module))
+        on_backend!(self, put_rule(tenant, rule, module))
     }
 
     /// All versions of a rule, oldest first by semantic version; none if there is no such rule.
     pub async fn rule_versions(&self, tenant: &Tenant, name: &RuleName) -> Result<Vec<RuleVersion>, StoreError> {
-        on_member!(self, rule_versions(tenant, name))
+        on_backend!(self, rule_versions(tenant, name))
     }
 
     /// The newest version of each rule whose name sorts behind `after`, by name, at most `limit`.
     pub async fn rules(&self, tenant: &Tenant, after: &str, limit: u32) -> Result<Vec<RuleVersion>, StoreError> {
-        on_member!(self, rules(tenant, after, limit))
+        on_backend!(self, rules(tenant, after, limit))
     }
 
     /// The bytes of a rule version.
@@ -114,58 +114,67 @@ impl Store {
         name: &RuleName,
         version: &Version,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        on_member!(self, module(tenant, name, version))
+        on_backend!(self, module(tenant, name, version))
     }
 
     /// The bytes behind a digest, whoever uploaded them.
     pub async fn module_by_digest(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        on_member!(self, module_by_digest(digest))
+        on_backend!(self, module_by_digest(digest))
     }
 
     /// Stores an alert with its bindings unless that would exceed a cap, and tells evaluators.
     pub async fn create_alert(&self, new: &NewAlert, caps: BindingCaps) -> Result<StoredAlert, StoreError> {
-        on_member!(self, create_alert(new, caps))
+        on_backend!(self, create_alert(new, caps))
     }
 
-    /// Every symbol that somebody watches, with its home if it has one, and some that nobody watches any more.
-    pub async fn homes(&self) -> Result<Vec<(Symbol, Option<u32>)>, StoreError> {
-        on_member!(self, homes())
+    /// Returns the assignment of every watched symbol, and of some that are no longer watched.
+    pub async fn symbol_assignments(&self) -> Result<Vec<SymbolAssignment>, StoreError> {
+        on_backend!(self, symbol_assignments())
     }
 
-    /// Symbols without a home that bindings wait for which changed after one revision and up to another.
-    pub async fn sought(&self, after_revision: u64, up_to_revision: u64) -> Result<Vec<Sought>, StoreError> {
-        on_member!(self, sought(after_revision, up_to_revision))
+    /// Returns the unassigned symbols of bindings that changed after one revision and up to another.
+    pub async fn unassigned_symbols(
+        &self,
+        after_revision: u64,
+        up_to_revision: u64,
+    ) -> Result<Vec<UnassignedSymbol>, StoreError> {
+        on_backend!(self, unassigned_symbols(after_revision, up_to_revision))
     }
 
     /// The symbols that live bindings watch.
     pub async fn watched_symbols(&self) -> Result<Vec<Symbol>, StoreError> {
-        on_member!(self, watched_symbols())
+        on_backend!(self, watched_symbols())
     }
 
     /// Assigns a symbol to a partition if live bindings wait for that, and announces these to evaluators. Returns the
     /// partition that the symbol is assigned to; None if it is to none, since no binding waits any more.
-    pub async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<Option<u32>, StoreError> {
-        on_member!(self, settle(symbol, partition))
+    pub async fn assign_symbol(&self, symbol: &Symbol, partition: u32) -> Result<Option<u32>, StoreError> {
+        on_backend!(self, assign_symbol(symbol, partition))
     }
 
     /// Those of some symbols that live bindings watch.
     pub async fn live_among(&self, symbols: &[Symbol]) -> Result<Vec<Symbol>, StoreError> {
-        on_member!(self, live_among(symbols))
+        on_backend!(self, live_among(symbols))
     }
 
     /// Releases an alert's quarantined bindings, all or that on one symbol, and tells evaluators.
-    pub async fn release(&self, tenant: &Tenant, id: AlertId, symbol: Option<&Symbol>) -> Result<Released, StoreError> {
-        on_member!(self, release(tenant, id, symbol))
+    pub async fn unquarantine(
+        &self,
+        tenant: &Tenant,
+        id: AlertId,
+        symbol: Option<&Symbol>,
+    ) -> Result<Unquarantined, StoreError> {
+        on_backend!(self, unquarantine(tenant, id, symbol))
     }
 
     /// An alert that was not deleted.
     pub async fn alert(&self, tenant: &Tenant, id: AlertId) -> Result<Option<Alert>, StoreError> {
-        on_member!(self, alert(tenant, id))
+        on_backend!(self, alert(tenant, id))
     }
 
     /// Whether there is such an alert, or was until it was deleted.
     pub async fn has_had_alert(&self, tenant: &Tenant, id: AlertId) -> Result<bool, StoreError> {
-        on_member!(self, has_had_alert(tenant, id))
+        on_backend!(self, has_had_alert(tenant, id))
     }
 
     /// Alerts with a number above `after`, in the order of numbers, at most `limit`.
@@ -176,13 +185,13 @@ impl Store {
         after: AlertId,
         limit: u32,
     ) -> Result<Vec<Alert>, StoreError> {
-        on_member!(self, alerts(tenant, filter, after, limit))
+        on_backend!(self, alerts(tenant, filter, after, limit))
     }
 
     /// Deletes an alert and announces that to evaluators; false if there is none. Its firings stay, and none is recorded
     /// after this has returned.
     pub async fn delete_alert(&self, tenant: &Tenant, id: AlertId, now_ms: i64) -> Result<bool, StoreError> {
-        on_member!(self, delete_alert(tenant, id, now_ms))
+        on_backend!(self, delete_alert(tenant, id, now_ms))
     }
 
     /// Firings recorded behind the sequence number `after`, oldest first, at most `limit`, with their numbers.
@@ -193,23 +202,23 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<(u64, Firing)>, StoreError> {
-        on_member!(self, firings(tenant, alert, after, limit))
+        on_backend!(self, firings(tenant, alert, after, limit))
     }
 
     /// Firings of all tenants recorded behind the sequence number `after`, oldest first, at most `limit`, with their
     /// numbers. Whoever hands them on does so by tenant.
     pub async fn firings_of_all(&self, after: u64, limit: u32) -> Result<Vec<(u64, Firing)>, StoreError> {
-        on_member!(self, firings_of_all(after, limit))
+        on_backend!(self, firings_of_all(after, limit))
     }
 
     /// The sequence number of a firing.
     pub async fn firing_seq(&self, tenant: &Tenant, id: FiringId) -> Result<Option<u64>, StoreError> {
-        on_member!(self, firing_seq(tenant, id))
+        on_backend!(self, firing_seq(tenant, id))
     }
 
     /// A tenant's newest firing, with its sequence number.
     pub async fn last_firing(&self, tenant: &Tenant) -> Result<Option<(u64, Firing)>, StoreError> {
-        on_member!(self, last_firing(tenant))
+        on_backend!(self, last_firing(tenant))
     }
 
     /// An alert's faults behind a sequence number, oldest first, at most `limit`, with their numbers.
@@ -220,22 +229,22 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<(u64, FaultRecord)>, StoreError> {
-        on_member!(self, faults(tenant, alert, after, limit))
+        on_backend!(self, faults(tenant, alert, after, limit))
     }
 
     /// What it takes to see a fault again; None once newer faults have displaced it.
     pub async fn fault_bundle(&self, tenant: &Tenant, id: FaultId) -> Result<Option<StoredBundle>, StoreError> {
-        on_member!(self, fault_bundle(tenant, id))
+        on_backend!(self, fault_bundle(tenant, id))
     }
 
     /// Takes a rule version out of service, with all its live bindings. It has no effect on one that already is.
     pub async fn quarantine_rule(&self, rule: Digest, reason: &str, at_ms: i64) -> Result<(), StoreError> {
-        on_member!(self, quarantine_rule(rule, reason, at_ms))
+        on_backend!(self, quarantine_rule(rule, reason, at_ms))
     }
 
     /// Impure rule versions that live bindings still wait on, with how many, at most `limit`.
     pub async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
-        on_member!(self, impure_rules_in_use(limit))
+        on_backend!(self, impure_rules_in_use(limit))
     }
 
     /// Alerts on a rule with a live binding, on one version or on all but `to`, behind `after`, at most `limit`.
@@ -247,86 +256,86 @@ impl Store {
         after: AlertId,
         limit: u32,
     ) -> Result<Vec<Promotable>, StoreError> {
-        on_member!(self, promotable(tenant, to, from, after, limit))
+        on_backend!(self, promotable(tenant, to, from, after, limit))
     }
 
     /// Begins a promotion: evaluators are asked for the live bindings of its alerts. Alerts that were deleted since they
     /// were read are left out. Nothing is begun while a partition of one of these bindings is halted.
     pub async fn begin_promotion(&self, new: &NewPromotion) -> Result<BegunPromotion, StoreError> {
-        on_member!(self, begin_promotion(new))
+        on_backend!(self, begin_promotion(new))
     }
 
     /// The promotion under way, and how far it has come.
     pub async fn unfinished_promotion(&self) -> Result<Option<UnfinishedPromotion>, StoreError> {
-        on_member!(self, unfinished_promotion())
+        on_backend!(self, unfinished_promotion())
     }
 
     /// Live bindings that are held, by number, behind `after`, at most `limit`.
     pub async fn held_bindings(&self, after: BindingId, limit: u32) -> Result<Vec<HeldBinding>, StoreError> {
-        on_member!(self, held_bindings(after, limit))
+        on_backend!(self, held_bindings(after, limit))
     }
 
     /// Keeps what held bindings are to remember once the promotion is finished.
     pub async fn stage_promotion(&self, id: PromotionId, states: &[SavedBinding]) -> Result<(), StoreError> {
-        on_member!(self, stage_promotion(id, states))
+        on_backend!(self, stage_promotion(id, states))
     }
 
     /// Finishes a promotion whose bindings are all held and staged, and tells evaluators to go on with them.
     pub async fn finish_promotion(&self, id: PromotionId, caps: BindingCaps) -> Result<FinishedPromotion, StoreError> {
-        on_member!(self, finish_promotion(id, caps))
+        on_backend!(self, finish_promotion(id, caps))
     }
 
     /// Takes a promotion back: evaluators go on with the bindings that they have handed over, and keep those that they have
     /// not. One that hands over all the same, since it has not heard of this yet, gets the binding back at once. Returns how
     /// many bindings were held; None if the promotion is not under way.
     pub async fn roll_back_promotion(&self, id: PromotionId) -> Result<Option<u64>, StoreError> {
-        on_member!(self, roll_back_promotion(id))
+        on_backend!(self, roll_back_promotion(id))
     }
 
     /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
     pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
-        on_member!(self, newest_firing())
+        on_backend!(self, newest_firing())
     }
 
     /// The newest revision of bindings. Its changes tell that there is something to read with [`Self::changes`].
     pub async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
-        on_member!(self, newest_revision())
+        on_backend!(self, newest_revision())
     }
 
     /// What changed after a revision: bindings that evaluators are to begin with (`armed_revision`), or of which something
     /// else has changed since (`revision`), at most `limit` of each, which must be more than one alert can have. A binding
     /// is among them by either, so that its beginning is not passed over where it has changed again since.
     pub async fn changes(&self, after: u64, limit: u32) -> Result<Changed, StoreError> {
-        on_member!(self, changes(after, limit))
+        on_backend!(self, changes(after, limit))
     }
 
     /// Notes why the partition of a claim is not evaluated until an operator acts. Its next checkpoint takes the note away.
     pub async fn halt_partition(&self, claim: &Claim, why: &str) -> Result<(), StoreError> {
-        on_member!(self, halt_partition(claim, why))
+        on_backend!(self, halt_partition(claim, why))
     }
 
     /// Claims a partition of a log: whoever held it before can commit no more. Fails where what is stored refers to another
     /// log.
     pub async fn claim_in(&self, log: &str, partition: u32) -> Result<Claim, StoreError> {
-        on_member!(self, claim(partition, Some(log)))
+        on_backend!(self, claim(partition, Some(log)))
     }
 
     /// Claims a partition of whichever log the store refers to.
     #[cfg(test)]
     pub(crate) async fn claim(&self, partition: u32) -> Result<Claim, StoreError> {
-        on_member!(self, claim(partition, None))
+        on_backend!(self, claim(partition, None))
     }
 
     /// The log that offsets in the store refer to; None until a partition of one is claimed.
     pub async fn tick_log(&self) -> Result<Option<TickLog>, StoreError> {
-        on_member!(self, tick_log())
+        on_backend!(self, tick_log())
     }
 
     /// Refers to another log from now on, or to the same one after it lost records: evaluation of each partition, and of
     /// its live bindings with what they remember, goes on at the start that is given for it. `starts` has all partitions
     /// of the log, in their order.
     pub async fn accept_log(&self, identity: &str, starts: &[LogStart]) -> Result<AcceptedLog, StoreError> {
-        on_member!(self, accept_log(identity, starts))
+        on_backend!(self, accept_log(identity, starts))
     }
 
     /// The bindings of a partition that are neither triggered nor deleted, and that were
@@ -338,20 +347,20 @@ impl Store {
         after: BindingId,
         limit: u32,
     ) -> Result<Vec<BindingRow>, StoreError> {
-        on_member!(self, live_bindings(partition, up_to_revision, after, limit))
+        on_backend!(self, live_bindings(partition, up_to_revision, after, limit))
     }
 
     /// What the bindings of a partition remembered at its checkpoint, each with its rule version. A binding that was
     /// promoted since may also have a record left of the version before.
     pub async fn saved_states(&self, partition: u32) -> Result<Vec<(Digest, SavedBinding)>, StoreError> {
-        on_member!(self, saved_states(partition))
+        on_backend!(self, saved_states(partition))
     }
 
     /// Writes firings, faults, quarantines and checkpoints at once, if all claims still hold. A firing that is recorded
     /// already, or whose binding is no longer active, changes nothing; nor does a fault that is recorded already.
     /// Returns how many firings are new.
     pub async fn commit(&self, claims: &[Claim], commit: &Commit) -> Result<u64, StoreError> {
-        on_member!(self, commit(claims, commit))
+        on_backend!(self, commit(claims, commit))
     }
 
     /// Returns the oldest firings in the outbox whose alerts no deliverer owns, at most `limit`, in the order of their
@@ -359,38 +368,38 @@ impl Store {
     /// of the database: while it has one, all its firings are passed over. Firings of an owner whose lease has run out may
     /// have been delivered all the same: they are returned again.
     pub async fn lease_outbox(&self, lease: &OutboxLease, limit: u32) -> Result<Vec<(u64, Firing)>, StoreError> {
-        on_member!(self, lease_outbox(lease, limit))
+        on_backend!(self, lease_outbox(lease, limit))
     }
 
     /// Takes delivered firings out of the outbox, by their sequence numbers, but for those of alerts that another deliverer
     /// owns by now, and gives up all alerts that the owner has. Returns how many it took out.
     pub async fn ack_outbox(&self, owner: &str, delivered: &[u64]) -> Result<u64, StoreError> {
-        on_member!(self, ack_outbox(owner, delivered))
+        on_backend!(self, ack_outbox(owner, delivered))
     }
 
     /// Makes the leases of an owner that have not run out end later. Returns how many alerts it owns now.
     pub async fn renew_outbox(&self, lease: &OutboxLease) -> Result<u64, StoreError> {
-        on_member!(self, renew_outbox(lease))
+        on_backend!(self, renew_outbox(lease))
     }
 
     /// Gives up all alerts that an owner has, with their firings that are not acknowledged.
     pub async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
-        on_member!(self, release_outbox(owner))
+        on_backend!(self, release_outbox(owner))
     }
 
     /// Asks for a lease, which is given where nobody holds it.
     pub async fn acquire_lease(&self, lease: &Lease) -> Result<Leased, StoreError> {
-        on_member!(self, acquire_lease(lease))
+        on_backend!(self, acquire_lease(lease))
     }
 
     /// Makes a lease end later; false if it has run out or is somebody else's.
     pub async fn renew_lease(&self, lease: &Lease) -> Result<bool, StoreError> {
-        on_member!(self, renew_lease(lease))
+        on_backend!(self, renew_lease(lease))
     }
 
     /// Ends a lease; nothing happens if it is somebody else's.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
-        on_member!(self, release_lease(lease))
+        on_backend!(self, release_lease(lease))
     }
 
     /// The counters of live bindings: kept, counted, and of the only tenant.

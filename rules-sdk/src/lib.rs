@@ -1,14 +1,14 @@
 //! Write Tocsin alert rules in Rust: no heap, no imports, one attribute.
 //!
-//! A rule judges one tick for one alert: `(tick, params, &mut state) -> Verdict`. The host keeps params and state as
-//! plain bytes, so both are structs of numbers. `docs/write-a-rule.md` goes from an empty folder to an uploaded rule;
-//! `example-rules/` holds rules to copy from.
+//! A rule evaluates one tick for one alert: `(tick, params, &mut state) -> Verdict`. The host keeps params and state as plain
+//! bytes, so both are structs of numbers. `docs/write-a-rule.md` leads from an empty folder to an uploaded rule, and
+//! `example-rules/` has rules to start from.
 //!
 //! ```
-//! # // A rule's crate starts with `#![no_std]`.
+//! # // The crate of a rule starts with `#![no_std]`.
 //! use tocsin_rules_sdk::prelude::*;
 //!
-//! /// What its alerts choose.
+//! /// The params of an alert.
 //! #[derive(Params)]
 //! #[repr(C)]
 //! pub struct Jump {
@@ -33,19 +33,19 @@
 //! ```
 #![no_std]
 
-// The derives and the attribute write `::tocsin_rules_sdk::…`, which this crate's own tests need too.
+// The macros generate `::tocsin_rules_sdk::…`, which must resolve in this crate's own tests too.
 extern crate self as tocsin_rules_sdk;
-// Off WASM only, for the tests of rules. It also brings the panic handler that a native `no_std` cdylib lacks.
+// On native targets only, for tests of rules. It also provides the panic handler that a native `no_std` cdylib needs.
 #[cfg(not(target_arch = "wasm32"))]
 extern crate std;
 
 pub mod abi;
 pub mod manifest;
 pub mod math;
-// The one place where an address becomes a reference.
+// The only conversion of an address to a reference.
 #[allow(unsafe_code)]
 mod migration;
-// `unsafe` traits: who implements one promises that the host's bytes are a value of the type.
+// `unsafe` traits: an implementation asserts that the host's bytes are a value of the type.
 #[allow(unsafe_code)]
 mod record;
 mod rule;
@@ -62,7 +62,7 @@ pub use record::{Choice, Params, State};
 pub use rule::{Rule, evaluate, migrate};
 pub use verdict::Verdict;
 
-/// All that a rule's source needs: `use tocsin_rules_sdk::prelude::*;`.
+/// Everything that a rule needs: `use tocsin_rules_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::math;
     #[cfg(feature = "macros")]
@@ -70,7 +70,7 @@ pub mod prelude {
     pub use crate::{Choice, Params, State, Tick, Verdict};
 }
 
-/// A panic in a rule is a trap, which the host records as a fault of that one binding.
+/// Turns a panic into a trap, which the host records as a fault of the evaluated binding.
 #[cfg(all(target_arch = "wasm32", feature = "macros"))]
 #[panic_handler]
 fn trap(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,6 +1,6 @@
-//! What a module says of itself, and the JSON of it, which the compiler writes into the module's custom section.
+//! The manifest of a rule, and its JSON, which the compiler writes into the module's custom section.
 //!
-//! Everything here is `const`: the manifest costs the module no code. `docs/abi.md` defines the JSON.
+//! Everything here is `const`, so the manifest adds no code to the module. `docs/abi.md` defines the JSON.
 
 use crate::abi;
 
@@ -11,40 +11,40 @@ pub struct Manifest {
     pub name: &'static str,
     /// Semantic version.
     pub version: &'static str,
-    /// What the rule does, for people.
+    /// What the rule does, as text to display.
     pub description: &'static str,
-    /// Who wrote it.
+    /// The author, as text to display.
     pub author: &'static str,
     /// The params, in the order of the record.
     pub params: &'static [Param],
-    /// Bytes of the params record.
+    /// The size of the params record, in bytes.
     pub params_bytes: usize,
-    /// Bytes of the state record.
+    /// The size of the state record, in bytes.
     pub state_bytes: usize,
-    /// What the evidence numbers are called.
+    /// The names of the evidence numbers.
     pub evidence: &'static [&'static str],
-    /// Whether verdicts may carry a wake band.
+    /// Whether verdicts may have a wake band.
     pub sleeps: bool,
-    /// The older versions whose states the rule can take over.
+    /// The older versions from which the rule migrates states.
     pub migrates: &'static [&'static str],
 }
 
-/// One param: a property of the schema and its place in the record.
+/// A param: a property of the schema, with its position in the record.
 #[derive(Clone, Copy, Debug)]
 pub struct Param {
-    /// The property's name.
+    /// The name of the property.
     pub name: &'static str,
     /// The field's doc comment, or empty.
     pub description: &'static str,
-    /// Its type.
+    /// The type of the field.
     pub kind: Kind,
-    /// Bytes from the start of the record.
+    /// The offset in the record, in bytes.
     pub offset: usize,
     /// Bounds: schema keyword and number, as JSON.
     pub bounds: &'static [(&'static str, &'static str)],
-    /// What an alert that leaves it out gets; without one the param is required.
+    /// The value for alerts that leave the param out. Without a default the param is required.
     pub default: Option<Json>,
-    /// The unit, for people.
+    /// The unit, as text to display.
     pub unit: Option<&'static str>,
 }
 
@@ -70,19 +70,19 @@ pub enum Kind {
 /// A JSON value.
 #[derive(Clone, Copy, Debug)]
 pub enum Json {
-    /// A number, `true` or `false`, as it is written.
+    /// A number, `true` or `false`, in JSON.
     Plain(&'static str),
-    /// A string, not yet quoted.
+    /// A string, without quotes.
     Text(&'static str),
 }
 
-/// Bytes of a record of `T` at the host: its size, rounded up to [`abi::RECORD_ALIGN`].
+/// Returns the size of the host's record of a `T`, in bytes: that of the type, rounded up to [`abi::RECORD_ALIGN`].
 pub const fn record_bytes<T>() -> usize {
     size_of::<T>().next_multiple_of(abi::RECORD_ALIGN)
 }
 
 impl Kind {
-    /// The schema's `type` and the layout's `type`.
+    /// Returns the `type` in the schema and the `type` in the layout.
     const fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::F64 => ("number", "f64"),
@@ -97,19 +97,19 @@ impl Kind {
 }
 
 impl Manifest {
-    /// Bytes of the JSON.
+    /// Returns the length of the JSON, in bytes.
     pub const fn json_bytes(&self) -> usize {
         self.write(&mut [])
     }
 
-    /// The JSON; `N` is [`json_bytes`](Self::json_bytes).
+    /// Returns the JSON. `N` must be [`json_bytes`](Self::json_bytes).
     pub const fn json<const N: usize>(&self) -> [u8; N] {
         let mut out = [0; N];
         assert!(self.write(&mut out) == N);
         out
     }
 
-    /// Writes as much of the JSON as fits into `out`, and returns how long it is.
+    /// Writes as much of the JSON as fits into `out`, and returns its full length.
     pub(crate) const fn write(&self, out: &mut [u8]) -> usize {
         let mut to = Writer { out, length: 0 };
         to.raw("{\"abi\":").number(abi::VERSION as usize);
@@ -192,7 +192,7 @@ impl Param {
     }
 }
 
-/// Writes as much as fits and counts all of it, so that one walk finds the length and the next fills the array.
+/// Writes as much as fits and counts everything, so that one pass computes the length and another fills the array.
 struct Writer<'a> {
     out: &'a mut [u8],
     length: usize,
@@ -215,7 +215,7 @@ impl Writer<'_> {
         self
     }
 
-    /// A JSON string. Quotes, backslashes and control characters are escaped; the rest is UTF-8 as it is.
+    /// Writes a JSON string. Quotes, backslashes and control characters are escaped; the rest is UTF-8.
     const fn text(&mut self, text: &str) -> &mut Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         self.byte(b'"');
@@ -256,7 +256,7 @@ impl Writer<'_> {
         self
     }
 
-    /// A comma before every element but the first.
+    /// Writes a comma, except before the first element.
     const fn comma(&mut self, index: usize) -> &mut Self {
         if index > 0 { self.raw(",") } else { self }
     }

@@ -1,5 +1,4 @@
-//! The state that an older version of a rule left: bytes of the host's, of a type that only the function which takes them
-//! over knows.
+//! The state of an older version of a rule: bytes of the host, with a type that only the function that migrates it knows.
 
 #[cfg(not(target_arch = "wasm32"))]
 use core::any::{Any, type_name};
@@ -9,7 +8,7 @@ use core::ptr::NonNull;
 
 use crate::State;
 
-/// A state of an older version, on its way to the function that `migrates` names for it.
+/// A state of an older version, for the function that `migrates` names for that version.
 pub struct OldState<'a> {
     #[cfg(target_arch = "wasm32")]
     address: usize,
@@ -20,40 +19,40 @@ pub struct OldState<'a> {
 
 #[cfg(target_arch = "wasm32")]
 impl<'a> OldState<'a> {
-    /// The state at an address.
+    /// Returns the state at an address.
     ///
     /// # Safety
-    /// As many bytes as the type has that [`Self::get`] is asked for are there for as long as this lives, at a multiple of
-    /// [`RECORD_ALIGN`](crate::abi::RECORD_ALIGN).
+    /// The address must be a multiple of [`RECORD_ALIGN`](crate::abi::RECORD_ALIGN), and the bytes of the type that
+    /// [`Self::get`] is called with must be valid there for `'a`.
     #[inline(always)]
     pub unsafe fn at(address: usize) -> Self {
         Self { address, borrowed: PhantomData }
     }
 
-    /// The state as what it was to its own version.
+    /// Returns the state as the type that its own version gave it.
     #[inline(always)]
     pub fn get<T: State>(&self) -> &'a T {
-        // Of a record without bytes the host passes any address, which no reference may hold.
+        // For a record without bytes the host passes any address, which may be invalid as a reference.
         if size_of::<T>() == 0 {
-            // SAFETY: a reference to nothing needs only to be aligned.
+            // SAFETY: a reference to a type without bytes needs only to be aligned.
             return unsafe { NonNull::dangling().as_ref() };
         }
-        // SAFETY: `at` was promised the bytes and their alignment, and a `State` is valid whatever its bytes are.
+        // SAFETY: the caller of `at` ensured the bytes and their alignment, and any bytes are a valid `State`.
         unsafe { &*(self.address as *const T) }
     }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 impl<'a> OldState<'a> {
-    /// A state in a test.
+    /// Wraps a state, for tests.
     pub fn of<T: State>(state: &'a T) -> Self {
         Self { state: (state, type_name::<T>()), borrowed: PhantomData }
     }
 
-    /// The state as what it was to its own version.
+    /// Returns the state as the type that its own version gave it.
     ///
     /// # Panics
-    /// Where the test gave a state of another type.
+    /// If the test passed a state of another type.
     pub fn get<T: State>(&self) -> &'a T {
         let (state, given) = self.state;
         let wanted = type_name::<T>();

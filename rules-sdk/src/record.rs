@@ -1,14 +1,14 @@
-//! The records that the host keeps for a rule, params and state, and what may be in them.
+//! The records that the host keeps for a rule, params and state, and the types that they may contain.
 //!
-//! A rule reads both in place, by reference: a state may be kilobytes. So what these traits promise is what makes
-//! those references sound, and why they are `unsafe` to write by hand: derive them.
+//! A rule accesses both in place, by reference, since a state may have kilobytes. These traits guarantee that such references
+//! are sound. That is why they are `unsafe` to implement by hand: derive them.
 
 use crate::manifest::Param;
 
 /// A record of params: derive it for a `#[repr(C)]` struct.
 ///
 /// # Safety
-/// `FIELDS` names every field, with its type and offset; each of these types is one of [`Kind`](crate::manifest::Kind).
+/// `FIELDS` lists every field, with its type and offset, and each type is one of [`Kind`](crate::manifest::Kind).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the params of a rule",
     label = "params are a struct with `#[derive(Params)] #[repr(C)]`"
@@ -35,30 +35,30 @@ unsafe impl Params for () {
     note = "in place of text, let the alert choose from an enum"
 )]
 pub unsafe trait Choice: Copy + 'static {
-    /// The names of the choices, as alerts write them.
+    /// The names of the choices, as they appear in alerts.
     const NAMES: &'static [&'static str];
 }
 
-/// Plain bytes that the host keeps between ticks: a number, an array, or a `#[repr(C)]` struct that derives it.
+/// Plain bytes that the host keeps between ticks: a number, an array, or a `#[repr(C)]` struct that derives this.
 ///
 /// # Safety
-/// The type has no padding, is aligned to at most [`RECORD_ALIGN`](crate::abi::RECORD_ALIGN), means the same on every target, and is valid
-/// whatever its bytes are.
+/// The type has no padding, an alignment of at most [`RECORD_ALIGN`](crate::abi::RECORD_ALIGN), and the same layout on every
+/// target, and any bytes are a valid value of it.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot live in the state of a rule",
+    message = "`{Self}` cannot be part of a rule's state",
     label = "not plain bytes",
     note = "the host stores, moves and restores state as bytes, and starts it as zeroes: use f64, f32, integers of \
             8 to 64 bits, arrays of them, and structs with `#[derive(State)] #[repr(C)]`",
     note = "in place of a bool or an enum keep a u32; in place of a Vec, a String or a reference keep an array"
 )]
 pub unsafe trait State: Sized + 'static {
-    /// The value of all-zero bytes: what a state starts as.
+    /// The value of all-zero bytes, with which a state starts.
     const ZERO: Self;
 }
 
 macro_rules! plain_numbers {
     ($($number:ty),*) => {$(
-        // SAFETY: a number has no padding, at most 8 bytes, and is valid whatever its bytes are.
+        // SAFETY: a number has no padding and at most 8 bytes, and any bytes are a valid value.
         unsafe impl State for $number {
             const ZERO: Self = 0 as $number;
         }
@@ -67,7 +67,7 @@ macro_rules! plain_numbers {
 // No usize, whose size differs between targets, and no 128-bit integers, whose alignment does.
 plain_numbers!(f64, f32, i64, i32, i16, i8, u64, u32, u16, u8);
 
-// SAFETY: an array is its elements side by side.
+// SAFETY: an array consists of its elements, without padding.
 unsafe impl<T: State, const N: usize> State for [T; N] {
     const ZERO: Self = [T::ZERO; N];
 }

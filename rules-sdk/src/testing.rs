@@ -1,4 +1,4 @@
-//! Runs a rule natively, so that its tests need no WASM: the same function, the same params and state.
+//! Runs rules natively, so that their tests need no WebAssembly: the same function, the same params and state.
 
 use core::borrow::Borrow;
 use std::string::String;
@@ -7,23 +7,23 @@ use std::{assert, assert_eq, panic, vec};
 
 use crate::{OldState, Rule, State, Tick, Verdict};
 
-/// One binding of a rule: its params, and a state that starts as zeroes.
+/// A binding of a rule: its params, and a state that starts as zeroes.
 pub struct Run<R: Rule> {
     params: R::Params,
     state: R::State,
 }
 
 impl<R: Rule> Run<R> {
-    /// A binding that has seen no tick. The params are used as they are; the host would check them by the schema.
+    /// Creates a binding. Unlike on the host, the params are not checked by the schema.
     pub fn new(params: R::Params) -> Self {
         Self { params, state: R::State::ZERO }
     }
 
-    /// A binding that comes over from an older version with the state that it had there; None where the rule refuses it.
+    /// Creates a binding that is migrated from an older version with its state there. Returns `None` if the rule refuses it.
     /// `params` are those for this version.
     ///
     /// # Panics
-    /// Where the rule's `migrates` does not name the version, or its function takes another type of state.
+    /// If the rule's `migrates` does not name the version, or its function has another type of state.
     pub fn migrated<O: State>(version: &str, old: &O, params: R::Params) -> Option<Self> {
         let names = R::MANIFEST.migrates;
         let Some(from) = names.iter().position(|name| *name == version) else {
@@ -33,11 +33,11 @@ impl<R: Rule> Run<R> {
         R::migrate(from, OldState::of(old), &params, &mut state).then_some(Self { params, state })
     }
 
-    /// Judges the next tick.
+    /// Evaluates the next tick.
     ///
     /// # Panics
-    /// Where the verdict disagrees with the rule's attribute: another number of evidence numbers than names, or a wake
-    /// band without `sleeps`.
+    /// If the verdict contradicts the rule's attribute: another number of evidence numbers than names, or a wake band without
+    /// `sleeps`.
     pub fn evaluate(&mut self, tick: &Tick) -> Verdict {
         let verdict = R::evaluate(tick, &self.params, &mut self.state);
         let names = R::MANIFEST.evidence;
@@ -53,21 +53,21 @@ impl<R: Rule> Run<R> {
         verdict
     }
 
-    /// Judges the ticks one after the other: the index and the evidence of each that fired.
+    /// Evaluates ticks in order. Returns the index and the evidence of each that fired.
     pub fn fires(&mut self, ticks: impl IntoIterator<Item = impl Borrow<Tick>>) -> Vec<(usize, Vec<f64>)> {
         let verdicts = ticks.into_iter().map(|tick| self.evaluate(tick.borrow())).enumerate();
         verdicts.filter(|(_, v)| v.fires()).map(|(index, v)| (index, v.evidence_numbers().to_vec())).collect()
     }
 
-    /// What the rule remembers by now.
+    /// Returns the current state.
     pub fn state(&self) -> &R::State {
         &self.state
     }
 }
 
-/// The rule's manifest, as its module carries it.
+/// Returns the manifest of a rule, as it is in its module.
 pub fn manifest<R: Rule>() -> String {
     let mut json = vec![0; R::MANIFEST.json_bytes()];
     R::MANIFEST.write(&mut json);
-    String::from_utf8(json).expect("it is made of strings")
+    String::from_utf8(json).expect("it consists of strings")
 }

@@ -1,8 +1,8 @@
-//! What a rule answers: hold or fire, the evidence, and how long it may sleep.
+//! Verdicts: hold or fire, the evidence, and the wake band.
 
 use crate::abi;
 
-/// A rule's answer to one tick, built in one line: `Verdict::fire().evidence([change, reference])`.
+/// The answer of a rule to a tick, built in one line: `Verdict::fire().evidence([change, reference])`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     fires: bool,
@@ -20,30 +20,31 @@ struct Band {
 }
 
 impl Band {
-    /// Every price, for ever.
+    /// Every price, without an end.
     const ENDLESS: Self = Self { low: f64::NEG_INFINITY, high: f64::INFINITY, until_ms: i64::MAX };
 }
 
 impl Verdict {
-    /// The condition does not hold.
+    /// Returns a verdict that the condition does not hold.
     #[inline]
     pub const fn hold() -> Self {
         Self { fires: false, evidence: [0.0; abi::MAX_EVIDENCE], evidence_count: 0, band: None }
     }
 
-    /// The condition holds.
+    /// Returns a verdict that the condition holds.
     #[inline]
     pub const fn fire() -> Self {
         Self { fires: true, ..Self::hold() }
     }
 
-    /// Fire where `condition` is true, else hold.
+    /// Returns [`fire`](Self::fire) if `condition` is true, else [`hold`](Self::hold).
     #[inline]
     pub const fn fire_if(condition: bool) -> Self {
         Self { fires: condition, ..Self::hold() }
     }
 
-    /// The numbers that justify a firing, in the order of the rule's `evidence(…)` names. Only firings carry them.
+    /// Sets the numbers that justify a firing, in the order of the rule's `evidence(…)` names. They are ignored unless it
+    /// fires.
     #[inline]
     pub const fn evidence<const N: usize>(mut self, numbers: [f64; N]) -> Self {
         const { assert!(N <= abi::MAX_EVIDENCE, "a verdict carries at most 4 evidence numbers") };
@@ -56,9 +57,9 @@ impl Verdict {
         self
     }
 
-    /// The rule need not be called while the price is above `low` and below `high`: its answer would be the same.
+    /// Lets the host skip ticks while the price is above `low` and below `high`, since the answer would be the same.
     ///
-    /// It sees none of the ticks in between, so a rule whose state depends on every tick cannot sleep. The rule says
+    /// The rule is not called for those ticks, so it cannot sleep if its state depends on every tick. Requires
     /// `#[rule(sleeps)]`.
     #[inline]
     pub const fn asleep_between(mut self, low: f64, high: f64) -> Self {
@@ -70,8 +71,8 @@ impl Verdict {
         self
     }
 
-    /// The rule need not be called before this event time, Unix milliseconds. Without
-    /// [`asleep_between`](Self::asleep_between), whatever the price.
+    /// Lets the host skip ticks before this event time, Unix milliseconds. Without
+    /// [`asleep_between`](Self::asleep_between), at any price.
     #[inline]
     pub const fn until(mut self, time_ms: i64) -> Self {
         let band = match self.band {
@@ -82,30 +83,30 @@ impl Verdict {
         self
     }
 
-    /// Whether the condition holds.
+    /// Returns whether the condition holds.
     pub const fn fires(&self) -> bool {
         self.fires
     }
 
-    /// The evidence numbers that were given.
+    /// Returns the evidence numbers.
     pub fn evidence_numbers(&self) -> &[f64] {
         &self.evidence[..self.evidence_count]
     }
 
-    /// Whether the rule may sleep.
+    /// Returns whether there is a wake band.
     pub const fn is_asleep(&self) -> bool {
         self.band.is_some()
     }
 
-    /// Writes what the answer code says is there, and returns the code.
+    /// Writes what the host reads by the result code, and returns the code.
     #[inline(always)]
-    pub(crate) fn answer(self, sleeps: bool, out: &mut abi::Verdict) -> i32 {
+    pub(crate) fn write(self, sleeps: bool, out: &mut abi::Verdict) -> i32 {
         let mut code = abi::HOLD;
         if self.fires {
             out.evidence = self.evidence;
             code = abi::FIRE;
         }
-        // A rule that did not say `sleeps` has no band in its manifest: it is awake for every tick.
+        // Without `sleeps` in the manifest a wake band is a fault, so it is left out: the rule is called for every tick.
         if let (true, Some(band)) = (sleeps, self.band) {
             (out.wake_low, out.wake_high, out.wake_until_ms) = (band.low, band.high, band.until_ms);
             code |= abi::ASLEEP;
@@ -120,11 +121,11 @@ mod tests {
 
     fn check(verdict: Verdict, sleeps: bool, code: i32, expect: abi::Verdict) {
         let mut out = abi::Verdict::default();
-        assert_eq!((verdict.answer(sleeps, &mut out), out), (code, expect), "{verdict:?}");
+        assert_eq!((verdict.write(sleeps, &mut out), out), (code, expect), "{verdict:?}");
     }
 
     #[test]
-    fn the_answer_holds_what_its_code_says() {
+    fn the_record_has_what_the_code_announces() {
         let none = abi::Verdict::default();
         check(Verdict::hold(), true, abi::HOLD, none);
         check(Verdict::hold().evidence([1.0]), true, abi::HOLD, none);

@@ -97,17 +97,17 @@ pub fn rules(count: usize) -> impl Iterator<Item = Hostile> {
     })
 }
 
-/// A rule that does no wrong and burns nearly all the fuel that it has, on the dearest operations: those on denormals.
+/// A rule that does no wrong and burns nearly all the fuel that it has, on the costliest operations: those on denormals.
 pub fn just_within_budget() -> Vec<u8> {
-    let manifest = r#"{"abi":1,"name":"dear","version":"1.0.0"}"#;
-    let dear = "(local.set $x (f64.mul (local.get $x) (f64.const 0.9999999)))".repeat(100);
+    let manifest = r#"{"abi":1,"name":"costly","version":"1.0.0"}"#;
+    let costly = "(local.set $x (f64.mul (local.get $x) (f64.const 0.9999999)))".repeat(100);
     let fields = format!(
         r#"(memory (export "memory") 1)
         (func (export "evaluate") (param i32 i32 i32 i32) (result i32) (local $left i32) (local $x f64)
           (local.set $left (i32.const 65))
           (local.set $x (f64.const 1e-310))
           (loop $l
-            {dear}
+            {costly}
             (br_if $l (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
           (f64.eq (local.get $x) (f64.const 1)))"#
     );

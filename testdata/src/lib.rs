@@ -3,7 +3,7 @@
 //! The recordings belong to the exchanges and are not in this repository: they are read from `shared/data` beside it,
 //! or from where `TOCSIN_SHARED_DATA` points. A test without them fails and says so; it never passes unseen.
 
-pub mod dear;
+pub mod costly;
 pub mod hostile;
 pub mod modules;
 

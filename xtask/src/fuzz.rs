@@ -1,53 +1,52 @@
-//! `cargo xtask fuzz`: runs the engine's fuzz targets for a while each, with cargo-fuzz. What they found before is kept,
-//! and is where they go on.
+//! `cargo xtask fuzz`: runs each of the engine's fuzz targets for some time, with cargo-fuzz. Their corpora are kept, and the
+//! next run continues from them.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use local_stack::tools::{self, CARGO_FUZZ};
 
-use crate::tools::{self, CARGO_FUZZ};
-
-/// Where the targets are, in the workspace.
+/// The folder of the fuzz crate, in the repository.
 const FUZZ_FOLDER: &str = "engine/fuzz";
 
-/// The longest input, in bytes: generated modules have some hundred operators.
+/// The longest input, in bytes: generated modules have about a hundred operators.
 const MAX_INPUT_BYTES: u32 = 8192;
 
-/// Seeds of noise, and the bytes of one: enough that what a grammar makes of it has all of its parts.
+/// The number of random seed inputs, and the bytes of each: enough for a grammar to generate all of its parts.
 const NOISE_FILES: u64 = 32;
 const NOISE_BYTES: usize = 4096;
 
-/// The longest that one input may take, in seconds: a thousandth of it is usual. Longer is found as a hang.
+/// An input that takes longer, in seconds, is reported as a hang. A thousandth of it is usual.
 const MAX_INPUT_SECONDS: u32 = 20;
 
-/// The most memory of a target, in MiB: inputs that make it grow are found.
+/// The most memory of a target, in MiB. An input that needs more is reported.
 const MAX_MEMORY_MIB: u32 = 3072;
 
-/// A target.
+/// A fuzz target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Target {
-    /// Any bytes are inspected
+    /// Inspects any bytes
     Validator,
-    /// Any manifest is parsed, and params are packed by it
+    /// Parses any manifest, and packs params by it
     Manifest,
-    /// Generated modules that pass inspection are re-encoded and compiled
+    /// Re-encodes and compiles generated modules that pass inspection
     Injection,
-    /// Generated rules are evaluated beside honest ones
+    /// Evaluates generated rules beside built-in ones
     Evaluation,
-    /// Modules that attack the layout of memory, against a twin whose every store is guarded
+    /// Compares modules that attack the layout of memory with twins whose stores are all guarded
     Layout,
 }
 
 const ALL: [Target; 5] = [Target::Validator, Target::Manifest, Target::Injection, Target::Evaluation, Target::Layout];
 
-/// What `cargo xtask fuzz` takes.
+/// The arguments of `cargo xtask fuzz`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long each target runs, in seconds
+    /// How long to run each target, in seconds
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
-    /// One target [default: all, one after the other]
+    /// The target to run [default: all, one after the other]
     #[arg(long, value_enum, value_name = "T")]
     target: Option<Target>,
 }
@@ -63,7 +62,7 @@ impl Target {
         }
     }
 
-    /// Files of the repository to begin with.
+    /// Returns the files of the repository that seed the corpus.
     fn seeds(self) -> &'static [&'static str] {
         match self {
             Self::Validator => &["engine/src/builtin/above.wasm", "engine/src/builtin/below.wasm"],
@@ -72,13 +71,13 @@ impl Target {
         }
     }
 
-    /// Whether it makes something of any bytes by a grammar, and so begins with noise too.
+    /// Returns whether the target generates its input from any bytes by a grammar, so that random bytes are seeds too.
     fn has_grammar(self) -> bool {
         self != Self::Validator
     }
 }
 
-/// Runs the targets; the first that finds something ends the run.
+/// Runs the targets, up to the first that finds a bug.
 pub(crate) fn run(args: &Args) -> Result<()> {
     CARGO_FUZZ.install()?;
     let targets = args.target.map_or(ALL.to_vec(), |target| vec![target]);
@@ -87,21 +86,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut fuzz = cargo_fuzz_run()?;
         fuzz.arg(target.name()).arg(corpus).arg("--");
         fuzz.arg(format!("-max_total_time={}", args.seconds));
-        // Short inputs generate nothing, and the entropic schedule spends its time on the many features of a compiler.
+        // Short inputs generate nothing, and the entropic schedule would spend its time on the many features of a compiler.
         fuzz.args(["-len_control=0", "-entropic=0"]);
         fuzz.arg(format!("-max_len={MAX_INPUT_BYTES}"));
         fuzz.arg(format!("-timeout={MAX_INPUT_SECONDS}"));
         fuzz.arg(format!("-rss_limit_mb={MAX_MEMORY_MIB}"));
         if !fuzz.status().context("cannot run cargo fuzz")?.success() {
-            bail!("the target {} found something, or was not built: see above", target.name());
+            bail!("the fuzz target {} found a bug, or could not be built: see above", target.name());
         }
     }
     Ok(())
 }
 
-/// `cargo fuzz run`, up to the target's name. Without a sanitizer, since there is no unsafe code to be watched, and with
-/// `-O`, which leaves assertions to the fuzz crate's profile: Cranelift's own are not what is looked for. It instruments
-/// by compiler flags that are unstable, hence the variable.
+/// Returns `cargo fuzz run`, up to the target's name. It runs without a sanitizer, since there is no unsafe code to check,
+/// and with `-O`, which leaves assertions to the fuzz crate's profile: Cranelift's are not under test. The instrumentation
+/// is by unstable compiler flags, hence `RUSTC_BOOTSTRAP`.
 fn cargo_fuzz_run() -> Result<Command> {
     let mut command = Command::new("cargo");
     command.args(["fuzz", "run", "-O", "--sanitizer", "none", "--codegen-units", "16", "--fuzz-dir", FUZZ_FOLDER]);
@@ -110,7 +109,7 @@ fn cargo_fuzz_run() -> Result<Command> {
     Ok(command)
 }
 
-/// The folder of a target's inputs, with its seeds in it.
+/// Returns the folder of a target's corpus, after writing its seeds there.
 fn corpus(target: Target) -> Result<PathBuf> {
     let folder = tools::target_folder()?.join("fuzz-corpus").join(target.name());
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -128,7 +127,7 @@ fn corpus(target: Target) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Bytes without a pattern, by Marsaglia's xorshift64. The seed is not 0.
+/// Returns pseudorandom bytes, by Marsaglia's xorshift64. The seed must not be 0.
 fn noise(seed: u64) -> Vec<u8> {
     let mut state = seed;
     let next = || {
@@ -145,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_target_is_one_of_the_fuzz_crates() {
+    fn the_targets_are_those_of_the_fuzz_crate() {
         let manifest = std::fs::read_to_string(crate::workspace().join(FUZZ_FOLDER).join("Cargo.toml")).unwrap();
         let names: Vec<&str> = manifest
             .split("[[bin]]\nname = \"")
@@ -156,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn seeds_are_there_and_differ() {
+    fn seeds_exist_and_differ() {
         for file in ALL.into_iter().flat_map(Target::seeds) {
             assert!(crate::workspace().join(file).is_file(), "{file}");
         }
-        // The first steps from a small seed are not noise yet.
+        // The first steps from a small seed are not random yet.
         let zeroes = noise(1).iter().filter(|byte| **byte == 0).count();
         assert!(zeroes < NOISE_BYTES / 64 && noise(1) != noise(2), "{zeroes}");
     }

@@ -1,17 +1,16 @@
-//! `cargo xtask`: Tocsin's development tasks. Each is a file of its own; this one only picks.
+//! `cargo xtask`: Tocsin's development tasks, one file each. The local stack is the crate `local-stack`.
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use local_stack::HeldStack;
 
-mod apt;
+mod cargo;
 mod fuzz;
-mod held_stack;
 mod rules;
-mod stack;
 mod test;
-mod tools;
 mod torture;
 mod wat;
 
@@ -26,15 +25,15 @@ struct Cli {
 enum Task {
     /// Fuzz the engine.
     Fuzz(fuzz::Args),
-    /// Build rules to WebAssembly: the examples, or a crate of yours.
+    /// Build rules to WebAssembly: the example rules, or one crate.
     Rules(rules::Args),
-    /// Kafka, Redis and PostgreSQL to develop against.
-    Stack(stack::Args),
-    /// Run every test, building what they need.
+    /// Start and stop Kafka, Redis and PostgreSQL to develop against.
+    Stack(local_stack::Args),
+    /// Run every test, with what they need built, installed and started.
     Test,
-    /// Kill processes and backends at random, and compare what came of it with an undisturbed run.
+    /// Kill processes and backends at random, and compare the results with an undisturbed run.
     Torture(torture::Args),
-    /// Assemble WebAssembly text, manifest included; without arguments, the built-in rules.
+    /// Assemble WebAssembly text with its manifest; without arguments, the built-in rules.
     Wat(wat::Args),
 }
 
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Rules(args) => rules::run(&args),
-        Task::Stack(args) => stack::run(&args),
+        Task::Stack(args) => local_stack::run(&args),
         Task::Test => test::run(),
         Task::Torture(args) => torture::run(&args),
         Task::Wat(args) => wat::run(&args),
@@ -56,12 +55,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the repository.
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+/// Starts a stack for one run of the tests.
+fn held_stack(brokers: u8) -> Result<HeldStack> {
+    let mut stack = Command::new(std::env::current_exe().context("cannot find this program")?);
+    stack.arg("stack");
+    HeldStack::up(stack, brokers)
 }
 
-/// Says what went wrong, with its causes.
+/// Returns the root of the repository.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the repository")
+}
+
+/// Prints an error with its causes.
 #[allow(clippy::print_stderr)] // a task's errors are for the terminal
 fn report(error: &anyhow::Error) {
     eprintln!("error: {error:#}");

@@ -1,24 +1,25 @@
-//! `cargo xtask rules`: builds rule crates to WebAssembly, so that their authors need to know nothing of how.
+//! `cargo xtask rules`: builds rule crates to WebAssembly.
 //!
-//! The compiler is rustup's where its wasm32 target is installed. Otherwise it is Debian's, which comes with the source
-//! of `core`, and `core` is built along: <https://doc.rust-lang.org/cargo/reference/unstable.html#build-std>.
+//! The compiler is rustup's if its wasm32 target is installed. Otherwise it is Debian's, which comes with the source of
+//! `core`, and `core` is compiled with each rule: <https://doc.rust-lang.org/cargo/reference/unstable.html#build-std>.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use local_stack::tools;
 use serde_json::Value;
 
-use crate::tools;
+use crate::cargo::cargo;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// The stack of a rule, in bytes. The compiler's default of 1 MiB would make every instance 17 pages of memory; stack
-/// and constants of a rule fit into one page of 64 KiB this way, and a deeper stack traps.
+/// The stack of a rule, in bytes. The compiler's default of 1 MiB would give every instance 17 pages of memory. With this
+/// size, stack and constants of a rule fit into one page of 64 KiB. A stack overflow traps.
 const STACK_BYTES: u32 = 32 * 1024;
 
-/// The profile of a rule's build. It is handed to Cargo and not written in a Cargo.toml, so that it holds for crates
-/// outside of this workspace too. Speed before size: a rule runs for every tick.
+/// The build profile of a rule. It is passed to Cargo on the command line and not kept in a Cargo.toml, so that it applies
+/// to crates outside of this workspace too. Speed comes before size, since a rule runs on every tick.
 const PROFILE: [&str; 6] = [
     r#"profile.rule.inherits="release""#,
     "profile.rule.opt-level=3",
@@ -28,7 +29,7 @@ const PROFILE: [&str; 6] = [
     r#"profile.rule.strip="symbols""#,
 ];
 
-/// Debian's compiler, and the file that tells that the source of `core` is there.
+/// Debian's compiler, and a file that exists if the source of `core` is installed.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const CORE_SOURCE: &str = "lib/rustlib/src/rust/library/core/Cargo.toml";
 
@@ -36,18 +37,18 @@ const HOW_TO_INSTALL: &str = "this machine has no compiler for wasm32. Install o
     rustup target add wasm32-unknown-unknown                            (Rust from rustup.rs)
     apt-get install rustc-web libstd-rust-web-dev rust-web-src          (Debian)";
 
-/// What `cargo xtask rules` takes.
+/// The arguments of `cargo xtask rules`.
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
-    /// Where the modules go, as NAME.wasm [default: target/rules]
+    /// The folder for the modules, NAME.wasm [default: target/rules]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The Cargo.toml of one rule crate, in place of the example rules
+    /// The Cargo.toml of one rule crate, instead of the example rules
     #[arg(long, value_name = "PATH")]
     manifest_path: Option<PathBuf>,
 }
 
-/// Builds the rules, copies the modules and says how large they are.
+/// Builds the rules, copies the modules and prints their sizes.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target_dir = tools::target_folder()?;
     let out = args.out.clone().unwrap_or_else(|| target_dir.join("rules"));
@@ -67,12 +68,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Whether this machine has a compiler for rules.
+/// Returns whether this machine has a compiler for rules.
 pub(crate) fn can_build() -> bool {
     Toolchain::find().is_ok()
 }
 
-/// The Cargo.toml of each folder in `examples`, sorted.
+/// Returns the Cargo.toml of each folder in `examples`, sorted.
 fn example_manifests(examples: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(examples).with_context(|| format!("cannot read {}", examples.display()))?;
     let mut manifests = Vec::new();
@@ -86,13 +87,13 @@ fn example_manifests(examples: &Path) -> Result<Vec<PathBuf>> {
     Ok(manifests)
 }
 
-/// A compiler that can make wasm32 modules.
+/// A compiler for wasm32.
 enum Toolchain {
-    /// The one that Cargo uses anyway, with the target installed.
+    /// Cargo's default compiler, with the target installed.
     Installed,
-    /// Debian's, which builds `core` first.
+    /// Debian's, which compiles `core` first.
     Debian {
-        /// The linker of the toolchain in use, where that has one: Debian's compiler comes without.
+        /// The linker of the default toolchain, if it has one: Debian's compiler comes without.
         linker: Option<PathBuf>,
     },
 }
@@ -113,13 +114,13 @@ impl Toolchain {
         Ok(Self::Debian { linker: linker.filter(|linker| linker.is_file()) })
     }
 
-    /// Builds one crate and returns where its module is.
+    /// Builds one crate and returns the path of its module.
     fn build(&self, manifest: &Path, target_dir: &Path) -> Result<PathBuf> {
-        let mut cargo = tools::cargo();
+        let mut cargo = cargo();
         for setting in PROFILE {
             cargo.args(["--config", setting]);
         }
-        // `--crate-type`: a rule crate need not say that it is a cdylib.
+        // `--crate-type`, so that a rule crate need not declare itself a cdylib.
         cargo.args(["rustc", "--lib", "--crate-type", "cdylib", "--profile", "rule", "--target", TARGET]);
         cargo.args(["--message-format", "json-render-diagnostics", "--manifest-path"]).arg(manifest);
         cargo.arg("--target-dir").arg(target_dir);
@@ -132,23 +133,23 @@ impl Toolchain {
         cargo.arg("--").arg(format!("-Clink-arg=-zstack-size={STACK_BYTES}"));
         let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
         if !output.status.success() {
-            bail!("{} was not built: see above", manifest.display());
+            bail!("cannot build {}: see above", manifest.display());
         }
-        // The rule is built last, after what it depends on.
+        // The rule is built last, after its dependencies.
         let messages = String::from_utf8_lossy(&output.stdout);
         let module = messages.lines().rev().find_map(module_path);
-        module.with_context(|| format!("{} has no library that makes a module", manifest.display()))
+        module.with_context(|| format!("{} has no library target that builds a module", manifest.display()))
     }
 }
 
-/// The module of a message of Cargo's, if it tells of one.
+/// Returns the module that a JSON message of Cargo names, if it names one.
 fn module_path(message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let mut files = message["filenames"].as_array()?.iter().filter_map(Value::as_str);
     files.find(|file| file.ends_with(".wasm")).map(PathBuf::from)
 }
 
-/// A path that `rustc --print` tells.
+/// Returns a path that `rustc --print` prints.
 fn print(rustc: &Path, what: &str, args: &[&str]) -> Option<PathBuf> {
     let output = Command::new(rustc).args(["--print", what]).args(args).output().ok()?;
     let path = String::from_utf8(output.stdout).ok()?;

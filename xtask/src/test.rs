@@ -1,31 +1,32 @@
-//! `cargo xtask test`: every test, with what they need installed, built and started first.
+//! `cargo xtask test`: installs, builds and starts what the tests need, and runs all of them.
 
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use local_stack::apt;
+use local_stack::tools::{ASSEMBLYSCRIPT, ZIG};
 
-use crate::held_stack::HeldStack;
-use crate::tools::{ASSEMBLYSCRIPT, ZIG};
-use crate::{apt, rules, tools};
+use crate::cargo::cargo;
+use crate::rules;
 
-/// Debian's packages that build rules where rustup has no wasm32 target.
+/// The Debian packages that build rules where rustup's wasm32 target is not installed.
 const RULE_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "rust-web-src"];
 
-/// Tools that tests start, each with its Debian package: the first two build rules in C, npm fetches the compiler of
-/// AssemblyScript, curl runs the README's lines, and the last reads docker-compose.yml.
+/// Programs that tests start, each with its Debian package: the first two build rules in C, npm downloads the compiler of
+/// AssemblyScript, curl is in the README's commands, and the last parses docker-compose.yml.
 const TOOLS: [(&str, &str); 5] =
     [("clang", "clang"), ("wasm-ld", "lld"), ("npm", "npm"), ("curl", "curl"), ("docker-compose", "docker-compose")];
 
-/// Builds the example rules, brings a stack up, and runs the tests of the whole workspace against it.
+/// Builds the example rules, starts a stack, and runs the tests of the whole workspace against it.
 pub(crate) fn run() -> Result<()> {
-    apt::install(&missing(rules::can_build(), answers));
-    // The other compilers of docs/other-languages.md. Where this fails, the test that needs one fails.
+    apt::install(&missing(rules::can_build(), is_installed));
+    // The other compilers of docs/other-languages.md. If one cannot be installed, the test that needs it fails.
     for compiler in [ASSEMBLYSCRIPT, ZIG] {
         compiler.install().unwrap_or_else(|error| crate::report(&error));
     }
     rules::run(&rules::Args::default())?;
-    let stack = HeldStack::up(1)?;
-    let mut tests = tools::cargo();
+    let stack = crate::held_stack(1)?;
+    let mut tests = cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--features", "tocsin/failpoints"]);
     let status = tests.envs(stack.environment()).status();
     stack.down()?;
@@ -33,14 +34,14 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The packages that this machine lacks.
+/// Returns the packages that this machine lacks.
 fn missing(can_build_rules: bool, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let for_rules = RULE_PACKAGES.into_iter().filter(|_| !can_build_rules);
     let for_tests = TOOLS.into_iter().filter(|(tool, _)| !has(tool)).map(|(_, package)| package);
     for_rules.chain(for_tests).collect()
 }
 
-fn answers(tool: &str) -> bool {
+fn is_installed(tool: &str) -> bool {
     let succeeds = |tool: &str, arguments: &[&str]| {
         Command::new(tool).args(arguments).output().is_ok_and(|output| output.status.success())
     };

@@ -1,30 +1,29 @@
-//! `cargo xtask torture`: proves that no crash loses or doubles a firing, with a stack of its own, whose parts are killed as
-//! well. What is done and compared is in `host/tests/torture`.
+//! `cargo xtask torture`: tests that no crash loses or doubles a firing, on a stack of its own, whose services are killed as
+//! well. The test itself is `host/tests/torture`.
 
 use anyhow::{Context as _, Result, ensure};
+use local_stack::brokers;
 
-use crate::held_stack::HeldStack;
-use crate::stack::brokers;
-use crate::tools;
+use crate::cargo::cargo;
 
-/// What `cargo xtask torture` takes.
+/// The arguments of `cargo xtask torture`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How often a process is killed, failpoints included
+    /// How many times to kill a process, failpoints included
     #[arg(long, default_value_t = 1000, value_name = "N")]
     kills: u32,
-    /// What chooses who is killed, and when; told at the start of each run [default: chosen anew]
+    /// Seed of the choice of processes and times; printed at the start of each run [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
-    /// Brokers of the Kafka cluster: of three, one at a time is killed and missed by nobody
+    /// Number of Kafka brokers: of three, one at a time is killed without an outage
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = brokers())]
     brokers: u8,
 }
 
-/// Brings a stack up, builds the program with its failpoints, and runs.
+/// Starts a stack, builds the server with failpoints, and runs the test.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let stack = HeldStack::up(args.brokers)?;
-    let mut torture = tools::cargo();
+    let stack = crate::held_stack(args.brokers)?;
+    let mut torture = cargo();
     torture.args(["test", "--package", "tocsin", "--features", "failpoints", "--test", "torture"]);
     torture.envs(stack.environment()).env("TOCSIN_TORTURE_KILLS", args.kills.to_string());
     torture.env("TOCSIN_TORTURE_XTASK", std::env::current_exe().context("cannot find this program")?);
@@ -34,6 +33,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let status = torture.status();
     stack.down()?;
-    ensure!(status?.success(), "exactly-once does not hold, or was not shown: see above");
+    ensure!(status?.success(), "the torture test failed, or could not run: see above");
     Ok(())
 }

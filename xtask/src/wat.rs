@@ -1,20 +1,20 @@
-//! `cargo xtask wat`: assembles WebAssembly text to a module. `(@custom "tocsin.manifest" "…")` in the text becomes the
-//! manifest. Without arguments it assembles the engine's built-in rules again, in their place.
+//! `cargo xtask wat`: assembles WebAssembly text to a module. `(@custom "tocsin.manifest" "…")` in the text is the manifest.
+//! Without arguments it assembles the engine's built-in rules, in place.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// Where the built-in rules lie, in the workspace.
+/// The folder of the built-in rules, in the repository.
 const BUILTIN: &str = "engine/src/builtin";
 
-/// What `cargo xtask wat` takes.
+/// The arguments of `cargo xtask wat`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The text
+    /// The WebAssembly text
     #[arg(value_name = "IN", requires = "module")]
     text: Option<PathBuf>,
-    /// Where the module goes
+    /// The module to write
     #[arg(value_name = "OUT")]
     module: Option<PathBuf>,
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_becomes_a_module_with_its_manifest() {
+    fn a_text_is_assembled_with_its_manifest() {
         let folder = std::env::temp_dir().join(format!("xtask-wat-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (text, module) = (folder.join("in.wat"), folder.join("out.wasm"));

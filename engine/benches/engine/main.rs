@@ -1,18 +1,18 @@
-//! What one evaluation costs: the same rule native, in WebAssembly, and in the scripting languages that such a product
-//! would otherwise embed.
+//! Measures one evaluation: the same rule as native code, in WebAssembly, and in scripting languages that could be embedded
+//! instead.
 //!
-//! `cargo xtask rules && cargo bench -p tocsin-engine --bench engine` prints one table. Compare within one run: all
-//! candidates of a row take turns, round by round, so that the ratios hold on a noisy machine where nanoseconds do not.
-//! No prices fire, so that what is measured is the judging and not the making of firings.
+//! `cargo xtask rules && cargo bench -p tocsin-engine --bench engine` prints one table. Compare figures of one run only: the
+//! candidates of a row take turns, round by round, so that on a noisy machine their ratios are stable where nanoseconds are
+//! not. No price fires, so that only evaluation is measured.
 //!
-//! - *plugin*: the rule as native Rust behind a function pointer that the optimiser cannot see through, as a plugin in a
-//!   shared library would be: what the others are measured against.
-//! - *inlined*: the same, compiled into the loop over its bindings. The limit.
+//! - *plugin*: the rule as native Rust behind a function pointer that is opaque to the optimiser, like a plugin in a shared
+//!   library. The reference for the ratios.
+//! - *inlined*: the same, inlined into the loop over its bindings. The lower limit.
 //! - *certified*, *fuel*: [`Shard::evaluate`] on the rule's module, without and with the meter.
-//! - *single*: *certified* with as many symbols, each with one binding: a call into the sandbox for each.
+//! - *single*: *certified* with one symbol for each binding, and so one call into the sandbox for each.
 //! - *LuaJIT*, *Rhai*: a call of a script's function for each binding.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a bench that fails shows where
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a failed benchmark shows where
 
 mod native;
 mod scripts;
@@ -25,19 +25,19 @@ use tocsin_engine::{Arming, Rule, Shard};
 
 use subjects::Subject;
 
-/// How many bindings.
+/// The numbers of bindings.
 const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
-/// Measurements of one figure: their median is printed.
+/// The measurements of each figure, of which the median is printed.
 const ROUNDS: usize = 15;
-/// How long one measurement takes at least.
+/// The least duration of a measurement.
 const ROUND_TIME: Duration = Duration::from_millis(10);
-/// The first price, and by how much each one is above the last: in a market that only rises no averages cross.
+/// The first price, and the rise of each price: in a market that only rises no averages cross.
 const FIRST_PRICE: f64 = 100.0;
 const PRICE_STEP: f64 = 1e-6;
 /// The first event time; a tick comes every millisecond.
 const FIRST_TIME_MS: i64 = 1_700_000_000_000;
 
-/// One candidate: judges a tick of this price and time against all of its bindings.
+/// A candidate: evaluates a tick with the given price and time on all of its bindings.
 pub(crate) type Pass = Box<dyn FnMut(f64, i64)>;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -77,10 +77,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What was measured of one candidate.
+/// The measurements of one candidate.
 struct Figure {
     ns: f64,
-    /// Times the first candidate.
+    /// The ratio to the first candidate.
     times: f64,
 }
 
@@ -113,17 +113,17 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// All bindings on one symbol.
+/// Returns the one symbol of all bindings.
 fn one(_: usize) -> String {
     "X".into()
 }
 
-/// Each binding on a symbol of its own.
+/// Returns the symbol of one binding.
 fn own(binding: usize) -> String {
     format!("X{binding}")
 }
 
-/// A shard with bindings of a rule on the symbols that `symbol_of` names.
+/// Returns a shard with bindings of a rule on the symbols that `symbol_of` returns.
 fn sandboxed(subject: &Subject, rule: &Rule, count: usize, symbol_of: fn(usize) -> String) -> Pass {
     let mut shard = Shard::default();
     let mut ticks: Vec<Tick> = Vec::new();

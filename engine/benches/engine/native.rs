@@ -6,10 +6,10 @@ use tocsin_rules_sdk::{Rule, State, Tick, abi};
 
 use crate::Pass;
 
-/// What a plugin in a shared library exports.
+/// The export of a plugin in a shared library.
 type Evaluate<R> = fn(&Tick, &<R as Rule>::Params, &mut <R as Rule>::State, &mut abi::Verdict) -> i32;
 
-/// One call through a pointer for each binding.
+/// Returns a candidate with one call through a pointer per binding.
 pub(crate) fn plugin<R: Rule<Params: 'static, State: 'static> + 'static>(
     params: fn() -> R::Params,
 ) -> Box<dyn Fn(usize) -> Pass> {
@@ -19,7 +19,7 @@ pub(crate) fn plugin<R: Rule<Params: 'static, State: 'static> + 'static>(
     })
 }
 
-/// The loop and the rule in one piece.
+/// Returns a candidate with the rule inlined into the loop.
 pub(crate) fn inlined<R: Rule<Params: 'static, State: 'static> + 'static>(
     params: fn() -> R::Params,
 ) -> Box<dyn Fn(usize) -> Pass> {

@@ -1,11 +1,11 @@
-//! The rules as scripts, called once for each binding: LuaJIT by mlua, and Rhai.
+//! The rules as scripts, called once per binding: LuaJIT by mlua, and Rhai.
 
 use mlua::{Function, Lua};
 use rhai::{AST, CallFnOptions, Dynamic, Scope};
 
 use crate::Pass;
 
-/// Keeps the bindings: Lua's stack holds a few thousand handles only.
+/// Keeps the bindings in Lua, whose stack holds only a few thousand handles.
 const KEEPER: &str = "
 local bindings = {}
 function add() bindings[#bindings + 1] = new() end

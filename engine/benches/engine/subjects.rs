@@ -19,16 +19,16 @@ pub(crate) struct Subject {
     pub(crate) params: Value,
     pub(crate) plugin: Box<dyn Fn(usize) -> Pass>,
     pub(crate) inlined: Box<dyn Fn(usize) -> Pass>,
-    /// None if it cannot do without the meter.
+    /// `None` if the rule needs the meter.
     pub(crate) certified: Option<Rule>,
     pub(crate) metered: Rule,
-    /// Sources that define `new()`, which makes a binding, and `evaluate(binding, price, time_ms)`, which says whether it
+    /// Sources that define `new()`, which returns a binding, and `evaluate(binding, price, time_ms)`, which returns whether it
     /// fires.
     pub(crate) lua: String,
     pub(crate) rhai: String,
 }
 
-/// What `threshold.wat` does, native.
+/// `threshold.wat` as native code.
 #[derive(Params)]
 #[repr(C)]
 struct Threshold {
@@ -42,7 +42,7 @@ fn threshold(tick: &Tick, params: &Threshold, _state: &mut ()) -> Verdict {
     Verdict::fire_if(tick.price >= params.target).evidence([params.target])
 }
 
-/// No price of the benchmark is as high.
+/// Higher than all prices of the benchmark.
 const NEVER: f64 = 1e9;
 
 pub(crate) fn all() -> Result<Vec<Subject>, Box<dyn Error>> {
@@ -98,7 +98,7 @@ fn subject<R: tocsin_rules_sdk::Rule<Params: 'static, State: 'static> + 'static>
     })
 }
 
-/// A module that `cargo xtask rules` has built.
+/// Reads a module that `cargo xtask rules` has built.
 fn example(name: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);

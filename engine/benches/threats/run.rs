@@ -1,4 +1,4 @@
-//! Honest alerts over a recording, once alone and once in the same shard as hostile rules.
+//! Runs honest alerts over a recording, alone and in one shard with hostile rules, and compares their firings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,32 +16,32 @@ use tocsin_testdata::hostile;
 
 /// Honest alerts.
 const HONEST: i64 = 1_000;
-/// Hostile rules that are armed at the same time. Each is an instance.
+/// Hostile rules that are armed at the same time, each with an instance of its own.
 const AT_ONCE: usize = 100;
-/// Ticks that each hostile rule is judged on: enough to be quarantined.
+/// Ticks on which each hostile rule is evaluated: enough to be quarantined.
 const TICKS_EACH: usize = 8;
-/// The first number of a hostile binding.
+/// The first id of a hostile binding.
 const FIRST_HOSTILE: i64 = 1_000_000;
-/// Bindings that burn all their fuel, as many as one call judges.
+/// The number of bindings that burn the fuel of a whole call.
 const CROWD: i64 = FUEL_PER_CALL.div_ceil(FUEL_PER_EVALUATION) as i64;
 /// Calls of a crowd that are timed.
 const CROWDED_CALLS: usize = 50;
-/// Evaluations between audits of purity, in calls.
+/// Calls between audits of purity.
 const AUDIT_EVERY_CALLS: u32 = 3;
 
-/// What came of it.
+/// The result of a run.
 pub(crate) struct Report {
     rules: usize,
-    /// Judged by the engine, each a call that hurt nobody.
+    /// Faults of hostile rules.
     hostile_faults: usize,
     impure: usize,
-    /// Kinds of hostile rules and the most that one tick of theirs took.
+    /// The slowest tick of each kind of hostile rule.
     slowest: BTreeMap<&'static str, Duration>,
-    /// How long a tick of a hostile rule took, sorted.
+    /// The durations of ticks of hostile rules, sorted.
     calls: Vec<Duration>,
-    /// The most that one call took with as many bindings as it may have, each of which burns all its fuel.
+    /// The longest call with as many bindings as it may have, all of which burn all their fuel.
     crowd: Duration,
-    /// Firings of the honest, the same in both runs.
+    /// Firings of the honest alerts, the same in both runs.
     honest_firings: usize,
     rss_before_kib: u64,
     rss_after_kib: u64,
@@ -52,12 +52,12 @@ pub(crate) fn run(count: usize) -> Report {
     on_a_rules_stack(move || run_here(count))
 }
 
-/// Runs on a thread with the stack that rules may use up.
+/// Runs a function on a thread with the stack that rules need.
 pub(crate) fn on_a_rules_stack<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::Builder::new().stack_size(THREAD_STACK_BYTES);
     thread.spawn(move || send.send(run())).expect("a thread can be started");
-    receive.recv().expect("the honest fire as they would alone, and nothing panics")
+    receive.recv().expect("honest alerts fire as they do alone, and nothing panics")
 }
 
 fn run_here(count: usize) -> Report {
@@ -92,7 +92,7 @@ fn run_here(count: usize) -> Report {
             for (number, hostile) in rules.by_ref().take(AT_ONCE) {
                 let rule = engine.load(&hostile.module).unwrap_or_else(|error| panic!("{}: {error}", hostile.kind));
                 let id = FIRST_HOSTILE + number as i64;
-                // On the honest ones' own symbol, and on one where its time can be told.
+                // On the symbol of the honest alerts, and on one of its own where it can be timed.
                 for (id, symbol) in [(id, symbol(&trade.symbol)), (-id, symbol(&format!("H{number}")))] {
                     shard.arm(arming(id, symbol, &rule, Vec::new(), Repeat::Every)).expect("there is memory");
                     armed.push((id, hostile.kind));
@@ -111,13 +111,13 @@ fn run_here(count: usize) -> Report {
         evaluate(&mut shard, &tick(trade), offset, &mut fired, &mut report);
     }
     assert!(rules.next().is_none(), "the recording has ticks for every hostile rule");
-    assert_eq!(ids(&fired), ids(&expect), "the honest fire as they would alone");
+    assert_eq!(ids(&fired), ids(&expect), "honest alerts fire as they do alone");
     report.calls.sort();
     report.rss_after_kib = rss_kib();
     report
 }
 
-/// The slowest of some calls that are as dear as a call can be.
+/// Returns the slowest of some calls that burn as much fuel as a call can.
 fn crowd(engine: &Engine) -> Duration {
     let rule = engine.load(&hostile::just_within_budget()).expect("it is a rule");
     let mut shard = Shard::default();
@@ -136,7 +136,7 @@ fn crowd(engine: &Engine) -> Duration {
     (0..CROWDED_CALLS).map(call).max().unwrap_or_default()
 }
 
-/// What the honest fire without anybody else.
+/// Returns the firings of the honest alerts on their own.
 fn alone(honest: &[Rule; 2], trades: &[tocsin_testdata::Trade]) -> Vec<Firing> {
     let mut shard = Shard::default();
     arm_honest(&mut shard, honest, trades);
@@ -169,7 +169,7 @@ fn evaluate(shard: &mut Shard, tick: &Tick, offset: usize, fired: &mut Vec<Firin
     }
 }
 
-/// Time that this thread has computed for: what others do on the machine is not a rule's doing.
+/// Returns the CPU time of this thread, which other processes do not affect.
 pub(crate) fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -224,7 +224,7 @@ fn position(offset: usize) -> Position {
     Position { partition: 0, offset: offset as u64 }
 }
 
-/// Memory of this process that is resident, KiB; 0 where the system does not say.
+/// Returns the resident memory of this process, KiB; 0 where the system does not report it.
 fn rss_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -236,15 +236,15 @@ impl Report {
         self.calls[((self.calls.len() - 1) as f64 * part) as usize]
     }
 
-    /// The bounds of the threat table that a clock is needed for.
-    #[allow(dead_code)] // the tests hold no time
+    /// Panics if a time limit of the threat table is exceeded.
+    #[allow(dead_code)] // not called by the tests
     pub(crate) fn check_times(&self) {
         assert!(self.quantile(0.999) < Duration::from_millis(1), "p99.9 of a call is at most 1 ms");
         let most = self.quantile(1.0).max(self.crowd);
         assert!(most < Duration::from_millis(20), "no call takes more than 20 ms");
     }
 
-    /// Hostile rules that were caught.
+    /// Returns the numbers of faults and of impure rules that were found.
     #[allow(dead_code)] // for the tests
     pub(crate) fn caught(&self) -> (usize, usize) {
         (self.hostile_faults, self.impure)
@@ -255,10 +255,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} hostile rules among {HONEST} honest alerts: the honest fired {} times, as they do alone",
+            "{} hostile rules among {HONEST} honest alerts, which fired {} times, as they do alone",
             self.rules, self.honest_firings
         )?;
-        writeln!(f, "{} faults, {} of them lies, 0 panics, 0 aborts", self.hostile_faults, self.impure)?;
+        writeln!(f, "{} faults, {} of them impurities, 0 panics, 0 aborts", self.hostile_faults, self.impure)?;
         let [p50, p999, most] = [0.5, 0.999, 1.0].map(|part| self.quantile(part).as_secs_f64() * 1e6);
         writeln!(
             f,

@@ -1,5 +1,5 @@
-//! Three rules on one symbol, judged over ticks: one that a stranger generated, one by a grammar that is pure and keeps
-//! its promises, and the built-in `above`. Whatever the first does, the others answer as if they were alone.
+//! Three rules on one symbol: any generated module, one by a grammar that is pure and has correct wake bands, and the
+//! built-in `above`. Whatever the first does, the others behave as they do alone.
 
 #![no_main]
 
@@ -9,51 +9,51 @@ use tocsin_engine::domain::{BindingId, Repeat, Tick};
 use tocsin_engine::{Arming, EvaluationOptions, Event, Rule, Waking, builtin};
 use tocsin_engine_fuzz::plan::Plan;
 use tocsin_engine_fuzz::rate::Rate;
-use tocsin_engine_fuzz::scene::{Number, Story, arming, play, ticks, told_of};
+use tocsin_engine_fuzz::replay::{History, Number, arming, events_of, run, ticks};
 use tocsin_engine_fuzz::{engine, plan, smith};
 
 static PLANS: Rate = Rate::of("rules by the grammar");
 static GENERATED: Rate = Rate::of("generated rules");
-/// Where a quarantine decides, wakings may differ: see [`check_wakings`].
-static COMPARED: Rate = Rate::of("scenes compared between wakings");
+/// After a quarantine the waking strategies may differ: see [`check_wakings`].
+static COMPARED: Rate = Rate::of("inputs compared between wakings");
 
-/// Where the numbers of each rule's bindings begin.
+/// The first ids of each rule's bindings.
 const ABOVE: i64 = 100;
 const GENERATED_FROM: i64 = 200;
 
-/// All that one input stands for.
-struct Scene {
+/// An input.
+struct Input {
     ticks: Vec<Tick>,
     restart_at: usize,
     plan: Plan,
-    /// Of the plan's rule and of `above`.
+    /// Bindings of the plan's rule and of `above`.
     honest: Vec<Arming>,
     hostile: Vec<Arming>,
 }
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
-    let Ok(scene) = scene(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
-    let all: Vec<Arming> = scene.honest.iter().chain(&scene.hostile).cloned().collect();
+    let Ok(input) = input(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
+    let all: Vec<Arming> = input.honest.iter().chain(&input.hostile).cloned().collect();
     let options =
         |waking, audit_every_calls| EvaluationOptions { waking, audit_every_calls, ..EvaluationOptions::default() };
-    let indexed = play(options(Waking::Indexed, 1), &all, &scene.ticks, None);
+    let indexed = run(options(Waking::Indexed, 1), &all, &input.ticks, None);
     let others = [
-        play(options(Waking::Naive, 0), &all, &scene.ticks, None),
-        play(options(Waking::Checked, 2), &all, &scene.ticks, None),
-        play(options(Waking::Indexed, 0), &all, &scene.ticks, Some(scene.restart_at)),
+        run(options(Waking::Naive, 0), &all, &input.ticks, None),
+        run(options(Waking::Checked, 2), &all, &input.ticks, None),
+        run(options(Waking::Indexed, 0), &all, &input.ticks, Some(input.restart_at)),
     ];
-    for arming in &scene.honest {
-        let alone = play(options(Waking::Indexed, 0), std::slice::from_ref(arming), &scene.ticks, None);
-        assert_eq!(told_of(&indexed, arming.binding), told_of(&alone, arming.binding), "beside others, and alone");
+    for arming in &input.honest {
+        let alone = run(options(Waking::Indexed, 0), std::slice::from_ref(arming), &input.ticks, None);
+        assert_eq!(events_of(&indexed, arming.binding), events_of(&alone, arming.binding), "with others, and alone");
     }
-    for story in others.iter().chain([&indexed]) {
-        check_honest(&scene, story);
+    for history in others.iter().chain([&indexed]) {
+        check_honest(&input, history);
     }
-    check_wakings(&scene, &indexed, &others);
+    check_wakings(&input, &indexed, &others);
     Corpus::Keep
 });
 
-fn scene(u: &mut Unstructured<'_>) -> Result<Scene> {
+fn input(u: &mut Unstructured<'_>) -> Result<Input> {
     let ticks = ticks(u)?;
     let restart_at = u.choose_index(ticks.len())?;
     let bindings = u.int_in_range(1..=5)?;
@@ -74,10 +74,10 @@ fn scene(u: &mut Unstructured<'_>) -> Result<Scene> {
             .collect(),
         None => Vec::new(),
     };
-    Ok(Scene { ticks, restart_at, plan, honest, hostile })
+    Ok(Input { ticks, restart_at, plan, honest, hostile })
 }
 
-/// A wake band, usually in order and of small numbers.
+/// Returns a wake band, usually a valid one with small numbers.
 fn params(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Repeat)> {
     let (low, high): (Number, Number) = u.arbitrary()?;
     let until_ms = if u.ratio(3, 4)? { u.int_in_range(0..=255)? } else { u.arbitrary::<i64>()? };
@@ -88,7 +88,7 @@ fn params(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Repeat)> {
     Ok((params, if u.ratio(1, 4)? { Repeat::Once } else { Repeat::Every }))
 }
 
-/// A stranger's rule, from the rest of the input; none if there is no rest or it is no rule.
+/// Returns a generated rule, from the rest of the input, if there is a rest and it is a rule.
 fn hostile(u: &mut Unstructured<'_>) -> Option<(Rule, smith::Records)> {
     let (module, records) = smith::module(u).ok()?;
     let loaded = engine().load(&module);
@@ -96,40 +96,40 @@ fn hostile(u: &mut Unstructured<'_>) -> Option<(Rule, smith::Records)> {
     Some((loaded.ok()?, records))
 }
 
-/// The honest are not called impure or oversleeping, and `above` fires as it must.
-fn check_honest(scene: &Scene, story: &Story) {
-    let digest_of_plan = scene.honest[0].rule.reference().digest;
-    for (_, event) in story.iter().flatten() {
+/// Checks that no honest rule is reported as impure or overslept, and that `above` fires as it must.
+fn check_honest(input: &Input, history: &History) {
+    let digest_of_plan = input.honest[0].rule.reference().digest;
+    for (_, event) in history.iter().flatten() {
         if let Event::Impure { rule, impurity } = event {
-            assert_ne!(rule.digest, digest_of_plan, "{impurity}: {:?}", scene.plan);
+            assert_ne!(rule.digest, digest_of_plan, "{impurity}: {:?}", input.plan);
             assert_ne!(rule.name.as_str(), "above", "{impurity}");
         }
         if let Event::Faulted { binding, fault, .. } = event {
             assert!(
                 !matches!(fault, tocsin_engine::Fault::Overslept(_)) || binding.0 >= GENERATED_FROM,
                 "{:?}",
-                scene.plan
+                input.plan
             );
         }
     }
     for (id, target) in (ABOVE..).zip([0.0, 7.0]) {
-        let fired: Vec<usize> = told_of(story, BindingId(id)).iter().map(|(at, _)| *at).collect();
-        let prices = scene.ticks.iter().enumerate().filter(|(_, tick)| tick.price >= target);
+        let fired: Vec<usize> = events_of(history, BindingId(id)).iter().map(|(at, _)| *at).collect();
+        let prices = input.ticks.iter().enumerate().filter(|(_, tick)| tick.price >= target);
         assert_eq!(fired, prices.map(|(at, _)| at).collect::<Vec<_>>(), "above {target}");
     }
 }
 
-/// However it is woken and wherever it goes on, an honest binding tells the same. But a quarantine is decided by the
-/// last evaluations, and who sleeps has fewer of them.
-fn check_wakings(scene: &Scene, indexed: &Story, others: &[Story]) {
+/// Checks that the events of an honest binding depend neither on the waking strategy nor on a restart. A quarantine does:
+/// it depends on the last evaluations, of which a binding that sleeps has fewer.
+fn check_wakings(input: &Input, indexed: &History, others: &[History]) {
     let is_quarantine = |event: &Event| matches!(event, Event::Faulted { quarantined: true, .. });
-    for arming in &scene.honest {
-        let told = told_of(indexed, arming.binding);
-        let others: Vec<_> = others.iter().map(|story| told_of(story, arming.binding)).collect();
-        let is_free = others.iter().chain([&told]).flatten().all(|(_, event)| !is_quarantine(event));
+    for arming in &input.honest {
+        let events = events_of(indexed, arming.binding);
+        let others: Vec<_> = others.iter().map(|history| events_of(history, arming.binding)).collect();
+        let is_free = others.iter().chain([&events]).flatten().all(|(_, event)| !is_quarantine(event));
         COMPARED.count(is_free);
         if is_free {
-            others.iter().for_each(|other| assert_eq!(told, *other, "{:?}", scene.plan));
+            others.iter().for_each(|other| assert_eq!(events, *other, "{:?}", input.plan));
         }
     }
 }

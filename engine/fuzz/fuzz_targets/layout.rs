@@ -1,6 +1,6 @@
-//! Modules that attack the layout on purpose, against a twin of the same module in which every store is guarded, whatever is
-//! proven of it. After each tick all memory of the two must be the same, and so must all that they report: so no store that
-//! was taken for safe wrote anywhere that a guard would not have let it. What no rule may change must be unchanged.
+//! Modules that attack the memory layout, each next to a twin of the same module with a guard on every store, proven or not.
+//! After each tick the memory and the events of both must be equal: so no store that was proven safe wrote where a guard
+//! would have prevented it. What no rule may change must be unchanged.
 
 #![no_main]
 
@@ -11,17 +11,17 @@ use tocsin_engine::{Arming, EvaluationOptions, Event, Fault, Migration, Rule, Sh
 use tocsin_engine_fuzz::attack::{self, Attack};
 use tocsin_engine_fuzz::engine;
 use tocsin_engine_fuzz::rate::Rate;
-use tocsin_engine_fuzz::scene::{arming, ticks};
+use tocsin_engine_fuzz::replay::{arming, ticks};
 
 static ACCEPTED: Rate = Rate::of("attacks");
-/// A target whose modules never reach a guard attacks nothing.
-static STRAYED: Rate = Rate::of("scenes with a stray write");
+/// If no module reaches a guard, the target tests nothing.
+static STRAYED: Rate = Rate::of("inputs with a stray write");
 
 /// Bindings of the attacker, and of a bystander that fires on every tick.
 const ATTACKERS: std::ops::Range<i64> = 1..6;
 const BYSTANDER: i64 = 100;
 
-struct Scene {
+struct Input {
     attack: Attack,
     rule: Rule,
     twin: Rule,
@@ -29,39 +29,39 @@ struct Scene {
 }
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
-    let Ok(scene) = scene(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
-    let (mut shard, mut twin) = (armed(&scene.rule), armed(&scene.twin));
+    let Ok(input) = input(&mut Unstructured::new(bytes)) else { return Corpus::Reject };
+    let (mut shard, mut twin) = (armed(&input.rule), armed(&input.twin));
     let mut strayed = false;
-    for (offset, tick) in scene.ticks.iter().enumerate() {
+    for (offset, tick) in input.ticks.iter().enumerate() {
         let events = evaluate(&mut shard, tick, offset);
-        assert_eq!(events, evaluate(&mut twin, tick, offset), "{:?}", scene.attack);
-        assert!(shard.memories().eq(twin.memories()), "memory differs from the guarded twin's: {:?}", scene.attack);
+        assert_eq!(events, evaluate(&mut twin, tick, offset), "{:?}", input.attack);
+        assert!(shard.memories().eq(twin.memories()), "memory differs from the guarded twin's: {:?}", input.attack);
         for binding in ATTACKERS {
             if let Some(params) = shard.params(BindingId(binding)) {
-                assert_eq!(params, params_of(binding), "params were written to: {:?}", scene.attack);
+                assert_eq!(params, params_of(binding), "params were written to: {:?}", input.attack);
             }
         }
         let fires = |event: &Event| matches!(event, Event::Fired { firing, .. } if firing.binding.0 == BYSTANDER);
         assert_eq!(events.iter().filter(|event| fires(event)).count(), usize::from(tick.price >= 2.0));
         strayed |= events.iter().any(|event| matches!(event, Event::Faulted { fault: Fault::StrayWrite, .. }));
         let forged = |event: &&Event| matches!(event, Event::Faulted { fault: Fault::Forged, .. });
-        assert!(events.iter().find(forged).is_none(), "the host's records were written to: {:?}", scene.attack);
+        assert!(events.iter().find(forged).is_none(), "the host's records were written to: {:?}", input.attack);
     }
     STRAYED.count(strayed);
-    if scene.attack.migrates() {
-        migrate(&scene);
+    if input.attack.migrates() {
+        migrate(&input);
     }
     Corpus::Keep
 });
 
-fn scene(u: &mut Unstructured<'_>) -> Result<Scene> {
+fn input(u: &mut Unstructured<'_>) -> Result<Input> {
     let ticks = ticks(u)?;
     let attack = Attack::arbitrary(u)?;
     let module = attack.module();
     let rules = engine().load(&module).and_then(|rule| Ok((rule, engine().load_guarded(&module)?)));
     ACCEPTED.count(rules.is_ok());
     let Ok((rule, twin)) = rules else { return Err(arbitrary::Error::IncorrectFormat) };
-    Ok(Scene { attack, rule, twin, ticks })
+    Ok(Input { attack, rule, twin, ticks })
 }
 
 fn params_of(binding: i64) -> Vec<u8> {
@@ -84,18 +84,18 @@ fn armed(rule: &Rule) -> Shard {
 fn evaluate(shard: &mut Shard, tick: &Tick, offset: usize) -> Vec<Event> {
     let mut events = Vec::new();
     let position = Position { partition: 0, offset: offset as u64 };
-    shard.evaluate(tick, position, &mut events).expect("the engine itself is well");
-    // The twin is the same rule: nothing of it names which of the two it is.
+    shard.evaluate(tick, position, &mut events).expect("the engine does not fail");
+    // The events do not say which of the two it is, since both are the same rule.
     events
 }
 
-/// A migration comes to the same with and without proofs.
-fn migrate(scene: &Scene) {
-    let mut old = scene.rule.manifest().clone();
+/// Checks that a migration has the same result with and without proofs.
+fn migrate(input: &Input) {
+    let mut old = input.rule.manifest().clone();
     old.version = Version::parse("0.9.0").expect("a version");
     let state = |rule: &Rule| {
-        let migration = Migration::new(rule, &old).expect("it says that it migrates");
+        let migration = Migration::new(rule, &old).expect("the manifest says that it migrates");
         migration.state(&params_of(1), &[7; attack::RECORDS.state]).map_err(|error| error.to_string())
     };
-    assert_eq!(state(&scene.rule), state(&scene.twin), "{:?}", scene.attack);
+    assert_eq!(state(&input.rule), state(&input.twin), "{:?}", input.attack);
 }

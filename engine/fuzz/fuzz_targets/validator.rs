@@ -1,5 +1,5 @@
-//! Any bytes at all: inspection ends, refuses with bounded reasons, and accepts only what is valid WebAssembly. Once as
-//! they are, and once with a good manifest packed into them, so that it is the code that decides.
+//! Any bytes: inspection terminates, refuses with a bounded number of reasons, and accepts only valid WebAssembly. Once as
+//! they are, and once with a valid manifest, so that the code decides.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ fuzz_target!(|module: &[u8]| {
 fn check(module: &[u8]) -> bool {
     match inspect(module) {
         Ok(_) => {
-            Validator::new_with_features(WasmFeatures::WASM2).validate_all(module).expect("what is accepted is valid");
+            Validator::new_with_features(WasmFeatures::WASM2).validate_all(module).expect("accepted modules are valid");
             true
         }
         Err(rejection) => {

@@ -1,5 +1,5 @@
-//! Modules that attack the layout of memory on purpose: they call their own `evaluate` by its index, through a helper, through
-//! the table and as their migration, with addresses of their choice, and write across every border that there is.
+//! Modules that attack the memory layout: they call their own `evaluate` by its index, through a helper, through the table and
+//! as their migration, with any addresses, and write across every boundary.
 
 use arbitrary::Arbitrary;
 use wasm_encoder::{
@@ -14,9 +14,9 @@ use crate::smith::Records;
 pub const RECORDS: Records = Records { params: 16, state: 24 };
 /// Evidence numbers.
 const EVIDENCE: usize = 2;
-/// How deeply a module calls itself.
+/// The depth up to which a module calls itself.
 const MAX_DEPTH: i32 = 3;
-/// Acts of one function: more cost a compiler only.
+/// The most acts of one function: more only take time to compile.
 const MAX_ACTS: usize = 24;
 
 /// A module that attacks.
@@ -24,13 +24,13 @@ const MAX_ACTS: usize = 24;
 pub struct Attack {
     sleeps: bool,
     has_page: bool,
-    /// Which function is exported as the migration, if any.
+    /// The function that is exported as the migration, if any.
     migration: Option<Which>,
     evaluate: Vec<Act>,
     helper: Vec<Act>,
 }
 
-/// A function of the module; both take and give what `evaluate` does.
+/// A function of the module; both have the type of `evaluate`.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Which {
     Evaluate,
@@ -55,9 +55,9 @@ enum Act {
     Copy(Address, Address, Length),
     /// Calls a function, by its index or through the table, with these addresses.
     Call(Which, bool, [Address; 4]),
-    /// Makes a parameter an address.
+    /// Assigns an address to a parameter.
     Assign(u8, Address),
-    /// Makes a local the first word that is found at an address.
+    /// Reads a word at an address into a local.
     Read(Address),
     If(bool, Vec<Act>),
     Loop(u8, Vec<Act>),
@@ -73,7 +73,7 @@ enum Width {
     Double,
 }
 
-/// How long a bulk operation is.
+/// The length of a bulk operation.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Length {
     Short(u8),
@@ -81,34 +81,34 @@ enum Length {
     Page,
 }
 
-/// Where a store goes.
+/// The address of a store.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Address {
-    /// A parameter, and a constant beside it in the instruction.
+    /// A parameter, with a constant offset in the instruction.
     Parameter(u8, u8),
-    /// A parameter and a constant, added by code.
+    /// A parameter plus a constant, added by code.
     Sum(u8, i8),
-    /// A parameter and so many records, up or down.
+    /// A parameter plus a number of records.
     Neighbour(u8, i8),
-    /// The answer that the verdict is part of, and what lies before and behind it.
+    /// Relative to the answer that contains the verdict.
     Answers(i16),
-    /// Near to the start of the mailbox: the tick and the list.
+    /// Relative to the start of the mailbox: the tick and the list.
     Mailbox(i16),
-    /// What was read last.
+    /// The word that was read last.
     Local(i8),
-    /// Anywhere.
+    /// Any address.
     Constant(u32),
 }
 
-/// Locals behind the parameters: what was read last, and the counters of loops.
+/// The locals behind the parameters: the word that was read last, and the counters of loops.
 const READ: u32 = 4;
 const COUNTER: u32 = 5;
 const MAX_LOOPS: u32 = 3;
-/// The global that counts how deeply the module has called itself.
+/// The global that counts the depth of the module's calls of itself.
 const DEPTH: u32 = 0;
 
 impl Attack {
-    /// The module.
+    /// Returns the module.
     pub fn module(&self) -> Vec<u8> {
         let mut types = TypeSection::new();
         types.ty().function([ValType::I32; 4], [ValType::I32]);
@@ -148,7 +148,7 @@ impl Attack {
         crate::with_manifest(module.finish(), self.manifest().as_bytes())
     }
 
-    /// Whether it has a migration.
+    /// Returns whether it has a migration.
     pub fn migrates(&self) -> bool {
         self.migration.is_some()
     }
@@ -159,7 +159,7 @@ impl Attack {
     }
 }
 
-/// Acts, unless the module has called itself too deeply; then a verdict.
+/// Returns the body of a function: its acts, unless the module has called itself too deeply.
 fn body(acts: &[Act]) -> Function {
     let mut function = Function::new([(1 + MAX_LOOPS, ValType::I32)]);
     let mut writer = Writer { body: &mut function, open_loops: 0, left: MAX_ACTS };
@@ -275,7 +275,7 @@ impl Writer<'_> {
         self.add([I::I32Const(bytes)]);
     }
 
-    /// Leaves an address on the stack, the offset added.
+    /// Leaves an address on the stack, with the offset added.
     fn whole_address(&mut self, address: Address) {
         let offset = self.address(address);
         if offset > 0 {
@@ -283,7 +283,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Leaves an address on the stack, but for the offset that is returned.
+    /// Leaves an address on the stack, without the offset, which is returned.
     fn address(&mut self, address: Address) -> u64 {
         let (from, add) = match address {
             Address::Parameter(parameter, offset) => {
@@ -299,7 +299,7 @@ impl Writer<'_> {
                 let bytes = [32, RECORDS.params, RECORDS.state, 64][usize::from(parameter % 4)];
                 (u32::from(parameter % 4), i32::from(records % 8) * bytes as i32)
             }
-            // The verdict lies 8 bytes behind the start of an answer.
+            // The verdict is 8 bytes behind the start of an answer.
             Address::Answers(add) => (3, i32::from(add) - 8),
             Address::Mailbox(add) => (0, i32::from(add)),
             Address::Local(add) => (READ, add.into()),

@@ -1,10 +1,10 @@
-//! Manifests by a grammar, and params for them: nearly right, so that what is refused is refused for one thing and what
-//! is accepted is used. Any member may turn into something else.
+//! Manifests by a grammar, and params for them. They are nearly valid: a refused one has a single error, and any member may
+//! be replaced by something else.
 
 use arbitrary::{Result, Unstructured};
 use serde_json::{Map, Value, json};
 
-/// The types of a layout, each with its bytes and the schema's type.
+/// The types of a layout, each with its size in bytes and the type of the schema.
 const KINDS: [(&str, u64, &str); 7] = [
     ("f64", 8, "number"),
     ("f32", 4, "number"),
@@ -15,13 +15,13 @@ const KINDS: [(&str, u64, &str); 7] = [
     ("enum", 4, "string"),
 ];
 
-/// Keywords that bound a number.
+/// The keywords that bound a number.
 const BOUNDS: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
 
-/// One member of so many turns into something else.
+/// One member in this many is replaced.
 const ODD: u32 = 60;
 
-/// A manifest, and params that an alert might give.
+/// Returns a manifest, and params of an alert.
 pub fn manifest(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Value)> {
     let (mut properties, mut layout, mut required) = (Map::new(), Vec::new(), Vec::new());
     let (mut params, mut end) = (Map::new(), 0);
@@ -79,7 +79,7 @@ fn property(u: &mut Unstructured<'_>, schema_type: &str) -> Result<Value> {
     Ok(property)
 }
 
-/// A value of a type, most often.
+/// Returns a value, usually of the given type.
 fn value(u: &mut Unstructured<'_>, schema_type: &str) -> Result<Value> {
     let value = match schema_type {
         "number" => anything_numeric(u)?,
@@ -98,7 +98,7 @@ fn anything_numeric(u: &mut Unstructured<'_>) -> Result<Value> {
     Ok(if is_small { json!(u.arbitrary::<i8>()?) } else { json!(u.arbitrary::<f64>()?) })
 }
 
-/// The value, or sometimes another.
+/// Returns the value, or sometimes another.
 fn odd(u: &mut Unstructured<'_>, value: Value) -> Result<Value> {
     if u.ratio(1, ODD)? { anything(u) } else { Ok(value) }
 }

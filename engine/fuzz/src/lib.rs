@@ -1,10 +1,10 @@
-//! What the fuzz targets share: how modules are made, and what must hold for all of them.
+//! What the fuzz targets share: generators of modules, and checks that hold for all of them.
 
 pub mod attack;
 pub mod document;
 pub mod plan;
 pub mod rate;
-pub mod scene;
+pub mod replay;
 pub mod smith;
 
 use std::sync::OnceLock;
@@ -17,27 +17,27 @@ use wasm_encoder::{
     MemoryType, Module, TypeSection, ValType,
 };
 
-/// One engine for all inputs of a process.
+/// Returns the engine, one for all inputs of a process.
 pub fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::new().expect("this machine runs Wasmtime"))
 }
 
-/// A refusal has reasons, not too many, and none of them can steer a terminal.
+/// Checks that a refusal has reasons, not too many, and none with control characters.
 pub fn check_rejection(rejection: &Rejection) {
     assert!((1..=MAX_VIOLATIONS).contains(&rejection.violations.len()));
     let texts = rejection.violations.iter().map(|violation| &violation.message);
     texts.for_each(|text| assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?}"));
 }
 
-/// A rule that always holds, with this manifest.
+/// Returns a rule with the given manifest that always holds.
 pub fn holding_rule(manifest: &[u8]) -> Vec<u8> {
     let mut evaluate = Function::new([]);
     evaluate.instruction(&Instruction::I32Const(0)).instruction(&Instruction::End);
     rule(0, &evaluate, manifest)
 }
 
-/// A rule of one function, with so many pages of memory.
+/// Returns a rule of one function, with the given pages of memory.
 fn rule(pages: u64, evaluate: &Function, manifest: &[u8]) -> Vec<u8> {
     let mut module = interface(pages);
     let mut code = CodeSection::new();
@@ -46,7 +46,7 @@ fn rule(pages: u64, evaluate: &Function, manifest: &[u8]) -> Vec<u8> {
     with_manifest(module.finish(), manifest)
 }
 
-/// The sections before the code of a rule of one function.
+/// Returns the sections before the code of a rule of one function.
 fn interface(pages: u64) -> Module {
     let mut types = TypeSection::new();
     types.ty().function([ValType::I32; 4], [ValType::I32]);

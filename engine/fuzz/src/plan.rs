@@ -1,27 +1,27 @@
-//! Rules by a grammar: pure by construction, honest about their sleep, and prone to every fault. Whatever they do, it may
-//! not depend on who is judged beside them, nor on how they are woken.
+//! Rules by a grammar: pure by construction, with correct wake bands, and prone to every fault. What they do must not depend
+//! on the bindings that are evaluated with them, nor on the waking strategy.
 //!
-//! They read nothing but their records and write where they please. A write outside of their records is a fault wherever
-//! the records lie: those grammars that could hit another record of the same binding are left out.
+//! They read nothing but their records and write anywhere. A write outside of their records is a fault wherever the records
+//! are: the grammar has no writes that could hit another record of the same binding.
 
 use arbitrary::Arbitrary;
 use wasm_encoder::{BlockType, Function, Instruction as I, MemArg, ValType};
 
 use crate::smith::{Records, manifest};
 
-/// Numbers in the state.
+/// The numbers in the state.
 const STATE_SLOTS: u64 = 3;
 /// The sizes of the records: a wake band's three numbers are the params.
 pub const RECORDS: Records = Records { params: 24, state: STATE_SLOTS as usize * 8 };
-/// Evidence numbers.
+/// The evidence numbers.
 const EVIDENCE: u64 = 2;
 
-/// A rule.
+/// A generated rule.
 #[derive(Arbitrary, Debug)]
 pub struct Plan {
-    /// Whether it sleeps in the band that its params name.
+    /// Whether it sleeps in the band of its params.
     sleeps: bool,
-    /// Pages of memory that it asks for: none or one.
+    /// Whether it asks for a page of memory.
     has_page: bool,
     steps: Vec<Step>,
 }
@@ -30,19 +30,19 @@ pub struct Plan {
 enum Step {
     Hold,
     Fire,
-    /// A number for the host to read.
+    /// Writes a number to the evidence.
     Evidence(u8, Number),
-    /// A number to remember, through an address of this kind.
+    /// Writes a number to the state, by an address of the given kind.
     Remember(u8, Number, Address),
-    /// One more, as an integer.
+    /// Increments an integer in the state.
     Count(u8),
     /// Fills the state with zeroes.
     Forget,
-    /// Copies the state to where the evidence is.
+    /// Copies the state to the evidence.
     ShowState,
     If(Number, Number, Vec<Step>, Vec<Step>),
     Repeat(u8, Vec<Step>),
-    /// Divides by a number made an integer.
+    /// Divides by a number, converted to an integer.
     Divide(Number),
     /// Writes outside of its records.
     Stray(Place, bool),
@@ -71,7 +71,7 @@ enum Number {
     Bits(Box<Number>),
 }
 
-/// How an address of the own record is written down.
+/// How an address in a record is computed.
 #[derive(Arbitrary, Debug)]
 enum Address {
     Offset,
@@ -100,7 +100,7 @@ const MAX_LOOPS: u32 = 4;
 const ADDRESS: u32 = COUNTERS + MAX_LOOPS;
 
 impl Plan {
-    /// The rule's module.
+    /// Returns the module of the rule.
     pub fn module(&self) -> Vec<u8> {
         let mut body = Function::new([(MAX_LOOPS + 1, ValType::I32)]);
         let mut writer = Writer { body: &mut body, sleeps: self.sleeps, open_loops: 0 };
@@ -119,7 +119,7 @@ struct Writer<'a> {
     open_loops: u32,
 }
 
-/// An 8-byte word at an offset.
+/// Returns the memory argument of an aligned 8-byte word.
 fn word(offset: u64) -> MemArg {
     MemArg { offset, align: 3, memory_index: 0 }
 }
@@ -129,7 +129,7 @@ impl Writer<'_> {
         instructions.iter().for_each(|instruction| _ = self.body.instruction(instruction));
     }
 
-    /// Holds, asleep, while price and time are inside of the band of the params: exactly what is promised.
+    /// Holds, with a wake band, while price and time are inside of the band of the params.
     fn sleep_in_band(&mut self) {
         self.add([I::LocalGet(PARAMS), I::F64Load(word(0)), I::LocalGet(TICK), I::F64Load(word(0)), I::F64Lt]);
         self.add([I::LocalGet(TICK), I::F64Load(word(0)), I::LocalGet(PARAMS), I::F64Load(word(8)), I::F64Lt]);
@@ -189,7 +189,7 @@ impl Writer<'_> {
             }
             Step::Stray(place, is_byte) => self.stray(place, *is_byte),
             Step::Answer(code) => {
-                // A band that was not written is a promise of nothing, but a rule that sleeps is to be honest.
+                // Without the flag of a wake band, since none was written: a rule that sleeps must have correct bands.
                 self.add([I::I32Const(if self.sleeps { code & !2 } else { *code }), I::Return]);
             }
             Step::Trap => self.add([I::Unreachable]),
@@ -197,7 +197,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Leaves the address of a word of the state on the stack, but for the offset that is returned.
+    /// Leaves the address of a word of the state on the stack, without the offset, which is returned.
     fn address(&mut self, at: u64, address: &Address) -> u64 {
         match address {
             Address::Offset => self.add([I::LocalGet(STATE)]),
@@ -228,7 +228,7 @@ impl Writer<'_> {
             Place::BehindState(on) => (STATE, RECORDS.state as i32 + i32::from(on % 64)),
             Place::BehindVerdict(on) => (VERDICT, 56 + i32::from(on % 64)),
             Place::Tick(on) => (TICK, i32::from(*on)),
-            // Above all tables of a few bindings, in memory or not.
+            // Behind all tables of a few bindings, in memory or not.
             Place::Nowhere(at) => {
                 self.add([I::I32Const((at | 1 << 24) as i32), I::I64Const(-1), I::I64Store8(word(0).byte())]);
                 return;
@@ -277,7 +277,7 @@ impl Writer<'_> {
     }
 }
 
-/// The same place, of any alignment.
+/// The same address, without alignment.
 trait Byte {
     fn byte(self) -> Self;
 }

@@ -1,8 +1,8 @@
-//! How many inputs are accepted: a target whose inputs are all refused tests nothing, so it tells.
+//! Reports how many inputs are accepted: a target tests nothing if all of its inputs are refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count of inputs, and of those that were accepted. Told whenever the first doubles.
+/// Counts inputs, and those that were accepted. Prints both whenever the first doubles.
 pub struct Rate {
     of: &'static str,
     seen: AtomicU64,
@@ -10,12 +10,12 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// A count of `of`, such as `modules`.
+    /// Creates a count of `of`, such as `modules`.
     pub const fn of(of: &'static str) -> Self {
         Self { of, seen: AtomicU64::new(0), accepted: AtomicU64::new(0) }
     }
 
-    /// Counts one.
+    /// Counts an input.
     pub fn count(&self, is_accepted: bool) {
         let accepted = self.accepted.fetch_add(is_accepted.into(), Ordering::Relaxed) + u64::from(is_accepted);
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;

@@ -1,21 +1,21 @@
-//! Modules by wasm-smith, within the features that rules may use: any code, with the interface and a manifest of a rule.
-//! They trap, loop, write anywhere and remember in globals: what a stranger might upload.
+//! Modules by wasm-smith, with the features that rules may use: any code, with the interface and a manifest of a rule. They
+//! trap, loop, write anywhere and keep state in globals.
 
 use arbitrary::{Result, Unstructured};
 use serde_json::json;
 use wasm_encoder::{CodeSection, Function, Instruction};
 use wasm_smith::{Config, MemoryOffsetChoices};
 
-/// Bytes of the records that a generated rule says it has.
+/// The sizes of the records of a generated rule.
 #[derive(Clone, Copy, Debug)]
 pub struct Records {
-    /// Bytes of params.
+    /// The size of the params, in bytes.
     pub params: usize,
-    /// Bytes of state.
+    /// The size of the state, in bytes.
     pub state: usize,
 }
 
-/// A module, and the sizes of its records.
+/// Returns a module, and the sizes of its records.
 pub fn module(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Records)> {
     let records = Records { params: u.int_in_range(0..=3)? * 8, state: u.int_in_range(0..=4)? * 8 };
     let (sleeps, evidence) = (u.arbitrary::<bool>()?, u.int_in_range(0..=4)?);
@@ -24,7 +24,7 @@ pub fn module(u: &mut Unstructured<'_>) -> Result<(Vec<u8>, Records)> {
     Ok((crate::with_manifest(module, manifest(records, evidence, sleeps).as_bytes()), records))
 }
 
-/// A manifest of records of these sizes: each param is a number of any value.
+/// Returns a manifest with records of the given sizes, in which each param is any number.
 pub(crate) fn manifest(records: Records, evidence: usize, sleeps: bool) -> String {
     let names: Vec<String> = (0..records.params / 8).map(|i| format!("p{i}")).collect();
     let properties: serde_json::Map<_, _> =
@@ -43,8 +43,8 @@ pub(crate) fn manifest(records: Records, evidence: usize, sleeps: bool) -> Strin
     .to_string()
 }
 
-/// The features of docs/abi.md. `memory.copy` and `memory.fill` come with all of bulk memory, of which the rest needs
-/// segments or a table: a module has either those or bulk operations.
+/// Returns the features of docs/abi.md. `memory.copy` and `memory.fill` can only be enabled with all of bulk memory, which uses
+/// segments and tables: a module has either those or bulk operations.
 fn config(u: &mut Unstructured<'_>) -> Result<Config> {
     let bulk = u.arbitrary()?;
     let few = |most: usize| if bulk { 0 } else { most };
@@ -60,12 +60,12 @@ fn config(u: &mut Unstructured<'_>) -> Result<Config> {
         max_tables: few(1),
         max_table_elements: 8,
         table_max_size_required: true,
-        // The exported memory comes on top.
+        // In addition to the exported memory.
         max_memories: 0,
         max_funcs: 8,
         max_instructions: 400,
         disallow_traps: u.ratio(1, 4)?,
-        // Addresses are parameters: most accesses should begin near to them.
+        // Addresses are parameters: most accesses should be near to them.
         memory_offset_choices: MemoryOffsetChoices(95, 4, 1),
         multi_value_enabled: true,
         saturating_float_to_int_enabled: true,
@@ -86,7 +86,7 @@ fn config(u: &mut Unstructured<'_>) -> Result<Config> {
     })
 }
 
-/// The module whose exports a generated one has too.
+/// Returns the module with the exports that a generated one gets.
 fn example(pages: u64) -> Vec<u8> {
     let mut evaluate = Function::new([]);
     evaluate.instruction(&Instruction::Unreachable).instruction(&Instruction::End);

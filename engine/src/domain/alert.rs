@@ -1,20 +1,20 @@
-//! A user's standing request, and the bindings that it is evaluated by.
+//! Alerts and their bindings.
 
 use super::{RuleRef, Symbol, Tenant};
 
-/// An alert's number, from 1, unique in its tenant's store.
+/// The id of an alert, from 1, unique within its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AlertId(pub i64);
 
-/// A user's number, from 1.
+/// The id of a user, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(pub i32);
 
-/// A binding's number, from 1: stable for the life of its alert.
+/// The id of a binding, from 1. It does not change as long as its alert exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindingId(pub i64);
 
-/// A place in the bus: the next tick to be read there has this offset.
+/// A position in the bus: that of a tick, or of the next tick to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// The partition, from 0.
@@ -23,10 +23,10 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// An alert's params, already checked against the schema of its rule version.
+/// An alert's params, valid by the schema of its rule version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
-    /// The JSON object, defaults filled in, for people.
+    /// The JSON object, with defaults filled in.
     pub json: String,
     /// The packed record that the rule reads.
     pub packed: Vec<u8>,
@@ -35,63 +35,63 @@ pub struct Params {
 /// How often an alert may fire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Repeat {
-    /// Once a symbol; the binding is then triggered and judged no more.
+    /// Once per symbol. The binding is then triggered and no longer evaluated.
     #[default]
     Once,
-    /// At every tick that the rule answers with fire.
+    /// On every tick for which the rule answers fire.
     Every,
 }
 
-/// What follows a fire verdict. The same for all rules, decided by the host on event time.
+/// What turns verdicts into firings. The same for all rules, and decided on event time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Lifecycle {
     /// How often the alert may fire.
     pub repeat: Repeat,
 }
 
-/// Where a binding is in its life.
+/// The status of a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindingStatus {
-    /// Judged on every tick of its symbol.
+    /// Evaluated on every tick of its symbol.
     Active,
-    /// Fired, and its lifecycle says once.
+    /// Fired, with a lifecycle that lets it fire once.
     Triggered,
-    /// Its rule faulted too often; the text says how.
+    /// Not evaluated, since its rule faulted too often; with the reason.
     Quarantined(String),
 }
 
 /// The unit that the engine evaluates: one alert on one symbol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// Its number.
+    /// The id, which never changes.
     pub id: BindingId,
-    /// The symbol that it watches.
+    /// The symbol on whose ticks it is evaluated.
     pub symbol: Symbol,
-    /// Where it is in its life.
+    /// Whether it is evaluated.
     pub status: BindingStatus,
-    /// The first tick that counts: those published before the alert was created do not.
+    /// The position of the first tick that is evaluated: those published before the alert was created are not.
     pub counts_from: Option<Position>,
-    /// Firings that were not recorded, since it fired more often than a binding may.
+    /// The number of firings that were not recorded because they exceeded the firing rate.
     pub suppressed: u64,
 }
 
 /// A user's standing request: symbols, a rule version, params and a lifecycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// Its number.
+    /// The id, unique within its store.
     pub id: AlertId,
-    /// Who owns it.
+    /// The owner.
     pub tenant: Tenant,
-    /// The tenant's user who asked for it.
+    /// The tenant's user who created it.
     pub user: UserId,
     /// The rule version, fixed at creation.
     pub rule: RuleRef,
-    /// The rule's params.
+    /// The params of the rule.
     pub params: Params,
-    /// What follows a fire verdict.
+    /// What turns verdicts into firings.
     pub lifecycle: Lifecycle,
-    /// When it was created, Unix milliseconds.
+    /// Time of creation, Unix milliseconds.
     pub created_at_ms: i64,
-    /// One for each symbol, in the order that the user gave.
+    /// One per symbol, in the order of the request.
     pub bindings: Vec<Binding>,
 }

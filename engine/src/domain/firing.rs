@@ -8,29 +8,30 @@ use uuid::Uuid;
 
 use super::{AlertId, BindingId, Position, RuleRef, Tenant, Tick};
 
-/// The namespaces of ids (random UUIDs, fixed for ever: changing one would record every replayed tick again).
+/// Namespace of the ids of firings: a random UUID. It must never change, or every replayed firing would be recorded again;
+/// the same holds for the other namespaces.
 const FIRINGS: Uuid = Uuid::from_u128(0x7d1f_9a52_3c1b_4f0e_9e55_04b2_6a8c_e7d3);
 /// See [`FIRINGS`].
 const LOGS: Uuid = Uuid::from_u128(0x5a0c_93e7_41d8_4b26_a7f1_6e0d_8c52_b394);
 /// See [`FIRINGS`].
 const FAULTS: Uuid = Uuid::from_u128(0x2b8e_61c4_90d7_4a3f_8f16_c5d3_72b9_0ea1);
 
-/// What makes ids of what happened on one log differ from those on another, whose offsets are the same numbers. The first
-/// log that a store refers to adds nothing, so that ids from before there were several stay as they are.
+/// Makes the ids of firings and faults on one log differ from those at equal offsets of another log. The salt of the first
+/// log that a store refers to is empty, so that its ids are those of stores that knew a single log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSalt(Option<Uuid>);
 
 impl LogSalt {
-    /// The salt of a log by its identity, and by how many other logs the store referred to before it: a log that is accepted
-    /// a second time, because it lost records, is another one.
+    /// Returns the salt of a log, from its identity and the number of logs that the store referred to before it. A log that
+    /// is accepted again after it lost records counts as another log.
     pub fn of(identity: &str, generation: u32) -> Self {
         let name = [identity.as_bytes(), &generation.to_be_bytes()].concat();
         Self((generation > 0).then(|| Uuid::new_v5(&LOGS, &name)))
     }
 }
 
-/// An id of what became of a binding on a tick: a UUID (version 5, RFC 9562) derived from both, so that a replay makes
-/// the same record and not another one.
+/// Defines the id of a record about a binding and a tick: a UUID (version 5, RFC 9562) derived from both, so that a replay
+/// yields the same record.
 macro_rules! derived_id {
     ($(#[$doc:meta])* $id:ident in $namespace:ident) => {
         $(#[$doc])*
@@ -38,7 +39,7 @@ macro_rules! derived_id {
         pub struct $id(Uuid);
 
         impl $id {
-            /// The id of what became of `binding` on the tick at `position`.
+            /// Returns the id for a binding and the position of a tick.
             pub fn derive(binding: BindingId, position: Position) -> Self {
                 let mut name = [0; 20];
                 name[..8].copy_from_slice(&binding.0.to_be_bytes());
@@ -47,7 +48,7 @@ macro_rules! derived_id {
                 Self(Uuid::new_v5(&$namespace, &name))
             }
 
-            /// The id of the same on the same position of another log.
+            /// Returns the id for the same binding and position in another log.
             pub fn in_log(self, log: LogSalt) -> Self {
                 match log.0 {
                     None => self,
@@ -55,12 +56,12 @@ macro_rules! derived_id {
                 }
             }
 
-            /// The id's 16 bytes.
+            /// Returns the 16 bytes of the id.
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
 
-            /// An id read back from its 16 bytes.
+            /// Restores an id from its 16 bytes.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
@@ -83,36 +84,36 @@ macro_rules! derived_id {
 }
 
 derived_id! {
-    /// A firing's id.
+    /// The id of a firing.
     FiringId in FIRINGS
 }
 
 derived_id! {
-    /// A fault's id.
+    /// The id of a fault.
     FaultId in FAULTS
 }
 
-/// The numbers by which a rule justifies a firing, with the names that its manifest gives them.
+/// The numbers that justify a firing, with their names from the rule's manifest.
 pub type Evidence = Vec<(Arc<str>, f64)>;
 
 /// The record that an alert fired, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Firing {
-    /// Derived from the binding, the tick's position and, where it is stored, the log.
+    /// Derived from the binding, the tick's position and, once stored, the log.
     pub id: FiringId,
-    /// Who owns the alert.
+    /// The owner of the alert.
     pub tenant: Tenant,
     /// The alert that fired.
     pub alert: AlertId,
-    /// Its binding that fired.
+    /// The binding that fired.
     pub binding: BindingId,
-    /// The tick that it fired on.
+    /// The tick on which it fired.
     pub tick: Tick,
-    /// Where that tick is in the bus.
+    /// The position of that tick.
     pub position: Position,
-    /// The rule version that decided.
+    /// The rule version that was evaluated.
     pub rule: RuleRef,
-    /// The rule's evidence.
+    /// The numbers of the verdict.
     pub evidence: Evidence,
 }
 
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(id(1, 2, 3), id(1, 2, 3));
         let all = [id(1, 2, 3), id(2, 2, 3), id(1, 3, 3), id(1, 2, 4)];
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
-        // Stored ids must be found again by every later version.
+        // Later versions must derive the same ids as those in stores.
         assert_eq!(id(1, 2, 3).to_string(), "d1d624dd-a38f-56f1-a0d7-bb0476335c2a");
         let at = id(1, 2, 3);
         assert_eq!(at.in_log(LogSalt::of("kafka:a", 0)), at, "the first log of a store");

@@ -1,4 +1,4 @@
-//! A rule's name, versions and digest.
+//! Names, versions and digests of rules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::limits::{MAX_NAME_BYTES, MAX_VERSION_BYTES};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleName(Arc<str>);
 
-/// Why a text is not a rule name, with the text.
+/// The error for a text that is not a rule name, with the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a rule name: use 1 to {MAX_NAME_BYTES} lower-case letters, digits and single hyphens, \
@@ -21,27 +21,27 @@ pub struct RuleName(Arc<str>);
 pub struct NameError(String);
 
 impl RuleName {
-    /// The built-in rule that fires at or above a target price.
+    /// Returns the name of the built-in rule that fires at or above a target price.
     pub fn above() -> Self {
         Self("above".into())
     }
 
-    /// The built-in rule that fires at or below a target price.
+    /// Returns the name of the built-in rule that fires at or below a target price.
     pub fn below() -> Self {
         Self("below".into())
     }
 
-    /// Checks a rule name.
+    /// Parses a rule name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let good = text.len() <= MAX_NAME_BYTES
             && text.starts_with(|c: char| c.is_ascii_lowercase())
             && text.split('-').all(word);
-        // The message quotes the text: keep a hostile one short.
+        // The message quotes the text, which can be long and hostile.
         if good { Ok(Self(text.into())) } else { Err(NameError(text.chars().take(MAX_NAME_BYTES + 1).collect())) }
     }
 
-    /// The name's text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,13 +53,13 @@ impl fmt::Display for RuleName {
     }
 }
 
-/// A semantic version (<https://semver.org>): what orders a rule's versions. [`parse_version`] reads one.
+/// A semantic version (<https://semver.org>), by which a rule's versions are ordered. See [`parse_version`].
 pub type Version = semver::Version;
 
 /// Why a text is not the version of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
-    /// It is longer than any version needs to be.
+    /// It is longer than [`MAX_VERSION_BYTES`].
     #[error("{bytes} bytes, more than the {MAX_VERSION_BYTES} allowed")]
     TooLong {
         /// Its length in bytes.
@@ -73,8 +73,8 @@ pub enum VersionError {
         /// What is wrong with it.
         reason: String,
     },
-    /// It carries build metadata, by which semantic versions are not ordered: of two that differ in nothing else neither
-    /// is the newer one.
+    /// It has build metadata, which semantic versions are not ordered by: of two versions that differ in nothing else,
+    /// neither is newer.
     #[error(
         "{text:?} has build metadata (+{build}), and versions that differ in it alone have no order: leave it out, or \
          raise the number"
@@ -82,7 +82,7 @@ pub enum VersionError {
     BuildMetadata {
         /// The text.
         text: String,
-        /// What stands behind the `+`.
+        /// The text after the `+`.
         build: String,
     },
 }
@@ -99,12 +99,12 @@ pub fn parse_version(text: &str) -> Result<Version, VersionError> {
     }
 }
 
-/// The SHA-256 digest of a module's bytes: its identity. Shown as `sha256:` and 64 hexadecimal digits.
+/// The SHA-256 digest of a module's bytes, which identifies it. Displayed as `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of a module.
+    /// Computes the digest of a module.
     pub fn of(module: &[u8]) -> Self {
         Self(Sha256::digest(module).into())
     }
@@ -132,45 +132,45 @@ impl FromStr for Digest {
     }
 }
 
-/// Which rule version: its name and version for people, its digest for machines.
+/// A reference to a rule version: by name and version, and by digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleRef {
     /// The rule's name.
     pub name: RuleName,
-    /// The semantic version.
+    /// The semantic version of the rule.
     pub version: Version,
     /// The module's digest.
     pub digest: Digest,
 }
 
-/// An immutable version of a rule, as it was uploaded.
+/// A version of a rule. Immutable, except that it can be quarantined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleVersion {
     /// Name, version and digest.
     pub reference: RuleRef,
-    /// The module's manifest, JSON.
+    /// The manifest of the module, JSON.
     pub manifest: String,
-    /// When it was uploaded, Unix milliseconds.
+    /// Time of the upload, Unix milliseconds.
     pub created_at_ms: i64,
-    /// Set once it was found to be impure: it is judged no more, for ever.
+    /// Set if the version was found to be impure. It is then never evaluated again.
     pub quarantine: Option<RuleQuarantine>,
 }
 
 impl RuleVersion {
-    /// The version that is meant where none is named: the newest release or, if there is no release, the newest
-    /// pre-release. As with Cargo and npm, who wants a pre-release beside releases names it.
+    /// Returns the version to use where none is given: the newest release or, if there is no release, the newest
+    /// pre-release. As with Cargo and npm, a pre-release beside releases must be named.
     pub fn newest(versions: impl IntoIterator<Item = Self>) -> Option<Self> {
         let precedence = |rule: &Self| (rule.reference.version.pre.is_empty(), rule.reference.version.clone());
         versions.into_iter().max_by_key(precedence)
     }
 }
 
-/// Why a rule version is judged no more.
+/// Why a rule version is no longer evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleQuarantine {
-    /// What was found.
+    /// What was observed.
     pub reason: String,
-    /// When, Unix milliseconds.
+    /// Time of the quarantine, Unix milliseconds.
     pub at_ms: i64,
 }
 

@@ -1,18 +1,18 @@
-//! The name of a traded instrument.
+//! Symbols of traded instruments.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest symbol, in bytes. The longest in use at Finnhub is below 40.
+/// The longest symbol, in bytes. The longest that Finnhub uses is below 40.
 pub const MAX_SYMBOL_BYTES: usize = 64;
 
-/// An instrument's name: upper case, 1 to [`MAX_SYMBOL_BYTES`] printable ASCII characters, inner spaces allowed
+/// The symbol of an instrument: upper case, 1 to [`MAX_SYMBOL_BYTES`] printable ASCII characters, inner spaces allowed
 /// (`AAPL`, `BINANCE:BTCUSDT`, `IC MARKETS:1`). Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(Arc<str>);
 
-/// Why a text is not a symbol. The message completes a sentence that begins with the field's name.
+/// The error for a text that is not a symbol. The message continues a sentence that begins with the field's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SymbolError {
     /// Nothing is left after trimming.
@@ -27,7 +27,7 @@ pub enum SymbolError {
 }
 
 impl Symbol {
-    /// Trims, upper-cases and checks a symbol.
+    /// Parses a symbol, which is trimmed and converted to upper case.
     pub fn parse(text: &str) -> Result<Self, SymbolError> {
         let text = text.trim();
         if text.is_empty() {
@@ -42,7 +42,7 @@ impl Symbol {
         Ok(Self(text.to_ascii_uppercase().into()))
     }
 
-    /// The symbol's text, upper case.
+    /// Returns the symbol as text, upper case.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,24 +1,24 @@
-//! Whoever owns users, rules and alerts.
+//! Tenants, the owners of users, rules and alerts.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A tenant. Until authentication is turned on there is one, [`Tenant::standard`], yet every table and key holds it.
+/// A tenant. Without authentication there is a single one, [`Tenant::standard`], but every table and key contains it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(Arc<str>);
 
 impl Tenant {
-    /// The tenant of a server without authentication: `default`.
+    /// Returns the tenant of a server without authentication, named `default`.
     pub fn standard() -> Self {
         Self("default".into())
     }
 
-    /// A tenant read back from where its name was stored.
+    /// Restores a tenant from its stored name.
     pub fn from_stored(name: &str) -> Self {
         Self(name.into())
     }
 
-    /// The tenant's name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

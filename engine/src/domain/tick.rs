@@ -1,22 +1,22 @@
-//! One trade print.
+//! Ticks.
 
 use super::Symbol;
 
-/// The latest event time that a tick may carry: the end of the year 9999, Unix milliseconds.
+/// The latest event time of a tick: the end of the year 9999, Unix milliseconds.
 pub const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
-/// One trade print, or a price update where `volume` is 0. Its numbers are known to be sane: see [`Tick::new`].
+/// A trade print, or a price update without a trade if `volume` is 0. [`Tick::new`] checks the ranges below.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tick {
-    /// The instrument.
+    /// The traded instrument.
     pub symbol: Symbol,
-    /// Finite; never `-0.0`. May be negative.
+    /// Price: finite, never `-0.0`; may be negative.
     pub price: f64,
-    /// Finite, at least 0.
+    /// Traded volume: finite, at least 0.
     pub volume: f64,
     /// Event time, Unix milliseconds, 0 to [`MAX_TIME_MS`].
     pub time_ms: i64,
-    /// Trade conditions.
+    /// The conditions of the trade.
     pub conditions: Conditions,
 }
 
@@ -25,7 +25,7 @@ pub struct Tick {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conditions(pub u64);
 
-/// Why numbers are not a tick.
+/// The error for numbers outside of a tick's ranges.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum TickError {
     /// NaN or infinite.
@@ -40,7 +40,11 @@ pub enum TickError {
 }
 
 impl Tick {
-    /// Checks the numbers of a tick. Zeroes lose their sign, so that equal prices have equal bytes.
+    /// Creates a tick if its numbers are in range. A negative zero becomes a positive one, so that equal prices have equal
+    /// bytes.
+    ///
+    /// # Errors
+    /// Where a number is out of range.
     pub fn new(
         symbol: Symbol,
         price: f64,
@@ -63,7 +67,7 @@ impl Tick {
 }
 
 impl Conditions {
-    /// The set of the given condition codes, as Finnhub writes them (`"12"`).
+    /// Returns the set of the given condition codes, in Finnhub's notation (`"12"`).
     pub fn from_codes<'a>(codes: impl IntoIterator<Item = &'a str>) -> Self {
         let bit = |code: &str| code.parse::<u32>().ok().filter(|n| (1..64).contains(n)).unwrap_or(0);
         Self(codes.into_iter().fold(0, |set, code| set | 1 << bit(code)))
@@ -79,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sane_numbers_make_a_tick() {
+    fn numbers_out_of_range_make_no_tick() {
         for price in [0.0, -1.5, 1e308, 5e-324] {
             assert_eq!(tick(price, 1.0, 1).unwrap().price, price);
         }

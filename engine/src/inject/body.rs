@@ -1,8 +1,8 @@
-//! A function's body as it is written: its code, and which of its branches are rare.
+//! The body of a generated function: its code, and its branch hints.
 
 use wasm_encoder::{BlockType, BranchHint, BranchHints, CodeSection, Function, Instruction, InstructionSink, ValType};
 
-/// Wasmtime lays rare branches out behind the others.
+/// A function body in progress. By the hints, Wasmtime moves unlikely branches out of the way of the others.
 pub(super) struct Body {
     code: Function,
     hints: Vec<BranchHint>,
@@ -13,22 +13,22 @@ impl Body {
         Self { code: Function::new(locals), hints: Vec::new() }
     }
 
-    /// Appends instructions.
+    /// Returns the sink to append instructions to.
     pub(super) fn code(&mut self) -> InstructionSink<'_> {
         self.code.instructions()
     }
 
-    /// Appends an instruction of the module's own.
+    /// Appends a re-encoded instruction of the module.
     pub(super) fn instruction(&mut self, instruction: &Instruction<'_>) {
         self.code.instruction(instruction);
     }
 
-    /// An `if` without a result whose condition is hardly ever true.
+    /// Appends an `if` without a result, with a condition that is hardly ever true.
     pub(super) fn unlikely_if(&mut self) -> InstructionSink<'_> {
         self.hinted_if(false, BlockType::Empty)
     }
 
-    /// An `if` with a result whose condition is nearly always true.
+    /// Appends an `if` with a result, with a condition that is nearly always true.
     pub(super) fn likely_if(&mut self, result: ValType) -> InstructionSink<'_> {
         self.hinted_if(true, BlockType::Result(result))
     }

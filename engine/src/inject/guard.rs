@@ -1,6 +1,6 @@
-//! The guard: a store whose address is not proven happens only inside the guest's own pages, or inside the state or the
-//! verdict of the binding that is being evaluated. Two globals hold where those are; only the drivers write them, since the
-//! module cannot name them.
+//! The guard: a store with an unproven address traps unless it is inside the guest's own pages, or inside the state or the
+//! verdict of the evaluated binding. The addresses of those are in two globals, which only the drivers can write, since they
+//! are appended to the module's own.
 
 use tocsin_rules_sdk::abi::VERDICT_BYTES;
 use wasm_encoder::ValType;
@@ -11,7 +11,7 @@ use super::layout::STRAY_WRITE;
 use super::{Appended, Injector};
 use crate::inspect::Access;
 
-/// Locals that are added to each function.
+/// The locals that are added to each function.
 pub(super) struct ScratchLocals {
     pub(super) address: u32,
     pub(super) middle: u32,
@@ -22,16 +22,16 @@ pub(super) struct ScratchLocals {
 }
 
 impl ScratchLocals {
-    /// Their types: so many of each.
+    /// The number and type of the locals.
     pub(super) const TYPES: [(u32, ValType); 4] =
         [(3, ValType::I32), (1, ValType::I64), (1, ValType::F32), (1, ValType::F64)];
 
-    /// Behind so many locals.
+    /// Returns the indices of the locals behind `count` others.
     pub(super) fn after(count: u32) -> Self {
         Self { address: count, middle: count + 1, length: count + 2, i64: count + 3, f32: count + 4, f64: count + 5 }
     }
 
-    /// Where the value of a store can be put aside.
+    /// Returns the local that can hold the value of a store.
     fn value(&self, store: &Operator<'_>) -> u32 {
         match store {
             Operator::F32Store { .. } => self.f32,
@@ -43,7 +43,7 @@ impl ScratchLocals {
 }
 
 impl Injector<'_> {
-    /// Guards a store, whose address and value are on the stack.
+    /// Appends the guard of a store, with its address and value on the stack.
     pub(super) fn guard_store(&self, body: &mut Body, scratch: &ScratchLocals, store: &Operator<'_>, access: Access) {
         let value = scratch.value(store);
         body.code()
@@ -56,7 +56,8 @@ impl Injector<'_> {
             .local_get(value);
     }
 
-    /// Guards a bulk operation, whose three operands are on the stack: where to, what, and how many bytes.
+    /// Appends the guard of a bulk operation, with its operands on the stack: the destination, the source or value, and the
+    /// number of bytes.
     pub(super) fn guard_bulk(&self, body: &mut Body, scratch: &ScratchLocals) {
         body.code()
             .local_set(scratch.length)
@@ -71,8 +72,8 @@ impl Injector<'_> {
             .local_get(scratch.length);
     }
 
-    /// `guard(address: i32, offset: i64, bytes: i64)`: traps unless so many bytes lie in the guest's own pages, or in
-    /// the state or the verdict of the binding that is being evaluated.
+    /// Generates the function `guard(address: i32, offset: i64, bytes: i64)`, which traps unless the bytes are in the
+    /// guest's own pages, or in the state or the verdict of the evaluated binding.
     pub(super) fn guard(&self) -> Body {
         let (address, offset, bytes, start, end) = (0, 1, 2, 3, 4);
         let mut body = Body::new([(2, ValType::I64)]);

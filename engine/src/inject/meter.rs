@@ -1,18 +1,18 @@
-//! The meter: fuel is charged ahead, and the module traps when it is empty.
+//! The meter: fuel is charged in advance, and the module traps when it runs out.
 
 use super::Injector;
 use super::body::Body;
 use crate::cost::BULK_BYTES_SHIFT;
 
 impl Injector<'_> {
-    /// Charges the meter.
+    /// Appends the charge of a fixed amount of fuel.
     pub(super) fn charge(&self, body: &mut Body, fuel: u64) {
         let meter = self.fuel_global();
         body.code().global_get(meter).i64_const(fuel as i64).i64_sub().global_set(meter);
         self.check_meter(body);
     }
 
-    /// Charges a bulk operation, whose length is on the stack, by that length.
+    /// Appends the charge of a bulk operation by its length, which is on the stack.
     pub(super) fn charge_length(&self, body: &mut Body, length_local: u32) {
         let meter = self.fuel_global();
         body.code()

@@ -1,18 +1,18 @@
-//! Which loads and stores of `evaluate` stay inside the records of the binding that is evaluated, seen without running it.
-//! Stores that are not are guarded by code that [`crate::inject`] adds; loads and stores that are not cost more fuel, since
-//! their addresses may lie anywhere in a large memory.
+//! Proves statically which loads and stores of `evaluate` stay inside the records of the evaluated binding. Other stores are
+//! guarded by code that [`crate::inject`] adds, and other loads and stores cost more fuel, since their addresses may be
+//! anywhere in a large memory.
 //!
-//! # What the proof rests on
+//! # The proof
 //!
-//! - The parameters of `evaluate` are the addresses of the current binding's records. That holds for the driver's call and
-//!   for no other, so a module that can enter `evaluate` itself gets no proof at all: one that calls it, lists it in a
-//!   table, or exports it as `migrate` too ([`super::inspect`] decides that).
-//! - An access is proven where its address is such a parameter, or a parameter and a constant that is not negative, and it
-//!   ends inside the record. Records end below 2^31, so the sum cannot wrap.
-//! - Compilers reuse a parameter's local once they are done with it. It holds the parameter wherever no assignment can have
-//!   come before: none stands before in the text, and none stands later in a loop around it.
+//! - The parameters of `evaluate` are the addresses of the current binding's records. That holds for the driver's call only,
+//!   so nothing is proven of a module that can call `evaluate` itself: by a call, through a table, or because `evaluate` is
+//!   exported as `migrate` too ([`super::inspect`] checks that).
+//! - An access is proven if its address is such a parameter, or the sum of a parameter and a constant that is not negative,
+//!   and the access ends inside the record. Records end below 2^31, so the sum cannot wrap.
+//! - Compilers reuse the local of a parameter that is no longer needed. It has the parameter's value as long as no assignment
+//!   can have been executed: none comes earlier in the code, and none comes later in an enclosing loop.
 //!
-//! The walk rides on the validator's, whose operand stack it mirrors.
+//! The walk is part of validation, and mirrors the validator's operand stack.
 
 use tocsin_rules_sdk::abi;
 use wasmparser::{
@@ -20,7 +20,7 @@ use wasmparser::{
     WasmModuleResources,
 };
 
-/// The records that `evaluate` gets, in the order of its parameters.
+/// The records of `evaluate`, in the order of its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     Tick,
@@ -44,7 +44,7 @@ pub(crate) struct InRecord {
 }
 
 impl InRecord {
-    /// Whether it stays inside the record, and is allowed there: the tick and the params are not written to.
+    /// Returns whether the access stays inside the record and is allowed there: the tick and the params are read-only.
     pub(crate) fn is_allowed(self, params_bytes: usize, state_bytes: usize) -> bool {
         let bytes = match self.record {
             Record::Tick | Record::Params if self.is_store => return false,
@@ -60,9 +60,9 @@ impl InRecord {
 /// A load or a store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Access {
-    /// The constant that is added to its address.
+    /// The constant that is added to the address.
     pub(crate) offset: u64,
-    /// How many bytes it reads or writes.
+    /// The number of bytes that are read or written.
     pub(crate) bytes: u64,
     pub(crate) is_store: bool,
 }
@@ -73,7 +73,7 @@ enum Value {
     #[default]
     Unknown,
     Constant(i32),
-    /// A parameter and so many bytes.
+    /// The sum of a parameter and `start` bytes.
     Record {
         parameter: u32,
         start: u64,
@@ -81,22 +81,22 @@ enum Value {
     },
 }
 
-/// An access, and where in the text the parameter was read that is its address.
+/// An access, with the position in the code at which the parameter was read that is its address.
 struct Walked {
     known: Option<InRecord>,
     parameter: u32,
     read_at: usize,
 }
 
-/// What the walk knows at one place of the text.
+/// The state of the walk at one position in the code.
 #[derive(Default)]
 struct Walk {
-    /// Mirrors the validator's.
+    /// Mirrors the validator's operand stack.
     operands: Vec<Value>,
     accesses: Vec<Walked>,
-    /// Where the text of each open block began that is a loop; None for other blocks.
+    /// The position at which each open loop began; `None` for other open blocks.
     open: Vec<Option<usize>>,
-    /// Parameters that were assigned to so far.
+    /// The parameters that have been assigned to.
     assigned: Vec<u32>,
 }
 
@@ -105,7 +105,7 @@ impl Walk {
         self.operands.len().checked_sub(depth).map_or(Value::Unknown, |at| self.operands[at])
     }
 
-    /// Notes what an operator does, and returns what it leaves if that is one value.
+    /// Applies an operator, and returns its result if that is a single value.
     fn operator(&mut self, operator: &Operator<'_>, at: usize) -> Value {
         match operator {
             Operator::Loop { .. } => self.open.push(Some(at)),
@@ -122,7 +122,7 @@ impl Walk {
         Value::Unknown
     }
 
-    /// From here on the local is a variable like any other; around the loops that are open, it was all along.
+    /// Marks a local as assigned from here on; inside of the open loops, it has been all along.
     fn assign(&mut self, local: u32) {
         if Record::of_parameter(local).is_none() {
             return;
@@ -142,7 +142,7 @@ impl Walk {
     }
 }
 
-/// Validates a module and returns, for each load and store of the function `evaluate` in their order, what is known of it.
+/// Validates a module. Returns what is known of each load and store of the function `evaluate`, in order.
 pub(super) fn validate(
     module: &[u8],
     features: WasmFeatures,
@@ -178,12 +178,12 @@ fn walk<R: WasmModuleResources>(
         let operator = reader.peek_operator(&validator.visitor(position))?;
         let (_, pushed) = operator.operator_arity(&*validator).unwrap_or_default();
         if let Some(access) = access(&operator) {
-            // A store's value lies above its address.
+            // A store has its value on top of its address.
             walk.accesses.push(known(walk.operand(if access.is_store { 2 } else { 1 }), access));
         }
         let result = walk.operator(&operator, position);
         reader.visit_operator(&mut validator.visitor(position))??;
-        // What the operator took is gone, and what it left is known only if it is one value.
+        // The operands are gone, and the result is known only if it is a single value.
         let height = validator.operand_stack_height() as usize;
         walk.operands.truncate(height.saturating_sub(pushed as usize));
         walk.operands.resize(height, Value::Unknown);
@@ -211,7 +211,7 @@ fn sum(one: Value, other: Value) -> Value {
     match (one, other) {
         (Value::Record { parameter, start, read_at }, Value::Constant(bytes))
         | (Value::Constant(bytes), Value::Record { parameter, start, read_at }) => {
-            // Forward only: a start below the record's own would have to be checked for wrapping.
+            // Only positive constants: a start in front of the record would have to be checked for wrapping.
             u64::try_from(bytes).map_or(Value::Unknown, |bytes| Value::Record {
                 parameter,
                 start: start + bytes,
@@ -222,7 +222,7 @@ fn sum(one: Value, other: Value) -> Value {
     }
 }
 
-/// What an operator loads or stores; None for every other operator.
+/// Returns the access of an operator that loads or stores, and `None` for other operators.
 pub(crate) fn access(operator: &Operator<'_>) -> Option<Access> {
     use Operator as O;
     let (memory, bytes, is_store) = match operator {
@@ -246,7 +246,7 @@ pub(crate) fn access(operator: &Operator<'_>) -> Option<Access> {
 mod tests {
     use super::*;
 
-    /// What is known of each access of an `evaluate` of this body.
+    /// Checks what is known of each access of an `evaluate` with this body.
     fn check(body: &str, expect: &[Option<InRecord>]) {
         let text = format!(
             "(module (memory 1) (func (param $t i32) (param $p i32) (param $s i32) (param $v i32) (result i32)
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_are_proven_as_stores_are_and_need_no_right_to_write() {
+    fn loads_are_proven_like_stores_and_may_read_any_record() {
         let load = |record, end| Some(InRecord { record, end, is_store: false });
         check("(drop (f64.load offset=8 (local.get $t)))", &[load(Record::Tick, 16)]);
         check("(drop (i32.load8_u (i32.add (local.get $p) (i32.const 3))))", &[load(Record::Params, 4)]);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_one_until_it_is_assigned_to() {
+    fn a_parameter_is_known_until_it_is_assigned_to() {
         let known = store_to(Record::State, 4);
         let assign = "(local.set $s (i32.const 0))";
         let store = "(i32.store (local.get $s) (i32.const 1))";
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_are_not() {
+    fn other_addresses_are_not_known() {
         for address in [
             "(local.get $x)",
             "(i32.const 8)",
@@ -324,7 +324,7 @@ mod tests {
         ] {
             check(&format!("(i32.store {address} (i32.const 1))"), &[None]);
         }
-        // An assignment that may have come before.
+        // An assignment that may have been executed before.
         let assign = "(local.set $s (i32.const 0))";
         let store = "(i32.store (local.get $s) (i32.const 1))";
         check(&format!("{assign} {store}"), &[None]);
@@ -334,7 +334,7 @@ mod tests {
         check(&format!("(loop (i32.store (local.get $s) (block (result i32) {assign} (i32.const 1))))"), &[None]);
         check("(loop (i32.store (local.get $v) (local.tee $v (i32.const 0))))", &[None]);
         check(&format!("(loop {store}) (loop {store} {assign}) {store}"), &[store_to(Record::State, 4), None, None]);
-        // Where no code runs, the operand stack holds anything.
+        // In unreachable code, the operand stack is polymorphic.
         check("(block (br 0) i32.store) (i32.store (local.get $s) (i32.const 1))", &[None, store_to(Record::State, 4)]);
     }
 }

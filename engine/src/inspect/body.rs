@@ -1,4 +1,4 @@
-//! One pass over a function's body: limits on what makes compilers slow, and the price of the code.
+//! One pass over a function's body: checks the limits on what makes compilers slow, and computes the cost of the code.
 
 use wasmparser::{BlockType, FunctionBody, Operator};
 
@@ -15,7 +15,7 @@ pub(super) fn scan(
     signatures: &Signatures,
     violations: &mut Violations,
 ) -> wasmparser::Result<FunctionCost> {
-    // Of each kind once, but of every kind: the author shall not meet them one by one.
+    // One violation of each kind, and of every kind, so that the author sees all of them at once.
     let mut reported = Vec::new();
     let mut check = |count: u64, limit: u64, of: &'static str| {
         if count > limit && !reported.contains(&of) {
@@ -34,7 +34,7 @@ pub(super) fn scan(
         locals += u64::from(group?.0);
     }
     check(locals, MAX_LOCALS.into(), "locals");
-    // Entering a function costs its locals, which are zeroed, and its results, which are handed back in memory.
+    // Entering a function costs its locals, which are zeroed, and its results, which are returned in memory.
     let values = locals + results;
     let cost = FunctionCost { regions: vec![values], values, ..FunctionCost::default() };
     let mut scan = Scan { cost, open: vec![0], blocks: 0, signatures };
@@ -53,7 +53,7 @@ pub(super) fn scan(
 
 struct Scan<'a> {
     cost: FunctionCost,
-    /// For each open block, the region that its operators belong to; the function's own body first.
+    /// The region of each open block's operators, beginning with the function's own body.
     open: Vec<usize>,
     blocks: u64,
     signatures: &'a Signatures,
@@ -89,7 +89,7 @@ impl Scan<'_> {
         }
     }
 
-    /// The most values that an operator makes the compiler keep: what it leaves, and what a call takes and returns.
+    /// Returns a bound on the values that an operator makes the compiler keep: its results, and the parameters of a call.
     fn values(&self, operator: &Operator<'_>) -> u64 {
         let (taken, left) = match operator {
             Operator::Call { function_index } => self.signatures.arity_of_function(*function_index),

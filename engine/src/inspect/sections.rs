@@ -1,4 +1,4 @@
-//! One pass over a module's sections: counts against limits, and what the interface needs to know.
+//! One pass over a module's sections: checks counts against limits, and collects what the checks of the interface need.
 
 use tocsin_rules_sdk::abi;
 use wasmparser::{
@@ -16,36 +16,36 @@ use crate::violation::{Code, Violations};
 /// Bytes in a page of WebAssembly memory.
 const PAGE_BYTES: u64 = 65_536;
 
-/// What one pass over the sections found.
+/// The result of the pass over the sections.
 #[derive(Default)]
 pub(super) struct Parsed<'a> {
     pub(super) manifest: Option<&'a [u8]>,
     pub(super) guest_pages: Option<u64>,
     pub(super) functions: Vec<FunctionCost>,
-    /// Functions that the table holds.
+    /// The functions in the table.
     pub(super) in_table: Vec<u32>,
-    /// Globals that code can change, by index.
+    /// The indices of mutable globals.
     pub(super) mutable_globals: Vec<u32>,
-    /// What data segments write: offsets and bytes.
+    /// The content of data segments: offsets and bytes.
     pub(super) data: Vec<(usize, Vec<u8>)>,
     signatures: Signatures,
-    /// None as long as no export section was read.
+    /// `None` until an export section is read.
     exports: Option<Vec<(&'a str, ExternalKind, u32)>>,
-    /// There are too many exports to read: what is missing among them cannot be told.
+    /// Whether the exports were skipped because there are too many, so that it is unknown which ones are missing.
     exports_skipped: bool,
-    /// Elements of the table, where there is one within its limit.
+    /// The number of elements of the table, if there is one within the limit.
     table_elements: Option<u64>,
     custom_bytes: usize,
-    /// Every section was walked, or skipped because it breaks a limit.
+    /// Whether every section was read, or skipped because it exceeds a limit.
     pub(super) complete: bool,
 }
 
 /// The types of a module's functions.
 #[derive(Default)]
 pub(super) struct Signatures {
-    /// The parameter and result types of each type, None where it is not a function type.
+    /// The function types, `None` for types of another kind.
     types: Vec<Option<FuncType>>,
-    /// The type of each function.
+    /// The type index of each function.
     of_functions: Vec<u32>,
 }
 
@@ -55,12 +55,13 @@ impl Signatures {
         self.types.get(ty as usize)?.as_ref()
     }
 
-    /// How many values a function takes and returns; none where that is unknown, which a violation says then.
+    /// Returns the number of parameters and results of a function, or zeros if its type is unknown, which is a violation
+    /// elsewhere.
     pub(super) fn arity_of_function(&self, function: u32) -> (u64, u64) {
         self.of_function(function).map_or((0, 0), arity)
     }
 
-    /// The same for a type.
+    /// Returns the same for a type.
     pub(super) fn arity_of_type(&self, ty: u32) -> (u64, u64) {
         self.types.get(ty as usize).and_then(Option::as_ref).map_or((0, 0), arity)
     }
@@ -77,8 +78,8 @@ pub(super) struct Interface {
     pub(super) migrate: Option<u32>,
 }
 
-/// Walks the sections. A parse error ends the walk and is a violation itself; a section over its limit is skipped, so
-/// that the others are still judged.
+/// Reads the sections. A parse error is a violation and ends the pass; a section that exceeds its limit is skipped, so that
+/// the others are still checked.
 pub(super) fn walk<'a>(module: &'a [u8], violations: &mut Violations) -> Parsed<'a> {
     let mut parsed = Parsed::default();
     for payload in Parser::new(0).parse_all(module) {
@@ -91,7 +92,7 @@ pub(super) fn walk<'a>(module: &'a [u8], violations: &mut Violations) -> Parsed<
     parsed
 }
 
-/// Whether a count is within its limit; a violation if not.
+/// Returns whether a count is within its limit, and adds a violation if not.
 fn within(count: u64, limit: u64, of: &str, violations: &mut Violations) -> bool {
     if count > limit {
         violations.add(Code::Limit, format!("{count} {of}, more than the {limit} allowed"));
@@ -100,7 +101,7 @@ fn within(count: u64, limit: u64, of: &str, violations: &mut Violations) -> bool
 }
 
 impl<'a> Parsed<'a> {
-    /// Takes one section, or skips it if it has too much of something.
+    /// Reads one section, or skips it if it exceeds a limit.
     #[allow(clippy::collapsible_match)] // a guard that reports a violation would hide it
     fn section(&mut self, payload: Payload<'a>, violations: &mut Violations) -> wasmparser::Result<()> {
         match payload {
@@ -216,7 +217,7 @@ impl<'a> Parsed<'a> {
         Ok(())
     }
 
-    /// Data must lie inside the memory that the module asked for: behind it are the host's tables.
+    /// Checks that data is inside the memory that the module asks for: the host's tables are behind it.
     fn data_segment(&mut self, datum: &wasmparser::Data<'a>, violations: &mut Violations) -> wasmparser::Result<()> {
         let DataKind::Active { offset_expr, .. } = &datum.kind else {
             violations.add(Code::Feature, "a passive data segment: only active ones are allowed");
@@ -230,7 +231,7 @@ impl<'a> Parsed<'a> {
         Ok(())
     }
 
-    /// Elements must lie inside the table, so that no instance can fail at its start.
+    /// Checks that elements are inside the table, so that instantiation cannot fail.
     fn element_segment(
         &mut self,
         element: &wasmparser::Element<'a>,
@@ -247,7 +248,7 @@ impl<'a> Parsed<'a> {
         let end = constant(offset_expr)?.map(|offset| offset + u64::from(count));
         check_segment("element", "element", end, self.table_elements, "elements of the table", violations);
         match &element.items {
-            // As many as the table has at most: of more a violation was reported.
+            // At most as many as a table may have: more are a violation already.
             ElementItems::Functions(items) => {
                 for function in items.clone().into_iter().take(MAX_TABLE_ELEMENTS as usize) {
                     self.in_table.push(function?);
@@ -276,11 +277,12 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// Checks exports: `evaluate` and `memory` are there with the right types, and no other function is but `migrate`.
+    /// Checks the exports: `evaluate` and `memory` must be there with the right types, and no other function than `migrate`
+    /// may be.
     pub(super) fn check_interface(&self, violations: &mut Violations) -> Interface {
         let exports = match &self.exports {
             Some(exports) => exports.as_slice(),
-            // An export section that was skipped or not reached is unknown; one that is not there is empty.
+            // An export section that was skipped or not reached is unknown; one that does not exist is empty.
             None if !self.complete || self.exports_skipped => return Interface::default(),
             None => &[],
         };
@@ -318,7 +320,8 @@ impl<'a> Parsed<'a> {
         found
     }
 
-    /// Where the types were skipped for their number, that of a function is unknown, and not wrong.
+    /// Checks the type of an exported function. If types were skipped because there are too many, the function's type is
+    /// unknown, which is no violation.
     fn check_function(&self, name: &str, index: u32, meaning: &str, violations: &mut Violations) -> Option<u32> {
         if self.signatures.types.is_empty() || self.signatures.of_functions.is_empty() {
             return None;
@@ -339,7 +342,7 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// The value of an offset that is one `i32.const`; None if it is another expression.
+/// Returns the value of an offset that is an `i32.const`, and `None` for other expressions.
 fn constant(offset: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
     Ok(match offset.get_operators_reader().read()? {
         Operator::I32Const { value } => Some(u64::from(value as u32)),
@@ -347,8 +350,8 @@ fn constant(offset: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
     })
 }
 
-/// Checks where a segment ends: `end` is None if its offset is no constant, `room` if that is unknown for another
-/// violation's sake.
+/// Checks the end of a segment. `end` is `None` if its offset is not constant, `room` if it is unknown because of another
+/// violation.
 fn check_segment(kind: &str, unit: &str, end: Option<u64>, room: Option<u64>, of: &str, violations: &mut Violations) {
     match (end, room) {
         (None, _) => violations.add(Code::Feature, format!("the offset of a {kind} segment is not an i32.const")),

@@ -1,4 +1,4 @@
-//! Bounds of a manifest's strings: what stands in a manifest is copied into alerts and firings, and shown.
+//! Limits on the strings of a manifest, which are copied into alerts and firings, and displayed.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use crate::limits::{
     MAX_ENUM_VALUE_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, MAX_TITLE_BYTES, MAX_UNIT_BYTES, MAX_VERSION_BYTES,
 };
 
-/// Checks every string of a manifest, wherever it is, and every name of a member.
+/// Checks every string of a manifest, at any depth, and every member name.
 pub(super) fn check_texts(manifest: &Value, wrong: &mut impl FnMut(String)) {
     walk("manifest", "", manifest, wrong);
 }
 
-/// The longest string, in bytes, that a member may be or hold.
+/// Returns the longest string, in bytes, that a member may have.
 fn max_bytes(member: &str) -> usize {
     match member {
         "version" | "migrates" => MAX_VERSION_BYTES,

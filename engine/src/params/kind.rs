@@ -1,14 +1,14 @@
-//! How one param is packed.
+//! The packed types of params.
 
 use serde_json::Value;
 
-/// Whole numbers below it are exact as doubles: 2^53.
+/// 2^53: whole numbers below are exact as doubles.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The most bytes of a packed param.
+/// The largest packed param, in bytes.
 pub(super) const MAX_FIELD_BYTES: usize = 8;
 
-/// How a param is packed.
+/// The packed type of a param.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     F64,
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The kind of this name, and the type that its schema must have.
+    /// Returns the kind with the given name, and the type that the schema must have.
     pub(super) fn named(text: &str, property: &Value) -> Option<(Self, &'static str)> {
         Some(match text {
             "f64" => (Self::F64, "number"),
@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// Writes a value, already checked against the schema, to its place of [`Self::bytes`].
+    /// Writes a value that is valid by the schema to its place, which has [`Self::bytes`] bytes.
     pub(super) fn pack(&self, value: &Value, place: &mut [u8]) -> Result<(), String> {
         let mut put = |bytes: &[u8]| place.copy_from_slice(bytes);
         match self {
@@ -62,16 +62,16 @@ impl Kind {
     }
 }
 
-/// A number that was changed by being packed.
+/// A number that changes by being packed.
 pub(super) struct Rounded {
-    /// What the rule reads.
+    /// The number that the rule reads.
     pub(super) packed: f64,
-    /// Which float it became.
+    /// The type that it is packed as, for messages.
     pub(super) float: &'static str,
 }
 
 impl Kind {
-    /// What a value becomes where its packed form is another number; None where it is the same one, or cannot be packed.
+    /// Returns the packed number if it differs from the value, and `None` if it is the same or cannot be packed.
     pub(super) fn rounded(&self, value: &Value) -> Option<Rounded> {
         let (packed, float) = match self {
             Self::F64 => (finite(value).ok()?, "64-bit float"),
@@ -80,15 +80,15 @@ impl Kind {
         };
         let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
         let is_same = match whole {
-            // Whole numbers are compared as such: not every one of 64 bits is a double. Both kinds of float hold less
-            // than an i128 where they come from one of those.
+            // Whole numbers are compared as integers, since not every one of 64 bits is a double. Both kinds of float are in
+            // the range of an i128 if they were packed from one.
             Some(whole) => packed as i128 == whole,
             None => value.as_f64() == Some(packed),
         };
         (!is_same).then_some(Rounded { packed, float })
     }
 
-    /// Checks that a number of the schema is one that this kind can hold.
+    /// Checks that packing does not change a number of the schema.
     pub(super) fn check_exact(&self, value: &Value) -> Result<(), String> {
         match (self, self.rounded(value)) {
             (Self::F64 | Self::F32, Some(Rounded { packed, float })) => Err(format!(
@@ -100,7 +100,8 @@ impl Kind {
     }
 }
 
-/// A number as a 32-bit float. Bounds are checked elsewhere; here only what is no param at all is refused.
+/// Converts a number to a 32-bit float. Fails if the result would be infinite or a negative zero; bounds are checked
+/// elsewhere.
 fn single(value: &Value) -> Result<f32, String> {
     let number = finite(value)?;
     let packed = number as f32;
@@ -119,11 +120,11 @@ fn single(value: &Value) -> Result<f32, String> {
 }
 
 fn finite(value: &Value) -> Result<f64, String> {
-    // Adding +0.0 takes the sign from a zero, so that equal params have equal bytes.
+    // Adding +0.0 removes the sign of a zero, so that equal params have equal bytes.
     value.as_f64().filter(|n| n.is_finite()).map(|n| n + 0.0).ok_or_else(|| format!("{value} is not a finite number"))
 }
 
-/// A value that the schema has found to be an integer; JSON Schema counts 3.0 among them. `kind` names `T` for people.
+/// Converts a value that is an integer by the schema, as 3.0 is in JSON Schema. `kind` is the name of `T` in messages.
 fn integer<T: TryFrom<i64>>(value: &Value, kind: &str) -> Result<T, String> {
     let whole = value.as_i64().map(i128::from).or_else(|| value.as_f64().map(|number| number as i128));
     let fitting = whole.and_then(|whole| i64::try_from(whole).ok()).and_then(|whole| T::try_from(whole).ok());

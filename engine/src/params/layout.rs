@@ -1,4 +1,4 @@
-//! Where each param lies in the packed record.
+//! The layout of params in the packed record.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) struct Field {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) offset: usize,
-    /// What an alert gets that leaves it out.
+    /// The value for alerts that leave the param out.
     pub(super) default: Option<Value>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct RawField {
     offset: usize,
 }
 
-/// Checks a manifest's `params.layout`; returns the fields that can be read.
+/// Checks `params.layout` of a manifest. Returns the fields that can be read.
 pub(super) fn check_layout(
     raw: &[RawField],
     packed_bytes: usize,
@@ -82,7 +82,7 @@ pub(super) fn check_layout(
     layout
 }
 
-/// Checks the numbers that a packed value must equal or be a multiple of: where packing changes them, no value fits.
+/// Checks the numbers that a value must equal or be a multiple of: if packing changes them, no value is valid.
 fn check_numbers(kind: &Kind, name: &str, property: &Value, wrong: &mut impl FnMut(String)) {
     let listed = property["enum"].as_array().into_iter().flatten().enumerate();
     let listed = listed.map(|(i, value)| (format!("enum[{i}]"), value));

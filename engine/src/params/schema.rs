@@ -1,4 +1,5 @@
-//! A params schema: the outer object and its properties. The rest of it is the validator's.
+//! Checks that a schema of params has only the allowed keywords: those of the object, and those of its properties. The
+//! validator checks the rest.
 
 use std::collections::HashSet;
 
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::limits::MAX_NAME_BYTES;
 use crate::manifest::is_member_name;
 
-/// Schema keywords that a param may use.
+/// The schema keywords that a param may have.
 const KEYWORDS: [&str; 11] = [
     "type",
     "title",
@@ -22,7 +23,7 @@ const KEYWORDS: [&str; 11] = [
     "x-unit",
 ];
 
-/// Checks the outer object of a schema and the keywords of its properties; returns the properties.
+/// Checks the object of a schema and the keywords of its properties. Returns the properties.
 pub(super) fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl FnMut(String)) -> Map<String, Value> {
     for (keyword, value) in schema {
         let good = match keyword.as_str() {
@@ -42,7 +43,7 @@ pub(super) fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl 
     }
     let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     for (name, property) in &properties {
-        // Of a name that is too long all is said.
+        // A name that is too long is a violation already.
         if name.len() <= MAX_NAME_BYTES && !is_member_name(name) {
             wrong(format!(
                 "manifest.params.schema.properties: {name:?} is not a name of letters, digits and underscores"
@@ -83,7 +84,7 @@ pub(super) fn check_object_schema(schema: &Map<String, Value>, wrong: &mut impl 
     properties
 }
 
-/// Refuses a list of values that has one twice: an alert's choice has one place in the list.
+/// Checks that a list of choices has no value twice: a choice is packed as its index.
 fn check_choices(name: &str, property: &Map<String, Value>, wrong: &mut impl FnMut(String)) {
     let mut known = HashSet::new();
     for (i, value) in property.get("enum").and_then(Value::as_array).into_iter().flatten().enumerate() {
@@ -93,13 +94,13 @@ fn check_choices(name: &str, property: &Map<String, Value>, wrong: &mut impl FnM
     }
 }
 
-/// A text that two values share if JSON Schema takes them for equal: 1 and 1.0 are.
+/// Returns a text that is the same for two values that are equal by JSON Schema, such as 1 and 1.0.
 fn canonical(value: &Value) -> String {
     let whole = value.as_f64().filter(|number| value.is_f64() && number.fract() == 0.0);
     whole.map_or_else(|| value.to_string(), |number| format!("{}", number + 0.0))
 }
 
-/// Whether a property's lower bound lies above its upper one.
+/// Returns whether no number is between the bounds of a property.
 fn is_empty_range(property: &Map<String, Value>) -> bool {
     let bound = |keyword: &str| property.get(keyword).and_then(Value::as_f64);
     let (low, high) = (bound("minimum"), bound("maximum"));

@@ -12,13 +12,13 @@
 //! below; where they are equal it stays what it was. The first `slow` ticks only warm up: from the next one on, the rule
 //! fires whenever the side changes from up to down or from down to up. The evidence is both averages.
 //!
-//! Written this way, and not as a weighted sum, an average of equal prices is exactly that price, so that a flat market
-//! makes no crossings out of rounding.
+//! Written this way, and not as a weighted sum, an average of equal prices is exactly that price, so that rounding
+//! causes no crossings in a flat market.
 #![no_std]
 
 use tocsin_rules_sdk::prelude::*;
 
-/// What an alert chooses.
+/// The params of an alert.
 #[derive(Params)]
 #[repr(C)]
 pub struct EmaCross {
@@ -45,18 +45,18 @@ pub enum Direction {
     Either,
 }
 
-/// What is remembered between ticks.
+/// The state between ticks.
 #[derive(State)]
 #[repr(C)]
 pub struct Averages {
     fast: f64,
     slow: f64,
-    /// The weights of a new price. They depend on the params alone: a division at the first tick, and none after it.
+    /// The weights of a new price. They depend on the params only, so they are computed at the first tick.
     fast_weight: f64,
     slow_weight: f64,
-    /// Ticks seen, up to one more than the warm-up.
+    /// The number of ticks so far, up to one more than the warm-up.
     seen: u32,
-    /// The side of fast: 1 above slow, -1 below, 0 while they have not differed yet.
+    /// The side: 1 if fast is above slow, -1 if it is below, 0 if they have never differed.
     side: i32,
 }
 

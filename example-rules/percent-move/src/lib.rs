@@ -10,12 +10,12 @@
 //! ```
 //!
 //! the rule fires up when `change(lowest price of the window) >= percent`, and down when `change(highest) <= -percent`;
-//! up is looked at first. Of a reference at or below 0, which some markets have, no percentage is defined: that
-//! direction holds. The evidence is the change, with its sign, and the reference.
+//! up is checked first. For a reference at or below 0, which some markets have, no percentage is defined: that direction
+//! holds. The evidence is the change, with its sign, and the reference.
 //!
 //! # Why buckets
-//! A window of single ticks has no bound on its memory, a rule's state has. Thirty-two buckets make the window at most
-//! 1/32 shorter than `window_ms`, for half a kilobyte an alert.
+//! A window of single ticks needs unbounded memory, but a rule's state is bounded. With 32 buckets the window is at most 1/32
+//! shorter than `window_ms`, and an alert takes half a kilobyte.
 #![no_std]
 
 use tocsin_rules_sdk::prelude::*;
@@ -23,7 +23,7 @@ use tocsin_rules_sdk::prelude::*;
 /// Buckets of the window.
 const BUCKETS: usize = 32;
 
-/// What an alert chooses.
+/// The params of an alert.
 #[derive(Params)]
 #[repr(C)]
 pub struct PercentMove {
@@ -56,8 +56,8 @@ pub enum Direction {
 pub struct Window {
     /// Bucket n is at `n % BUCKETS`.
     buckets: [Extremes; BUCKETS],
-    /// The newest bucket's number. Numbers start at `BUCKETS`, so that a state of zeroes, which are no prices, is one
-    /// whose buckets have all left the window.
+    /// The number of the newest bucket. Numbers start at `BUCKETS`, so that in a state of zeroes, which are not prices, all
+    /// buckets are outside of the window.
     newest: u64,
 }
 
@@ -70,7 +70,7 @@ struct Extremes {
 }
 
 impl Extremes {
-    /// Of no price at all: every price is below this low and above this high.
+    /// No price: every price is below this low and above this high.
     const NONE: Self = Self { low: f64::INFINITY, high: f64::NEG_INFINITY };
 
     fn include(&mut self, other: Self) {
@@ -84,11 +84,11 @@ impl Extremes {
 }
 
 impl Window {
-    /// Moves on to the bucket of `time_ms`, unless that is in the past, and takes the price in.
+    /// Advances to the bucket of `time_ms`, unless that is in the past, and adds the price to it.
     fn add(&mut self, price: f64, time_ms: i64, bucket_ms: u32) {
         // Event times are not negative.
         let bucket = time_ms as u64 / u64::from(bucket_ms) + BUCKETS as u64;
-        // After a long silence all buckets are emptied once, not one for each that went by.
+        // After a long silence each bucket is emptied once only.
         self.newest = self.newest.max(bucket - BUCKETS as u64);
         while self.newest < bucket {
             self.newest += 1;
@@ -106,9 +106,9 @@ impl Window {
     }
 }
 
-/// The move from `reference` to `price` in percent, where there is one.
+/// Returns the move from `reference` to `price` in percent, if it is defined.
 fn change_percent(price: f64, reference: f64) -> Option<f64> {
-    // Prices near the limits of f64 could give infinity, which is no evidence.
+    // Prices near the limits of f64 could give infinity, which is not valid evidence.
     (reference > 0.0).then(|| ((price - reference) / reference * 100.0).clamp(f64::MIN, f64::MAX))
 }
 

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! and the rule fires when this trade's `z_score` is at least the alert's. It holds until it has seen `trades` trades,
-//! and where the deviation is below 1e-9 of the mean: there the volumes are equal but for rounding, and a z-score means
-//! nothing. Price updates (volume 0) are no trades and are ignored. The evidence is the z-score and the mean.
+//! and where the deviation is below 1e-9 of the mean: there the volumes differ by rounding only, and a z-score is
+//! meaningless. Price updates (volume 0) are not trades and are ignored. The evidence is the z-score and the mean.
 //!
 //! # Why two passes
 //! Sums of squares that are updated trade by trade drift, and cancel where the deviation is small against the mean
@@ -23,10 +23,10 @@ use tocsin_rules_sdk::prelude::*;
 /// The longest window, in trades.
 const MAX_TRADES: usize = 256;
 
-/// Below this share of the mean, a deviation is rounding.
+/// A deviation below this share of the mean is due to rounding.
 const MIN_RELATIVE_DEVIATION: f64 = 1e-9;
 
-/// What an alert chooses.
+/// The params of an alert.
 #[derive(Params)]
 #[repr(C)]
 pub struct VolumeSpike {
@@ -38,19 +38,19 @@ pub struct VolumeSpike {
     pub trades: u32,
 }
 
-/// The volumes of the last trades, a ring.
+/// A ring buffer of the volumes of the last trades.
 #[derive(State)]
 #[repr(C)]
 pub struct Volumes {
     ring: [f64; MAX_TRADES],
-    /// Where the next volume goes: once the ring is full, the place of the oldest.
+    /// The index of the next volume: in a full ring, that of the oldest one.
     next: u32,
-    /// How many are in the ring.
+    /// The number of volumes in the ring.
     count: u32,
 }
 
 impl Volumes {
-    /// Mean and population standard deviation of the last `trades` volumes, once there are so many.
+    /// Returns mean and population standard deviation of the last `trades` volumes, or `None` if there are fewer.
     fn mean_and_deviation(&self, trades: u32) -> Option<(f64, f64)> {
         if self.count < trades {
             return None;
@@ -63,7 +63,7 @@ impl Volumes {
         Some((mean, math::sqrt(squares / f64::from(trades))))
     }
 
-    /// Puts a volume in the place of the oldest of `trades`.
+    /// Replaces the oldest of `trades` volumes.
     fn push(&mut self, volume: f64, trades: u32) {
         if let Some(oldest) = self.ring.get_mut(self.next as usize) {
             *oldest = volume;
@@ -85,6 +85,6 @@ pub fn volume_spike(tick: &Tick, params: &VolumeSpike, volumes: &mut Volumes) ->
 
     let z_score = (tick.volume - mean) / deviation;
     let meaningful = deviation >= MIN_RELATIVE_DEVIATION * mean;
-    // A volume near the limit of f64 could give infinity, which is no evidence.
+    // A volume near the limit of f64 could give infinity, which is not valid evidence.
     Verdict::fire_if(meaningful && z_score >= params.z_score).evidence([z_score.min(f64::MAX), mean])
 }

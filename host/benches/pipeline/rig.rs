@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tocsin::bus::{Bus, EmbeddedBus, EmbeddedDb, KafkaBus, KafkaConfig, LogConfig, Retention, system_clock};
-use tocsin::compiler::Compiler;
 use tocsin::control::Control;
 use tocsin::evaluator::{self, EvaluatorConfig, RunningEvaluator};
-use tocsin::library::Library;
+use tocsin::rules::RuleCache;
+use tocsin::rules::compiler::Compiler;
 use tocsin::store::{BindingCaps, DatabaseUrl, NewAlert, Start, Store, StoredAlert};
 use tocsin_engine::domain::{Conditions, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick, UserId};
 use tocsin_engine::{Engine, EvaluationOptions, Waking};
@@ -93,7 +93,7 @@ impl Database {
 pub(crate) struct Rig {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    library: Library,
+    library: RuleCache,
     control: Control,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Running {
 
 impl Rig {
     pub(crate) async fn new(bus: Bus, store: Store) -> anyhow::Result<Self> {
-        let library = Library::new(Engine::new()?, store.clone(), Compiler::InProcess, None);
+        let library = RuleCache::new(Engine::new()?, store.clone(), Compiler::InProcess, None);
         let control = Control::new(store.clone(), bus.clone(), library.clone(), system_clock(), UNBOUNDED);
         control.install_builtins(&Tenant::standard()).await?;
         Ok(Self { bus, store, library, control })

@@ -8,12 +8,12 @@ use tocsin_engine::domain::{Symbol, Tenant};
 
 use super::Api;
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::compiler::Compiler;
 use crate::connections::Connections;
 use crate::control::Control;
 use crate::health::{About, Health};
-use crate::library::Library;
 use crate::prices::{EmbeddedPrices, Prices};
+use crate::rules::RuleCache;
+use crate::rules::compiler::Compiler;
 use crate::store::{BindingCaps, Store};
 
 /// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
@@ -43,7 +43,7 @@ pub(super) async fn backends() -> Backends {
     let bus = Bus::Embedded(EmbeddedBus::open(&db, LogConfig::default(), clock.clone()).unwrap());
     let prices = Prices::Embedded(EmbeddedPrices::open(&db).unwrap());
     let store = Store::open_sqlite(dir.path()).await.unwrap();
-    let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
+    let library = RuleCache::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
     let control = Control::new(store.clone(), bus.clone(), library, clock, CAPS);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();

@@ -12,7 +12,7 @@ use tocsin_engine::{Engine, LoadError};
 use super::failure::Failure;
 use super::rule_view;
 use super::table::pairs;
-use crate::compiler::{check_size, try_module};
+use crate::rules::compiler::{check_size, try_module};
 
 /// A module that is a rule.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use tocsin_engine::domain::{Alert, AlertId, FaultId, Symbol, Tenant};
 use super::alerts::no_alert;
 use super::rules::rule_quarantined;
 use super::{Control, ControlError, Page, page, page_size};
-use crate::store::{FaultRecord, Released, StoredBundle};
+use crate::store::{FaultRecord, StoredBundle, Unquarantined};
 
 impl Control {
     /// Releases an alert's quarantined bindings, all or that on one symbol: they are judged again from within milliseconds
@@ -13,17 +13,17 @@ impl Control {
     pub async fn release_alert(&self, tenant: &Tenant, id: i64, symbol: Option<&str>) -> Result<Alert, ControlError> {
         let symbol = symbol.map(Symbol::parse).transpose();
         let symbol = symbol.map_err(|error| ControlError::invalid("symbol", error.to_string()))?;
-        match self.0.store.release(tenant, AlertId(id), symbol.as_ref()).await? {
-            Released::Released(alert) => Ok(alert),
-            Released::BeingPromoted => {
+        match self.0.store.unquarantine(tenant, AlertId(id), symbol.as_ref()).await? {
+            Unquarantined::Unquarantined(alert) => Ok(alert),
+            Unquarantined::BeingPromoted => {
                 Err(ControlError::Busy(format!("alert {id} is being promoted: release it again in a moment")))
             }
-            Released::NoAlert => Err(no_alert(id)),
-            Released::RuleQuarantined(quarantine) => {
+            Unquarantined::NoAlert => Err(no_alert(id)),
+            Unquarantined::RuleQuarantined(quarantine) => {
                 let alert = self.alert(tenant, id).await?;
                 Err(rule_quarantined(&alert.rule, &quarantine))
             }
-            Released::NothingQuarantined(alert) => Err(match symbol {
+            Unquarantined::NothingQuarantined(alert) => Err(match symbol {
                 Some(symbol) if alert.bindings.iter().all(|binding| binding.symbol != symbol) => {
                     ControlError::invalid("symbol", format!("alert {id} does not watch {symbol}"))
                 }

@@ -330,7 +330,7 @@ impl Control {
     async fn roll_back(&self, id: PromotionId) {
         let rolled_back = (|| self.0.store.roll_back_promotion(id))
             .retry(patient(MIN_WAIT))
-            .when(StoreError::passes)
+            .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
             .await;
         if let Err(error) = rolled_back {
@@ -415,7 +415,7 @@ fn not_begun(refused: BegunPromotion) -> ControlError {
         BegunPromotion::Moved(alert) => {
             ControlError::Raced(format!("alert {} was promoted in this moment: look again what is to move", alert.0))
         }
-        BegunPromotion::ReleaseDue(alert) => {
+        BegunPromotion::UnquarantineDue(alert) => {
             ControlError::Busy(format!("alert {} is being released from quarantine: try again in a moment", alert.0))
         }
         BegunPromotion::RuleQuarantined(rule, quarantine) => rule_quarantined(&rule, &quarantine),

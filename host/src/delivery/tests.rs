@@ -16,10 +16,10 @@ use super::kafka::Publisher;
 use super::*;
 use crate::health::{About, Health};
 use crate::store::conformance::{create, firing, open};
-use crate::store::testing::{Home, Member, on_each_member};
+use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{Claim, Commit, OutboxLease};
 
-on_each_member!(
+on_each_backend!(
     every_firing_is_told_once_in_its_alerts_order,
     what_was_told_and_not_acknowledged_is_told_again_with_the_same_id,
     two_deliverers_share_the_work,
@@ -41,13 +41,13 @@ struct Fixture {
     store: Store,
     claim: Claim,
     topic: String,
-    _home: Home,
+    _test_store: TestStore,
 }
 
 impl Fixture {
-    async fn open(member: Member) -> Self {
-        let (home, store, claim) = open(member).await;
-        Self { store, claim, topic: fresh_topic(), _home: home }
+    async fn open(backend: Backend) -> Self {
+        let (test_store, store, claim) = open(backend).await;
+        Self { store, claim, topic: fresh_topic(), _test_store: test_store }
     }
 
     /// Records firings for the outbox, of these alerts in turn, at offsets from one on.
@@ -112,9 +112,9 @@ fn told(messages: &[OwnedMessage]) -> BTreeMap<String, Vec<u64>> {
     told
 }
 
-async fn every_firing_is_told_once_in_its_alerts_order(member: Member) {
+async fn every_firing_is_told_once_in_its_alerts_order(backend: Backend) {
     const MANY: u64 = 2_500; // more than two batches
-    let fixture = Fixture::open(member).await;
+    let fixture = Fixture::open(backend).await;
     let alerts = [create(&fixture.store, 1).await, create(&fixture.store, 1).await, create(&fixture.store, 1).await];
     fixture.fire(&alerts, 0..MANY - 1).await;
     let (stop, running) = fixture.start("a");
@@ -135,8 +135,8 @@ async fn every_firing_is_told_once_in_its_alerts_order(member: Member) {
     assert_eq!(fixture.store.lease_outbox(&lease, 10).await.unwrap(), [], "nothing is left to deliver");
 }
 
-async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(member: Member) {
-    let fixture = Fixture::open(member).await;
+async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(backend: Backend) {
+    let fixture = Fixture::open(backend).await;
     let alerts = [create(&fixture.store, 1).await];
     fixture.fire(&alerts, 0..3).await;
     // As a deliverer does that dies right after the brokers' acknowledgement: its lease runs out.
@@ -160,8 +160,8 @@ async fn what_was_told_and_not_acknowledged_is_told_again_with_the_same_id(membe
 async fn a_lease_that_overlaps_a_renewal_changes_no_alerts_order() {
     const FIRST: u64 = 1_000;
     const ALL: u64 = 1_500;
-    let fixture = Fixture::open(Member::Postgres).await;
-    let Home::Database(database) = &fixture._home else { panic!("this is about PostgreSQL") };
+    let fixture = Fixture::open(Backend::Postgres).await;
+    let TestStore::Database(database) = &fixture._test_store else { panic!("this is about PostgreSQL") };
     let alerts = [create(&fixture.store, 1).await];
     fixture.fire(&alerts, 0..ALL).await;
     // A deliverer that stood still for longer than its lease, and renews it while another one leases.
@@ -187,9 +187,9 @@ async fn a_lease_that_overlaps_a_renewal_changes_no_alerts_order() {
     assert_eq!(told(&messages).into_values().collect::<Vec<_>>(), [(0..ALL).collect::<Vec<_>>()]);
 }
 
-async fn two_deliverers_share_the_work(member: Member) {
+async fn two_deliverers_share_the_work(backend: Backend) {
     const MANY: u64 = 3_000;
-    let fixture = Fixture::open(member).await;
+    let fixture = Fixture::open(backend).await;
     let mut alerts = Vec::new();
     for _ in 0..30 {
         alerts.push(create(&fixture.store, 1).await);
@@ -212,7 +212,7 @@ async fn two_deliverers_share_the_work(member: Member) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brokers_that_are_away_are_told_of_and_the_firings_are_given_back_at_the_stop() {
-    let (_home, store, claim) = open(Member::Sqlite).await;
+    let (_test_store, store, claim) = open(Backend::Sqlite).await;
     let alert = create(&store, 1).await;
     let made = vec![(firing(&alert, alert.bindings[0].id, 1), false)];
     store.commit(from_ref(&claim), &Commit { firings: made, outbox: true, ..Commit::default() }).await.unwrap();
@@ -231,7 +231,7 @@ async fn brokers_that_are_away_are_told_of_and_the_firings_are_given_back_at_the
 
 #[tokio::test]
 async fn a_firing_is_a_cloud_event_in_binary_mode() {
-    let (_home, store, _) = open(Member::Sqlite).await;
+    let (_test_store, store, _) = open(Backend::Sqlite).await;
     let alert = create(&store, 1).await;
     let tick = Tick::new(Symbol::parse("S0").unwrap(), 1.5, 2.5, 1_723_161_256_322, Conditions::default()).unwrap();
     let made = Firing { tick, ..firing(&alert, alert.bindings[0].id, 7) };

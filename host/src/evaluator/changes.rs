@@ -1,17 +1,17 @@
 //! Changes of alerts, as workers apply them.
 
 use tocsin_engine::Arming;
-use tocsin_engine::domain::{BindingId, Digest, Position, Symbol};
+use tocsin_engine::domain::{BindingId, Digest, Position};
 
-use crate::store::Sought;
+use crate::store::{SymbolAssignment, UnassignedSymbol};
 
 /// Changes up to a revision.
 #[derive(Debug)]
 pub(super) struct Changes {
     /// The partitions of symbols whose bindings are among the changes; None where the first tick was not read yet.
-    pub(super) assignments: Vec<(Symbol, Option<u32>)>,
+    pub(super) assignments: Vec<SymbolAssignment>,
     /// Unassigned symbols whose first tick may have been read already.
-    pub(super) unassigned: Vec<Sought>,
+    pub(super) unassigned: Vec<UnassignedSymbol>,
     pub(super) list: Vec<Change>,
     pub(super) revision: u64,
 }

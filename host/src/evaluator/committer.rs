@@ -20,8 +20,9 @@ use crate::bus::Clock;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
 
-/// Firings that are written in one transaction at most, unless one commit alone has more.
-const MAX_FIRINGS: usize = 10_000;
+/// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for
+/// tens of milliseconds then, and not for half a second.
+const MAX_FIRINGS: usize = 2_000;
 
 /// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
 const MAX_FAULTS: usize = 2_000;
@@ -75,6 +76,7 @@ impl Committer {
                     drop(how);
                 }
                 WorkerOutput::SymbolSeen(symbol, partition) => self.assign_symbol(&symbol, partition).await?,
+                WorkerOutput::Marker(marker) => drop(marker),
                 WorkerOutput::Halted(partition, why) => self.halt(partition, &why).await?,
                 WorkerOutput::OutOfService(commit, written) => {
                     self.write(*commit).await?;
@@ -116,7 +118,7 @@ impl Committer {
         let claim = self.claims.swap_remove(at);
         (|| self.store.halt_partition(&claim, why))
             .retry(patient(MIN_WAIT))
-            .when(StoreError::passes)
+            .when(StoreError::is_transient)
             .notify(
                 |error, wait| warn!(%error, ?wait, partition, "the note that a partition halted waits for the store"),
             )
@@ -126,10 +128,10 @@ impl Committer {
 
     /// Assigns a symbol to a partition. Evaluators are notified of it as of any other change.
     async fn assign_symbol(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
-        let assign = || self.store.settle(symbol, partition);
+        let assign = || self.store.assign_symbol(symbol, partition);
         let assigned = assign
             .retry(patient(MIN_WAIT))
-            .when(StoreError::passes)
+            .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's partition waits for the store"))
             .await?;
         match assigned {
@@ -153,7 +155,7 @@ impl Committer {
             failpoint::pass(if commit.checkpoints.is_empty() { "before-commit" } else { "before-checkpoint" });
             let written = (|| self.store.commit(&self.claims, &commit))
                 .retry(patient(MIN_WAIT))
-                .when(StoreError::passes)
+                .when(StoreError::is_transient)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;
             match (written, &self.stopped) {

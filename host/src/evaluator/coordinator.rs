@@ -85,7 +85,7 @@ impl Coordinator {
 
     async fn coordinate(&mut self) -> Result<(), EvaluatorError> {
         let mut newest = self.store.newest_revision().await?;
-        let assignments = self.store.homes().await?;
+        let assignments = self.store.symbol_assignments().await?;
         self.pass_on_assignments(&assignments).await;
         if let Ok(first) = timeout(FIRST_ASSIGNMENT_WAIT, self.membership.changed()).await {
             self.follow(first?).await?;
@@ -181,7 +181,7 @@ async fn retry_store<T, F: Future<Output = Result<T, StoreError>>>(
     call: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     call.retry(patient(MIN_WAIT))
-        .when(StoreError::passes)
+        .when(StoreError::is_transient)
         .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits for the store"))
         .await
 }

@@ -29,7 +29,7 @@ pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
 use super::changes::{Change, Changes, HandoffRequest};
 use crate::bus::Record;
-use crate::store::{Checkpoint, Sought};
+use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
 
 /// Evaluates the partitions of one worker.
 pub(super) struct Processor {
@@ -37,7 +37,7 @@ pub(super) struct Processor {
     options: EvaluationOptions,
     partitions: BTreeMap<u32, Partition>,
     /// The symbols that alerts watch or have watched.
-    symbols: HashMap<Symbol, SymbolAssignment>,
+    symbols: HashMap<Symbol, Assignment>,
     /// Changes up to this revision are applied.
     revision: u64,
     /// Records that are to be read again, in this order.
@@ -112,12 +112,12 @@ pub(super) struct Restored {
     /// Bindings that a promotion has requested.
     pub(super) handoffs: Vec<HandoffRequest>,
     /// Unassigned symbols that the checkpoint did not know of: their first tick may lie before it.
-    pub(super) unassigned: Vec<Sought>,
+    pub(super) unassigned: Vec<UnassignedSymbol>,
 }
 
 /// Where the ticks of a symbol count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SymbolAssignment {
+enum Assignment {
     /// On this partition alone.
     Partition(u32),
     /// On the partition of the first tick, which was not read yet.
@@ -214,7 +214,7 @@ impl Processor {
             arm_reached(&mut self.shard, &mut partition.waiting, offset, outputs)?;
         }
         match self.symbols.get(&record.tick.symbol) {
-            Some(SymbolAssignment::Partition(assigned)) if *assigned == partition => {
+            Some(Assignment::Partition(assigned)) if *assigned == partition => {
                 let mut events = std::mem::take(&mut self.events);
                 let evaluated = evaluate(&mut self.shard, record, &mut events, &mut self.partitions, outputs, pause);
                 self.report(&mut events, outputs);
@@ -239,14 +239,14 @@ impl Processor {
         let Some(assignment) = self.symbols.get_mut(&tick.symbol) else { return };
         let symbol = tick.symbol.clone();
         match *assignment {
-            SymbolAssignment::Partition(assigned) => {
+            Assignment::Partition(assigned) => {
                 outputs.push(Output::Misrouted { symbol, assigned, partition: position.partition });
             }
-            SymbolAssignment::Unassigned => {
-                *assignment = SymbolAssignment::Requested;
+            Assignment::Unassigned => {
+                *assignment = Assignment::Requested;
                 outputs.push(Output::SymbolSeen { symbol, position: *position, published_ms: *published_ms });
             }
-            SymbolAssignment::Requested => {}
+            Assignment::Requested => {}
         }
     }
 
@@ -280,8 +280,8 @@ impl Processor {
     }
 
     fn apply(&mut self, changes: Changes, outputs: &mut Vec<Output>) -> Result<(), EvaluatorError> {
-        for (symbol, partition) in changes.assignments {
-            let assignment = partition.map_or(SymbolAssignment::Unassigned, SymbolAssignment::Partition);
+        for SymbolAssignment { symbol, partition } in changes.assignments {
+            let assignment = partition.map_or(Assignment::Unassigned, Assignment::Partition);
             self.symbols.insert(symbol, assignment);
         }
         let partitions: Vec<u32> = self.partitions().collect();
@@ -343,7 +343,7 @@ impl Processor {
         self.rereads.retain(|reread| !partitions.contains(&reread.range().partition));
         let symbols = &self.symbols;
         self.shard.disarm_symbols(|symbol| match symbols.get(symbol) {
-            Some(SymbolAssignment::Partition(partition)) => partitions.contains(partition),
+            Some(Assignment::Partition(partition)) => partitions.contains(partition),
             _ => false,
         });
     }
@@ -364,7 +364,7 @@ impl Processor {
 
     fn partition_of(&self, symbol: &Symbol) -> Option<u32> {
         match self.symbols.get(symbol) {
-            Some(SymbolAssignment::Partition(partition)) => Some(*partition),
+            Some(Assignment::Partition(partition)) => Some(*partition),
             _ => None,
         }
     }

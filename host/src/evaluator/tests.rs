@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::compiler::{ChildCompiler, CompileLimits, Compiler};
 use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
-use crate::library::Library;
-use crate::store::testing::{Home, Member, on_each_member};
+use crate::rules::RuleCache;
+use crate::rules::compiler::{ChildCompiler, CompileLimits, Compiler};
+use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{BindingCaps, Store};
 
-on_each_member!(
+on_each_backend!(
     a_released_binding_goes_on_with_its_state_or_is_quarantined_again,
     a_release_while_nothing_runs_takes_effect_at_the_start,
     a_replay_begins_with_the_release_that_its_checkpoint_names,
@@ -82,10 +82,10 @@ struct Rig {
     group: String,
     bus: Bus,
     store: Store,
-    library: Library,
+    library: RuleCache,
     control: Control,
     clock: Clock,
-    home: Home,
+    test_store: TestStore,
     _dir: TempDir,
 }
 
@@ -106,24 +106,24 @@ impl Running {
 }
 
 impl Rig {
-    async fn new(member: Member, modules: &[&str]) -> Self {
+    async fn new(backend: Backend, modules: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = EmbeddedDb::open(dir.path()).unwrap();
         let bus = EmbeddedBus::open(&db, LogConfig::default(), Arc::new(|| NOW_MS)).unwrap();
-        Self::on(Bus::Embedded(bus), dir, member, modules).await
+        Self::on(Bus::Embedded(bus), dir, backend, modules).await
     }
 
-    async fn on(bus: Bus, dir: TempDir, member: Member, modules: &[&str]) -> Self {
+    async fn on(bus: Bus, dir: TempDir, backend: Backend, modules: &[&str]) -> Self {
         let clock: Clock = Arc::new(|| NOW_MS);
-        let home = Home::make(member).await;
-        let store = home.open().await;
-        let library = Library::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
+        let test_store = TestStore::make(backend).await;
+        let store = test_store.open().await;
+        let library = RuleCache::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
         let control = Control::new(store.clone(), bus.clone(), library.clone(), clock.clone(), CAPS);
         for module in modules {
             control.upload_rule(&Tenant::standard(), wat::parse_str(module).unwrap()).await.unwrap();
         }
         let group = format!("evaluators-{}", dir.path().display());
-        Self { group, bus, store, library, control, clock, home, _dir: dir }
+        Self { group, bus, store, library, control, clock, test_store, _dir: dir }
     }
 
     async fn start(&self) -> Running {
@@ -199,7 +199,7 @@ impl Rig {
 
     /// How many bindings a promotion waits for.
     async fn asked(&self) -> u64 {
-        self.store.unfinished_promotion().await.unwrap().map_or(0, |promotion| promotion.asked())
+        self.store.unfinished_promotion().await.unwrap().map_or(0, |promotion| promotion.requested())
     }
 
     async fn until_counts(&self, id: i64, expect: &[f64]) {
@@ -219,7 +219,7 @@ impl Rig {
     async fn until_applied(&self) {
         wait_until(async || {
             let changed = self.store.changes(0, 1_000).await.unwrap();
-            !changed.bindings.iter().any(|row| row.release_due)
+            !changed.bindings.iter().any(|row| row.unquarantine_due)
         })
         .await;
     }
@@ -247,8 +247,8 @@ async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
     patience.await.expect("what is waited for happens");
 }
 
-async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -275,8 +275,8 @@ async fn a_released_binding_goes_on_with_its_state_or_is_quarantined_again(membe
     rig.until_quarantined(id).await;
 }
 
-async fn a_release_while_nothing_runs_takes_effect_at_the_start(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn a_release_while_nothing_runs_takes_effect_at_the_start(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -291,8 +291,8 @@ async fn a_release_while_nothing_runs_takes_effect_at_the_start(member: Member) 
     assert_eq!(rig.alert(id).await.bindings[0].status, BindingStatus::Active);
 }
 
-async fn a_replay_begins_with_the_release_that_its_checkpoint_names(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn a_replay_begins_with_the_release_that_its_checkpoint_names(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -316,8 +316,8 @@ async fn a_replay_begins_with_the_release_that_its_checkpoint_names(member: Memb
     running.stop().await;
 }
 
-async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -336,8 +336,8 @@ async fn a_release_that_was_never_applied_leaves_older_ticks_as_they_were_judged
     running.stop().await;
 }
 
-async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(member: Member) {
-    let rig = Rig::new(member, &[IMPURE, COUNTER]).await;
+async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(backend: Backend) {
+    let rig = Rig::new(backend, &[IMPURE, COUNTER]).await;
     let symbols: Vec<String> = (0..8).map(|i| format!("S{i}")).collect();
     let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
     let id = rig.create("impure", &symbols).await.unwrap();
@@ -377,8 +377,8 @@ async fn an_impure_rule_is_disarmed_everywhere_and_never_armed_again(member: Mem
     assert_eq!(rig.counts(id).await, before);
 }
 
-async fn alerts_leave_a_version_that_is_out_of_service_with_their_states_reset(member: Member) {
-    let rig = Rig::new(member, &[IMPURE]).await;
+async fn alerts_leave_a_version_that_is_out_of_service_with_their_states_reset(backend: Backend) {
+    let rig = Rig::new(backend, &[IMPURE]).await;
     let symbols: Vec<String> = (0..8).map(|i| format!("S{i}")).collect();
     let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
     let id = rig.create("impure", &symbols).await.unwrap();
@@ -419,14 +419,14 @@ async fn alerts_leave_a_version_that_is_out_of_service_with_their_states_reset(m
     running.stop().await;
 }
 
-async fn a_stored_rule_that_is_refused_now_stops_only_its_own_bindings(member: Member) {
-    let mut rig = Rig::new(member, &[COUNTER, IMPURE]).await;
+async fn a_stored_rule_that_is_refused_now_stops_only_its_own_bindings(backend: Backend) {
+    let mut rig = Rig::new(backend, &[COUNTER, IMPURE]).await;
     let honest = rig.create("counter", &["X"]).await.unwrap();
     let refused = rig.create("impure", &["X", "Y"]).await.unwrap();
     // What an earlier release had taken.
     let sqlite = "UPDATE rule_versions SET module = X'6e6f' WHERE name = 'impure'";
-    rig.home.execute(sqlite, "UPDATE rule_versions SET module = '\\x6e6f' WHERE name = 'impure'").await;
-    rig.library = Library::new(Engine::new().unwrap(), rig.store.clone(), Compiler::InProcess, None);
+    rig.test_store.execute(sqlite, "UPDATE rule_versions SET module = '\\x6e6f' WHERE name = 'impure'").await;
+    rig.library = RuleCache::new(Engine::new().unwrap(), rig.store.clone(), Compiler::InProcess, None);
     for expected in [&[1.0][..], &[1.0, 2.0]] {
         let running = rig.start().await;
         rig.publish("X", &[GOOD]).await;
@@ -443,8 +443,8 @@ async fn a_stored_rule_that_is_refused_now_stops_only_its_own_bindings(member: M
     }
 }
 
-async fn firings_leave_in_the_middle_of_a_tick_that_takes_long(member: Member) {
-    let rig = Rig::new(member, &[COUNTER, DEAR]).await;
+async fn firings_leave_in_the_middle_of_a_tick_that_takes_long(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER, DEAR]).await;
     // All of them together take longer than firings may wait, and more than one call.
     for _ in 0..CAPS.per_tenant - 1 {
         rig.create("dear", &["X"]).await.unwrap();
@@ -459,17 +459,17 @@ async fn firings_leave_in_the_middle_of_a_tick_that_takes_long(member: Member) {
     assert_eq!(rig.counts(firing).await, expected);
 }
 
-async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(member: Member) {
-    let mut rig = Rig::new(member, &[COUNTER]).await;
+async fn a_start_whose_rules_cannot_be_loaded_fails_with_the_reason(backend: Backend) {
+    let mut rig = Rig::new(backend, &[COUNTER]).await;
     rig.create("counter", &["X"]).await.unwrap();
     let no_compiler =
         Compiler::Child(Arc::new(ChildCompiler::new("/no/such/compiler".into(), CompileLimits::default())));
-    rig.library = Library::new(Engine::new().unwrap(), rig.store.clone(), no_compiler, None);
+    rig.library = RuleCache::new(Engine::new().unwrap(), rig.store.clone(), no_compiler, None);
     // Often enough for every order in which the parts may end.
     for _ in 0..100 {
         let (store, bus, library) = (rig.store.clone(), rig.bus.clone(), rig.library.clone());
         let config = rig.config(Duration::from_secs(600));
         let started = start(store, bus, library, config, rig.clock.clone(), CancellationToken::new()).await;
-        assert!(matches!(started.map(drop), Err(EvaluatorError::Library(_))));
+        assert!(matches!(started.map(drop), Err(EvaluatorError::Rules(_))));
     }
 }

@@ -26,7 +26,7 @@ use super::processor::{Input, Output, Processor, Restored};
 use super::stats::Progress;
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorStats};
 use crate::bus::{Bus, BusError, Handover, Reader, Record, Waker};
-use crate::store::{Claim, Commit};
+use crate::store::{Claim, Commit, SymbolAssignment};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
@@ -71,6 +71,8 @@ pub(super) enum WorkerOutput {
     Claimed(Claim),
     /// Firings and faults, or checkpoints.
     Commit(Box<Commit>),
+    /// Is dropped once all that was sent before it is written.
+    Marker(Arc<()>),
     /// A rule version is taken out of service before the evaluator ends; the sender is notified once that is written.
     OutOfService(Box<Commit>, std::sync::mpsc::Sender<()>),
     /// The first tick of an unassigned symbol is on this partition.
@@ -160,7 +162,10 @@ impl Worker {
             }
             self.evaluate_batch()?;
             if Instant::now() >= checkpoint_due {
-                self.checkpoint()?;
+                // Where states are larger than the store can write in an interval, checkpoints must not pile up in memory.
+                if self.outputs.checkpoint_is_written() {
+                    self.checkpoint()?;
+                }
                 self.stats.report_usage(self.index, self.processor.usage());
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }
@@ -197,7 +202,7 @@ impl Worker {
             self.report_positions()?;
             match message {
                 Message::Changes(changes) => {
-                    for (symbol, partition) in &changes.assignments {
+                    for SymbolAssignment { symbol, partition } in &changes.assignments {
                         self.stats.assigned(symbol, *partition);
                     }
                     self.step(Input::Changes(changes))?;
@@ -261,7 +266,7 @@ impl Worker {
         self.evaluated = 0;
         match self.reader.poll(&mut self.batch, MAX_BATCH, wait) {
             Err(error @ BusError::OffsetOutOfRange { position, .. }) => self.halt(position.partition, &error),
-            Err(error) if error.passes() => {
+            Err(error) if error.is_transient() => {
                 warn!(%error, "evaluation waits for the bus");
                 std::thread::sleep(RETRY_WAIT);
                 Ok(())
@@ -347,7 +352,7 @@ impl Worker {
     fn retry_bus<T>(&mut self, mut call: impl FnMut(&mut Self) -> Result<T, BusError>) -> Result<T, BusError> {
         loop {
             match call(self) {
-                Err(error) if error.passes() && !self.stop.is_cancelled() => {
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => {
                     warn!(%error, "evaluation waits for the bus");
                     std::thread::sleep(RETRY_WAIT);
                 }

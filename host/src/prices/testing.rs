@@ -1,4 +1,4 @@
-//! Prices for tests: each member, fresh.
+//! Prices for tests: each backend, fresh.
 //!
 //! Tests share one Redis and one database of it, as processes do in production, and have symbols of their own: there are
 //! only 16 databases, fewer than tests that run at once. What a test has written goes with it.
@@ -11,30 +11,30 @@ use crate::bus::{EmbeddedDb, Record};
 
 const VARIABLE: &str = "TOCSIN_TEST_REDIS_ADDR";
 
-/// A member of [`Prices`].
+/// A backend of [`Prices`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Member {
+pub(crate) enum Backend {
     Embedded,
     Redis,
 }
 
 /// Prices, and the names of symbols that nobody else has.
-pub(crate) struct Home {
+pub(crate) struct TestPrices {
     pub(crate) prices: Prices,
     names: Names,
     _folder: Option<TempDir>,
 }
 
-impl Home {
-    pub(crate) fn make(member: Member) -> Self {
+impl TestPrices {
+    pub(crate) fn make(backend: Backend) -> Self {
         let names = Names::new();
-        match member {
-            Member::Embedded => {
+        match backend {
+            Backend::Embedded => {
                 let folder = tempfile::tempdir().unwrap();
                 let prices = EmbeddedPrices::open(&EmbeddedDb::open(folder.path()).unwrap()).unwrap();
                 Self { prices: Prices::Embedded(prices), names, _folder: Some(folder) }
             }
-            Member::Redis => {
+            Backend::Redis => {
                 let prices = Prices::Redis(RedisPrices::new(&redis_address()).unwrap());
                 Self { prices, names, _folder: None }
             }
@@ -67,7 +67,7 @@ impl Names {
 impl Drop for Names {
     fn drop(&mut self) {
         let pattern = format!("*{}*", self.0);
-        // The embedded member's tests need no Redis.
+        // The embedded backend's tests need no Redis.
         let Ok(address) = std::env::var(VARIABLE) else { return };
         let remove = || -> redis::RedisResult<()> {
             let mut connection = redis::Client::open(format!("redis://{address}"))?.get_connection()?;
@@ -100,14 +100,14 @@ pub(crate) fn record(name: &str, partition: u32, offset: u64, price: f64, volume
     Record { position: Position { partition, offset }, published_ms: time_ms, tick }
 }
 
-/// Makes two tests of each function here: one for each member.
-macro_rules! on_each_member {
+/// Makes two tests of each function here: one for each backend.
+macro_rules! on_each_backend {
     ($($test:ident),+ $(,)?) => {
         mod on_embedded {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::prices::testing::Home::make($crate::prices::testing::Member::Embedded)).await;
+                    super::$test($crate::prices::testing::TestPrices::make($crate::prices::testing::Backend::Embedded)).await;
                 }
             )+
         }
@@ -115,10 +115,10 @@ macro_rules! on_each_member {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::prices::testing::Home::make($crate::prices::testing::Member::Redis)).await;
+                    super::$test($crate::prices::testing::TestPrices::make($crate::prices::testing::Backend::Redis)).await;
                 }
             )+
         }
     };
 }
-pub(crate) use on_each_member;
+pub(crate) use on_each_backend;

@@ -10,14 +10,14 @@ use tokio::sync::OnceCell;
 use tracing::warn;
 
 use super::retry::until_there;
-use crate::artifacts::ArtifactCache;
 use crate::bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
-use crate::compiler::{ChildCompiler, Compiler};
 use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::data_dir;
 use crate::health::Health;
-use crate::library::Library;
 use crate::prices::{EmbeddedPrices, Prices, RedisPrices};
+use crate::rules::RuleCache;
+use crate::rules::artifacts::ArtifactCache;
+use crate::rules::compiler::{ChildCompiler, Compiler};
 use crate::store::{Store, StoreError};
 
 pub(super) struct Backends<'a> {
@@ -27,7 +27,7 @@ pub(super) struct Backends<'a> {
     bus: OnceCell<Bus>,
     store: OnceCell<Store>,
     prices: OnceCell<Prices>,
-    library: OnceCell<Library>,
+    library: OnceCell<RuleCache>,
 }
 
 impl<'a> Backends<'a> {
@@ -51,7 +51,7 @@ impl<'a> Backends<'a> {
             }
             Some(kafka) => {
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
-                let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::passes, open).await;
+                let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::is_transient, open).await;
                 let bus = Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?);
                 self.report_missing_promises(&bus).await;
                 Ok(bus)
@@ -81,7 +81,7 @@ impl<'a> Backends<'a> {
                 // A folder that is not there now will not be there soon.
                 StoreChoice::Sqlite => open().await,
                 StoreChoice::Postgres(_) => {
-                    until_there(&self.health.part("store"), "the store", StoreError::passes, open).await
+                    until_there(&self.health.part("store"), "the store", StoreError::is_transient, open).await
                 }
             };
             store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
@@ -105,14 +105,14 @@ impl<'a> Backends<'a> {
     }
 
     /// The compiled rules: one cache for all roles of the process.
-    pub(super) async fn library(&self) -> anyhow::Result<Library> {
+    pub(super) async fn library(&self) -> anyhow::Result<RuleCache> {
         let open = async || {
             let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
             let compiler = Compiler::Child(Arc::new(ChildCompiler::new(program, self.settings.compile)));
             let data_dir = &self.settings.data_dir;
             data_dir::prepare(data_dir).with_context(|| self.folder())?;
             let artifacts = ArtifactCache::open(data_dir).context("opening the folder of compiled rules")?;
-            Ok(Library::new(Engine::new()?, self.store().await?, compiler, Some(artifacts)))
+            Ok(RuleCache::new(Engine::new()?, self.store().await?, compiler, Some(artifacts)))
         };
         self.library.get_or_try_init(open).await.cloned()
     }

@@ -23,7 +23,7 @@ pub(super) async fn start(
         let (store, bus, library) = (store.clone(), bus.clone(), library.clone());
         evaluator::start(store, bus, library, config.clone(), system_clock(), stop.clone()).await
     };
-    let evaluator = until_there(&health.part("evaluate"), "partitions and alerts", EvaluatorError::passes, begin)
+    let evaluator = until_there(&health.part("evaluate"), "partitions and alerts", EvaluatorError::is_transient, begin)
         .await
         .context("starting evaluation")?;
     let stats = evaluator.stats();

@@ -35,7 +35,7 @@ async fn project(
     loop {
         let gaps = gaps.clone();
         match prices::project(bus.clone(), prices.clone(), stop.clone(), move |gap| gaps.tell(gap)).await {
-            Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.passes()) && !stop.is_cancelled() => {
+            Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.is_transient()) && !stop.is_cancelled() => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
                 part.tell(error.to_string());

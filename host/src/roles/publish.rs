@@ -68,7 +68,7 @@ async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError>
                 failpoint::pass("after-publish");
                 break;
             }
-            Err(error) if error.passes() => tell(format!("ticks wait for the bus: {error}")),
+            Err(error) if error.is_transient() => tell(format!("ticks wait for the bus: {error}")),
             Err(error) => return Err(error),
         }
         sleep(backoff.next(rand::random())).await;

@@ -18,7 +18,7 @@ const CAP: Duration = Duration::from_secs(10);
 pub(super) async fn until_there<T, E: Display>(
     part: &Part,
     what: impl Display,
-    passes: impl Fn(&E) -> bool,
+    is_transient: impl Fn(&E) -> bool,
     attempt: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
     let mut backoff = Backoff::new(BASE, CAP);
@@ -27,7 +27,7 @@ pub(super) async fn until_there<T, E: Display>(
     part.tell(format!("waiting for {what}"));
     loop {
         match attempt().await {
-            Err(error) if passes(&error) => {
+            Err(error) if is_transient(&error) => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
                 part.tell(error.to_string());
@@ -62,9 +62,9 @@ mod tests {
             10 => Ok(()),
             _ => Err("broken"),
         };
-        let passes = |error: &&str| *error == "away";
-        assert_eq!(until_there(&part, "bus", passes, attempt).await, Ok(()));
-        assert_eq!(until_there(&part, "bus", passes, attempt).await, Err("broken"));
+        let is_transient = |error: &&str| *error == "away";
+        assert_eq!(until_there(&part, "bus", is_transient, attempt).await, Ok(()));
+        assert_eq!(until_there(&part, "bus", is_transient, attempt).await, Err("broken"));
         assert_eq!(tries.load(Relaxed), 12);
     }
 }

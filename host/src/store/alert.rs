@@ -101,9 +101,9 @@ pub struct CapReached {
 
 /// What became of bindings that were to be released from quarantine.
 #[derive(Debug)]
-pub enum Released {
+pub enum Unquarantined {
     /// They are tried again; the alert as it is now.
-    Released(Alert),
+    Unquarantined(Alert),
     /// None of those that were meant is quarantined; the alert.
     NothingQuarantined(Alert),
     /// Its rule version is judged no more: there is nothing to try.

@@ -1,14 +1,14 @@
-//! What every member of [`Store`] must do, whatever happens.
+//! What every backend of [`Store`] must do, whatever happens.
 
 mod alerts;
 mod evaluation;
 mod faults;
-mod homes;
 mod leases;
 mod logs;
 mod outbox;
 mod promotion;
 mod rules;
+mod symbol_assignments;
 
 use std::slice::from_ref;
 
@@ -18,7 +18,7 @@ use tocsin_engine::domain::{
 };
 use tocsin_engine::{Fault, FaultBundle};
 
-use super::testing::{Home, Member};
+use super::testing::{Backend, TestStore};
 use super::{BindingCaps, Checkpoint, Claim, Commit, NewAlert, NewFault, Start, Store, StoredAlert, StoredRule};
 
 pub(crate) const CAPS: BindingCaps = BindingCaps { per_tenant: 80, per_rule: 30, ..MANY };
@@ -70,12 +70,12 @@ pub(crate) fn fault(rule: &RuleRef, alert: AlertId, binding: BindingId, offset: 
 }
 
 /// A store with one rule, `a`, and the claim of partition 0.
-pub(crate) async fn open(member: Member) -> (Home, Store, Claim) {
-    let home = Home::make(member).await;
-    let store = home.open().await;
+pub(crate) async fn open(backend: Backend) -> (TestStore, Store, Claim) {
+    let test_store = TestStore::make(backend).await;
+    let store = test_store.open().await;
     store_rule(&store, &rule("a")).await;
     let claim = store.claim(0).await.unwrap();
-    (home, store, claim)
+    (test_store, store, claim)
 }
 
 /// An alert of the rule `a` on some symbols.
@@ -106,8 +106,8 @@ pub(crate) fn checkpoint(partition: u32, next_offset: u64) -> Checkpoint {
         next_offset,
         revision: 5,
         recovered: Vec::new(),
-        released: Vec::new(),
-        handed_over: Vec::new(),
+        unquarantined: Vec::new(),
+        handoffs: Vec::new(),
         suppressed: Vec::new(),
         groups: Vec::new(),
     }
@@ -120,10 +120,10 @@ pub(crate) async fn fire(store: &Store, claim: &Claim, firings: impl IntoIterato
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_members_have_the_same_tables_and_columns() {
-    let (sqlite, postgres) = (Home::make(Member::Sqlite).await, Home::make(Member::Postgres).await);
+async fn both_stores_have_the_same_tables_and_columns() {
+    let (sqlite, postgres) = (TestStore::make(Backend::Sqlite).await, TestStore::make(Backend::Postgres).await);
     let (sqlite, postgres) = (sqlite.open().await.columns().await, postgres.open().await.columns().await);
-    assert!(sqlite.contains(&("api_keys".to_owned(), "digest".to_owned())), "{sqlite:?}");
+    assert!(sqlite.contains(&("rule_versions".to_owned(), "digest".to_owned())), "{sqlite:?}");
     let differing: Vec<_> = sqlite.symmetric_difference(&postgres).collect();
     assert!(differing.is_empty(), "{differing:?}");
 }

@@ -65,22 +65,22 @@ pub enum StoreError {
 /// Classes of SQLSTATE (PostgreSQL's manual, appendix A) of what passes, or what an operator mends without Tocsin: lost
 /// connections, serialization failures and deadlocks, a full disk or too many clients, locks, a shutdown, failing IO,
 /// a server that has become a standby, and passwords or databases that are being exchanged.
-const PASSING: [&str; 9] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58"];
+const TRANSIENT_CLASSES: [&str; 9] = ["08", "25", "28", "3D", "40", "53", "55", "57", "58"];
 
 impl StoreError {
     /// Whether the same call may succeed later.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Away(_) | Self::Database(_))
     }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let passes = match &error {
+        let is_transient = match &error {
             sqlx::Error::Database(told) => {
                 let code = told.code().unwrap_or_default();
                 // SQLite's codes are numbers of other lengths: what it refuses has always been tried again.
-                code.len() != 5 || PASSING.iter().any(|class| code.starts_with(class))
+                code.len() != 5 || TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class))
             }
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::ColumnNotFound(_)
@@ -90,6 +90,6 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::TypeNotFound { .. } => false,
             _ => true,
         };
-        if passes { Self::Database(error) } else { Self::Refused(error) }
+        if is_transient { Self::Database(error) } else { Self::Refused(error) }
     }
 }

@@ -5,7 +5,7 @@ use tocsin_engine::domain::{
 };
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 
-use super::{HandedOver, Hold, NewFault};
+use super::{Handoff, HandoffState, NewFault};
 
 /// A binding as evaluators need it.
 #[derive(Clone, Debug)]
@@ -35,11 +35,11 @@ pub struct BindingRow {
     /// What it remembers at `counts_from`, as long as no checkpoint does.
     pub resume: Option<SavedBinding>,
     /// Where it stands in a promotion.
-    pub hold: Hold,
+    pub handoff: HandoffState,
     /// Its rule version is judged no more.
     pub rule_impure: bool,
     /// It was released by hand, and no checkpoint was taken for that yet.
-    pub release_due: bool,
+    pub unquarantine_due: bool,
 }
 
 /// Whether a binding is judged, as far as evaluators need to be told: who is in quarantine they know themselves.
@@ -78,7 +78,7 @@ pub struct Claim {
     /// Changes up to this revision are in the checkpoint.
     pub revision: u64,
     /// Bindings whose release from quarantine takes effect right behind the checkpoint.
-    pub released: Vec<BindingId>,
+    pub unquarantined: Vec<BindingId>,
     /// The log whose offsets these are, for ids of what happens on it.
     pub salt: LogSalt,
 }
@@ -127,9 +127,9 @@ pub struct Checkpoint {
     /// Bindings that left quarantine by themselves since the last checkpoint.
     pub recovered: Vec<BindingId>,
     /// Bindings that are released from quarantine right behind it.
-    pub released: Vec<BindingId>,
+    pub unquarantined: Vec<BindingId>,
     /// Bindings that are handed over for a promotion: right behind it they are no longer judged.
-    pub handed_over: Vec<HandedOver>,
+    pub handoffs: Vec<Handoff>,
     /// How many firings of bindings were not recorded since the last checkpoint, because they fired too often.
     pub suppressed: Vec<(BindingId, u64)>,
     /// Groups whose states changed since the last checkpoint.

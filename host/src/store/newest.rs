@@ -10,12 +10,12 @@ pub(super) struct Newest {
 
 /// What a transaction has made, to be told once it is committed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct News {
+pub(super) struct Announcement {
     pub(super) revision: Option<i64>,
     pub(super) firing: Option<i64>,
 }
 
-impl News {
+impl Announcement {
     pub(super) fn revision(revision: i64) -> Self {
         Self { revision: Some(revision), firing: None }
     }
@@ -26,9 +26,9 @@ impl Newest {
         Self { revision: watch::Sender::new(revision as u64), firing: watch::Sender::new(firing as u64) }
     }
 
-    pub(super) fn tell(&self, news: News) {
-        raise(&self.revision, news.revision);
-        raise(&self.firing, news.firing);
+    pub(super) fn announce(&self, announcement: Announcement) {
+        raise(&self.revision, announcement.revision);
+        raise(&self.firing, announcement.firing);
     }
 }
 

@@ -9,7 +9,7 @@
 //!   are written before that; the rows of its partitions are locked from its start, and so is its claim on them.
 //!
 //! Both are let go with the transaction, also where its process hangs: the server ends sessions that stay idle in one.
-#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each member")]
+#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each backend")]
 
 mod connect;
 #[cfg(test)]
@@ -28,8 +28,6 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
-#[path = "sql/homes.rs"]
-mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -47,6 +45,8 @@ mod quarantine;
 mod rows;
 #[path = "sql/rules.rs"]
 mod rules;
+#[path = "sql/symbol_assignments.rs"]
+mod symbol_assignments;
 
 use std::io;
 use std::sync::{Arc, LazyLock};
@@ -57,14 +57,14 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Postgres};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::migrations::migrator;
-use super::newest::{Newest, News};
+use super::migrations;
+use super::newest::{Announcement, Newest};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
 pub use self::connect::DatabaseUrl;
 
 // What the files in `sql` call the database.
-type Member = PostgresStore;
+type Backend = PostgresStore;
 type Db = Postgres;
 type DbConnection = sqlx::PgConnection;
 type DbRow = sqlx::postgres::PgRow;
@@ -81,15 +81,13 @@ const CLOCK_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 const COLUMNS: &str = "SELECT table_name::text, column_name::text FROM information_schema.columns
     WHERE table_schema = current_schema()";
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_initial", "0002_live_counters", "0003_leases", "0004_homes", "0005_api_keys", "0006_outbox_alerts", "0007_interleavings", "0008_bounds", "0009_logs"),
-);
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrations::migrator(migrations::POSTGRES));
 
 /// The advisory lock under which firings and faults are numbered: the letters `tocsin`.
-const TURN: i64 = 0x746f_6373_696e;
+const EVENT_NUMBERS_LOCK: i64 = 0x746f_6373_696e;
 
 /// The one under which alerts get and lose their owners in the outbox: the letters `outbox`.
-const LESSORS_TURN: i64 = 0x6f75_7462_6f78;
+const OUTBOX_OWNERS_LOCK: i64 = 0x6f75_7462_6f78;
 
 /// Connections of this process at most: a server takes 100 as a rule, for all of them.
 const MAX_CONNECTIONS: u32 = 16;
@@ -108,7 +106,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const SESSION: [(&str, &str); 3] =
     [("lock_timeout", "10000"), ("statement_timeout", "60000"), ("idle_in_transaction_session_timeout", "5000")];
 
-/// The PostgreSQL member of [`super::Store`].
+/// The PostgreSQL backend of [`super::Store`].
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Inner>);
 
@@ -132,15 +130,6 @@ impl PostgresStore {
         let listener = CancellationToken::new();
         tokio::spawn(listen::run(options, newest.clone(), listener.clone()));
         Ok(Self(Arc::new(Inner { pool, status, newest, _listener: listener.clone().drop_guard(), listener })))
-    }
-
-    /// Makes a database as it was before a version of the schema, and runs statements in it.
-    #[cfg(test)]
-    pub(super) async fn prepare(url: &DatabaseUrl, before: i64, statements: String) {
-        let pool = PgPoolOptions::new().max_connections(1).connect_with(url.options().clone()).await.unwrap();
-        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
-        pool.close().await;
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
@@ -209,25 +198,25 @@ impl PostgresStore {
     }
 
     /// Waits for the right to number events; it ends with the transaction.
-    async fn take_turn(transaction: &mut Tx) -> Result<(), StoreError> {
-        take(transaction, TURN).await
+    async fn lock_event_numbers(transaction: &mut Tx) -> Result<(), StoreError> {
+        take(transaction, EVENT_NUMBERS_LOCK).await
     }
 
     /// Waits until all firings are recorded that are being recorded now. Those to come see what is committed by now.
-    async fn until_recorded(&self) -> Result<(), StoreError> {
+    async fn wait_for_recording(&self) -> Result<(), StoreError> {
         // Outside of a transaction the lock is let go with the statement.
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(TURN).execute(&self.0.pool).await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(EVENT_NUMBERS_LOCK).execute(&self.0.pool).await?;
         Ok(())
     }
 
     /// Waits for the right to change who owns alerts in the outbox; it ends with the transaction.
-    async fn take_lessors_turn(transaction: &mut Tx) -> Result<(), StoreError> {
-        take(transaction, LESSORS_TURN).await
+    async fn lock_outbox_owners(transaction: &mut Tx) -> Result<(), StoreError> {
+        take(transaction, OUTBOX_OWNERS_LOCK).await
     }
 
-    /// The same as [`Self::conclude`]: a commit is durable here, as far as the server's `synchronous_commit` says.
-    async fn conclude_soon(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
-        self.conclude(transaction, news).await
+    /// The same as [`Self::commit_durable`]: a commit is durable here, as far as the server's `synchronous_commit` says.
+    async fn commit_replayable(&self, transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
+        self.commit_durable(transaction, announcement).await
     }
 
     async fn make_durable(&self) -> Result<(), StoreError> {
@@ -235,10 +224,10 @@ impl PostgresStore {
     }
 
     /// Commits, and tells what is new, to other processes as well.
-    async fn conclude(&self, mut transaction: Tx, news: News) -> Result<(), StoreError> {
-        listen::notify(&mut transaction, news).await?;
+    async fn commit_durable(&self, mut transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
+        listen::notify(&mut transaction, announcement).await?;
         transaction.commit().await?;
-        self.0.newest.tell(news);
+        self.0.newest.announce(announcement);
         Ok(())
     }
 }

@@ -89,7 +89,7 @@ pub struct WaitingFor {
 
 impl UnfinishedPromotion {
     /// How many live bindings are asked for and not handed over yet.
-    pub fn asked(&self) -> u64 {
+    pub fn requested(&self) -> u64 {
         self.waiting_for.iter().map(|waiting| waiting.bindings).sum()
     }
 }
@@ -104,7 +104,7 @@ pub enum BegunPromotion {
     /// This alert has been promoted since it was read.
     Moved(AlertId),
     /// This alert was released from quarantine, and no checkpoint was taken for that yet.
-    ReleaseDue(AlertId),
+    UnquarantineDue(AlertId),
     /// One of the versions is judged no more: its states are not to be trusted.
     RuleQuarantined(RuleRef, RuleQuarantine),
     /// This alert has a binding on a partition that has halted: no evaluator could hand it over.
@@ -160,18 +160,18 @@ pub struct Moved {
 
 /// Where a binding stands in a promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub enum HandoffState {
     /// None is under way for it.
     None,
     /// Its evaluator is to hand it over.
-    Asked,
+    Requested,
     /// Its evaluator has handed it over: nobody judges it.
     Held,
 }
 
 /// A binding that its evaluator hands over with a checkpoint.
 #[derive(Debug)]
-pub struct HandedOver {
+pub struct Handoff {
     /// The binding.
     pub binding: BindingId,
     /// The change by which the evaluator began with it. Where evaluators have begun with it anew since, nothing is taken.

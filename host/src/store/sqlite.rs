@@ -1,5 +1,5 @@
 //! The embedded store: SQLite through sqlx. One connection writes, so that transactions never meet; a few read.
-#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each member")]
+#![allow(clippy::duplicate_mod, reason = "the files in `sql` are compiled once for each backend")]
 
 #[path = "sql/alerts.rs"]
 mod alerts;
@@ -11,8 +11,6 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
-#[path = "sql/homes.rs"]
-mod homes;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -30,6 +28,8 @@ mod quarantine;
 mod rows;
 #[path = "sql/rules.rs"]
 mod rules;
+#[path = "sql/symbol_assignments.rs"]
+mod symbol_assignments;
 
 use std::fs::File;
 use std::io;
@@ -41,12 +41,12 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
-use super::migrations::migrator;
-use super::newest::{Newest, News};
+use super::migrations;
+use super::newest::{Announcement, Newest};
 use super::{GROUPS_AT_ONCE, NEWEST, ROWS_AT_ONCE, StoreError};
 
 // What the files in `sql` call the database.
-type Member = SqliteStore;
+type Backend = SqliteStore;
 type Db = Sqlite;
 type DbConnection = sqlx::SqliteConnection;
 type DbRow = sqlx::sqlite::SqliteRow;
@@ -63,9 +63,7 @@ const CLOCK_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 const COLUMNS: &str = "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c
     WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'";
 
-static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_initial", "0002_faults", "0003_promotions", "0004_outbox", "0005_leases", "0006_homes", "0007_api_keys", "0008_outbox_alerts", "0009_interleavings", "0010_bounds", "0011_logs"),
-);
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| migrations::migrator(migrations::SQLITE));
 
 /// The database file in the data folder.
 const FILE: &str = "tocsin.sqlite";
@@ -82,7 +80,7 @@ const STATUS_READERS: u32 = 1;
 /// How long a statement waits for the database's lock before it fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The SQLite member of [`super::Store`].
+/// The SQLite backend of [`super::Store`].
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Inner>);
 
@@ -124,16 +122,6 @@ impl SqliteStore {
         let options = SqliteConnectOptions::new().filename(data_dir.join(FILE));
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
         sqlx::raw_sql(statement).execute(&pool).await.unwrap();
-        pool.close().await;
-    }
-
-    /// Makes a database as it was before a version of the schema, and runs statements in it.
-    #[cfg(test)]
-    pub(super) async fn prepare(data_dir: &Path, before: i64, statements: String) {
-        let options = SqliteConnectOptions::new().filename(data_dir.join(FILE)).create_if_missing(true);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-        super::migrations::before(&MIGRATIONS, before).run(&pool).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
         pool.close().await;
     }
 
@@ -179,30 +167,30 @@ impl SqliteStore {
     }
 
     /// Waits for the right to number events: whoever writes has it.
-    async fn take_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+    async fn lock_event_numbers(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Waits until all firings are recorded that are being recorded now: whoever writes was alone.
-    async fn until_recorded(&self) -> Result<(), StoreError> {
+    async fn wait_for_recording(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Waits for the right to change who owns alerts in the outbox: whoever writes has it.
-    async fn take_lessors_turn(_transaction: &mut Tx) -> Result<(), StoreError> {
+    async fn lock_outbox_owners(_transaction: &mut Tx) -> Result<(), StoreError> {
         Ok(())
     }
 
     /// Commits what a client is about to be promised, and says what is new.
-    async fn conclude(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
-        self.conclude_soon(transaction, news).await?;
+    async fn commit_durable(&self, transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
+        self.commit_replayable(transaction, announcement).await?;
         self.make_durable().await
     }
 
     /// Commits what a replay would make again, and says what is new: on the disk when SQLite next syncs.
-    async fn conclude_soon(&self, transaction: Tx, news: News) -> Result<(), StoreError> {
+    async fn commit_replayable(&self, transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
         transaction.commit().await?;
-        self.0.newest.tell(news);
+        self.0.newest.announce(announcement);
         Ok(())
     }
 

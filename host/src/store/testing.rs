@@ -1,31 +1,30 @@
-//! Stores for tests: each member, fresh and empty, and gone once its test is over.
+//! Stores for tests: each backend, fresh and empty, and gone once its test is over.
 
 use tempfile::TempDir;
 
 use super::Store;
-use super::postgres::PostgresStore;
 use super::postgres::database::TestDatabase;
 use super::sqlite::SqliteStore;
 use crate::proxy::Proxy;
 
-/// A member of [`Store`].
+/// A backend of [`Store`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Member {
+pub(crate) enum Backend {
     Sqlite,
     Postgres,
 }
 
 /// What a store lives in: it must live as long as the store.
-pub(crate) enum Home {
+pub(crate) enum TestStore {
     Folder(TempDir),
     Database(TestDatabase),
 }
 
-impl Home {
-    pub(crate) async fn make(member: Member) -> Self {
-        match member {
-            Member::Sqlite => Self::Folder(tempfile::tempdir().unwrap()),
-            Member::Postgres => Self::Database(TestDatabase::create().await),
+impl TestStore {
+    pub(crate) async fn make(backend: Backend) -> Self {
+        match backend {
+            Backend::Sqlite => Self::Folder(tempfile::tempdir().unwrap()),
+            Backend::Postgres => Self::Database(TestDatabase::create().await),
         }
     }
 
@@ -45,15 +44,7 @@ pub(crate) struct Unnotified {
     _network: Option<Proxy>,
 }
 
-impl Home {
-    /// Makes the schema as it was before a version, and runs statements in it. It is not opened before.
-    pub(crate) async fn prepare(&self, before: i64, statements: String) {
-        match self {
-            Self::Folder(folder) => SqliteStore::prepare(folder.path(), before, statements).await,
-            Self::Database(database) => PostgresStore::prepare(database.url(), before, statements).await,
-        }
-    }
-
+impl TestStore {
     /// Runs a statement in the data of an open store, as an operator may: one in each dialect.
     pub(crate) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
         match self {
@@ -74,14 +65,14 @@ impl Home {
     }
 }
 
-/// Makes two tests of each function here: one for each member.
-macro_rules! on_each_member {
+/// Makes two tests of each function here: one for each backend.
+macro_rules! on_each_backend {
     ($($test:ident),+ $(,)?) => {
         mod on_sqlite {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::store::testing::Member::Sqlite).await;
+                    super::$test($crate::store::testing::Backend::Sqlite).await;
                 }
             )+
         }
@@ -89,10 +80,10 @@ macro_rules! on_each_member {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::store::testing::Member::Postgres).await;
+                    super::$test($crate::store::testing::Backend::Postgres).await;
                 }
             )+
         }
     };
 }
-pub(crate) use on_each_member;
+pub(crate) use on_each_backend;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tocsin::artifacts::MAX_CACHE_BYTES;
-use tocsin::compiler::{
-    DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
-};
 use tocsin::connections::{DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_STREAMS, STATUS_CONNECTIONS};
 use tocsin::control::BUSY_RETRY_AFTER_S;
+use tocsin::rules::artifacts::MAX_CACHE_BYTES;
+use tocsin::rules::compiler::{
+    DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB, MAX_ARTIFACT_BYTES, MAX_QUEUED_UPLOADS,
+};
 use tocsin_engine::limits;
 
 const DOC: &str = include_str!("../../../docs/operations.md");

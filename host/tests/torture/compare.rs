@@ -11,16 +11,16 @@ use serde_json::Value;
 use tocsin_engine::GroupSnapshot;
 use tocsin_proto::stock::StockTick;
 
+use crate::clients::{ClientReport, Creation};
 use crate::db::Db;
-use crate::scene::{Scene, member};
+use crate::environment::{Environment, member};
 use crate::topics::{Topic, key};
-use crate::visitors::{Creation, Visits};
 
 /// The newest faults that a store keeps, over all bindings. Which those are depends on how partitions took turns.
 const KEPT_FAULTS: i64 = 4096;
 
 /// Differences of one kind that are told in full.
-const TOLD: usize = 5;
+const MAX_PRINTED: usize = 5;
 
 /// What was recorded of each firing: its id, and the rest. The rule that is promoted does the same in all its versions. Of a
 /// binding that was deleted all is compared up to where it was judged; but not its faults, of which only the newest are kept.
@@ -80,9 +80,9 @@ impl Findings {
             extra.len(),
             different.len()
         );
-        lost.iter().take(TOLD).for_each(|one| println!("  lost: {one:?}"));
-        extra.iter().take(TOLD).for_each(|one| println!("  too many: {one:?}"));
-        for (key, value) in different.iter().take(TOLD) {
+        lost.iter().take(MAX_PRINTED).for_each(|one| println!("  lost: {one:?}"));
+        extra.iter().take(MAX_PRINTED).for_each(|one| println!("  too many: {one:?}"));
+        for (key, value) in different.iter().take(MAX_PRINTED) {
             println!("  different: {key}: {value:?}\n  expected: {:?}", expected[*key]);
         }
         self.lost += lost.len();
@@ -96,8 +96,8 @@ fn recorded_faults(db: &Db) -> anyhow::Result<i64> {
 }
 
 /// Compares the databases.
-pub(crate) fn databases(scene: &Scene, findings: &mut Findings) -> anyhow::Result<()> {
-    let (found, expected) = (&scene.db, &scene.reference);
+pub(crate) fn databases(environment: &Environment, findings: &mut Findings) -> anyhow::Result<()> {
+    let (found, expected) = (&environment.db, &environment.reference);
     let kinds = [("firings", FIRINGS), ("faults", FAULTS), ("bindings", BINDINGS), ("partitions", PARTITIONS)];
     for (what, query) in kinds {
         if what == "faults" && recorded_faults(found)?.max(recorded_faults(expected)?) > KEPT_FAULTS {
@@ -125,24 +125,24 @@ pub(crate) fn databases(scene: &Scene, findings: &mut Findings) -> anyhow::Resul
 
 /// Every alert that was asked for is there once, counts from where its partition ended when it was created, and the live
 /// ones are on the version that was promoted last. One that was deleted before its symbol had a home counts nothing.
-pub(crate) fn created(scene: &Scene, visits: &Visits, findings: &mut Findings) -> anyhow::Result<()> {
-    let first = scene.reference.number("SELECT max(id) + 1 FROM alerts")?;
+pub(crate) fn created(environment: &Environment, report: &ClientReport, findings: &mut Findings) -> anyhow::Result<()> {
+    let first = environment.reference.number("SELECT max(id) + 1 FROM alerts")?;
     let query = format!(
         r#"SELECT concat_ws(' ', alert_id, "partition", counts_from) FROM bindings WHERE alert_id >= {first}
            AND ("partition" >= 0 OR status <> 'deleted') ORDER BY id"#
     );
     let mut bindings: BTreeMap<i64, Vec<(usize, i64)>> = BTreeMap::new();
-    for row in scene.db.texts(&query)? {
+    for row in environment.db.texts(&query)? {
         let numbers = row.split(' ').map(str::parse::<i64>).collect::<Result<Vec<_>, _>>()?;
         let [alert, partition, counts_from] = numbers[..] else { anyhow::bail!("{row} is no row") };
         bindings.entry(alert).or_default().push((usize::try_from(partition)?, counts_from));
     }
     let mut alerts: HashSet<i64> = HashSet::new();
-    for id in scene.db.texts(&format!("SELECT id::text FROM alerts WHERE id >= {first}"))? {
+    for id in environment.db.texts(&format!("SELECT id::text FROM alerts WHERE id >= {first}"))? {
         alerts.insert(id.parse()?);
     }
     let (mut lost, mut elsewhere) = (0, 0);
-    for Creation { alert, before, after } in &visits.created {
+    for Creation { alert, before, after } in &report.created {
         lost += usize::from(!alerts.remove(alert));
         for (partition, counts_from) in bindings.remove(alert).unwrap_or_default() {
             if !(before[partition]..=after[partition]).contains(&counts_from) {
@@ -152,10 +152,10 @@ pub(crate) fn created(scene: &Scene, visits: &Visits, findings: &mut Findings) -
         }
     }
     let twice = alerts.len();
-    let others = scene.db.number(&format!(
+    let others = environment.db.number(&format!(
         "SELECT count(*) FROM bindings b JOIN alerts a ON a.id = b.alert_id
          WHERE a.rule_name = 'walk' AND b.status IN ('active', 'quarantined') AND a.rule_version <> '{}.0.0'",
-        visits.version
+        report.version
     ))?;
     println!(
         "torture: created: {lost} alerts are lost, {twice} were not asked for, {elsewhere} bindings count from elsewhere, \
@@ -190,8 +190,8 @@ fn states(db: &Db, ended: &HashSet<String>) -> anyhow::Result<BTreeMap<String, V
 }
 
 /// Each firing is told at least once, nothing else is told, and an alert's are told in their order.
-pub(crate) fn told(scene: &Scene, findings: &mut Findings) -> anyhow::Result<()> {
-    let recorded = scene.db.texts("SELECT encode(id, 'hex') || ' ' || alert_id FROM firings ORDER BY seq")?;
+pub(crate) fn deliveries(environment: &Environment, findings: &mut Findings) -> anyhow::Result<()> {
+    let recorded = environment.db.texts("SELECT encode(id, 'hex') || ' ' || alert_id FROM firings ORDER BY seq")?;
     let mut expected: HashMap<String, Vec<String>> = HashMap::new();
     for row in &recorded {
         let (id, alert) = row.split_once(' ').context("a row has an id")?;
@@ -199,7 +199,7 @@ pub(crate) fn told(scene: &Scene, findings: &mut Findings) -> anyhow::Result<()>
     }
     let mut seen = HashSet::new();
     let mut told: HashMap<String, Vec<String>> = HashMap::new();
-    let records = Topic::new(&scene.stack.brokers, scene.firings_topic())?.read(|message| {
+    let records = Topic::new(&environment.stack.brokers, environment.firings_topic())?.read(|message| {
         let headers = message.headers().context("a firing has headers")?;
         let id = headers.iter().find(|header| header.key == "ce_id").and_then(|header| header.value);
         let id = String::from_utf8_lossy(id.context("a firing has an id")?).replace('-', "");
@@ -233,9 +233,9 @@ struct Traded {
 }
 
 /// Prices and candles hold each tick once. The API tells of them; how often it is asked is the caller's.
-pub(crate) fn prices(scene: &Scene, url: &str) -> anyhow::Result<Findings> {
+pub(crate) fn prices(environment: &Environment, url: &str) -> anyhow::Result<Findings> {
     let mut expected: BTreeMap<String, Traded> = BTreeMap::new();
-    Topic::new(&scene.stack.brokers, scene.ticks_topic())?.read(|message| {
+    Topic::new(&environment.stack.brokers, environment.ticks_topic())?.read(|message| {
         let tick = StockTick::decode(message.payload().unwrap_or_default())?;
         let traded = expected.entry(tick.symbol).or_default();
         if tick.timestamp >= traded.time_ms {
@@ -244,7 +244,7 @@ pub(crate) fn prices(scene: &Scene, url: &str) -> anyhow::Result<Findings> {
         traded.trades += u64::from(tick.volume > 0.0);
         Ok(())
     })?;
-    let mut redis = scene.redis()?;
+    let mut redis = environment.redis()?;
     let mut found = BTreeMap::new();
     for symbol in expected.keys() {
         let text = |key: String, redis: &mut redis::Connection| -> anyhow::Result<String> {

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use tocsin_proto::stock::StockTick;
 
-use crate::scene::{FRAIL_VOLUME, LOADED_PRICE, Scene};
+use crate::environment::{Environment, FRAIL_VOLUME, LOADED_PRICE};
 
 /// Ticks a second.
 const RATE: u32 = 450;
@@ -39,13 +39,13 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(scene: &Scene, seed: u64) -> anyhow::Result<Self> {
+    pub(crate) fn start(environment: &Environment, seed: u64) -> anyhow::Result<Self> {
         let mut settings = ClientConfig::new();
-        settings.set("bootstrap.servers", &scene.stack.brokers).set("enable.idempotence", "true");
+        settings.set("bootstrap.servers", &environment.stack.brokers).set("enable.idempotence", "true");
         settings.set("message.timeout.ms", "0").set("linger.ms", "2").set("partitioner", "consistent");
         let producer: ThreadedProducer<DefaultProducerContext> = settings.create()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (topic, symbols, stopped) = (scene.ticks_topic(), scene.loaded(), stop.clone());
+        let (topic, symbols, stopped) = (environment.ticks_topic(), environment.loaded(), stop.clone());
         let thread = std::thread::spawn(move || {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut cents = vec![LOADED_PRICE * 100.0; symbols.len()];

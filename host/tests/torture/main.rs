@@ -6,17 +6,17 @@
 //! `cargo xtask torture --kills N` runs it with a stack of its own, whose parts are killed as well. As one of the tests it
 //! has 20 kills, and leaves the stack alone. What is done is chosen by a seed, which is printed first.
 
-mod cast;
+mod clients;
 mod compare;
 mod db;
+mod environment;
 mod load;
 mod plan;
+mod processes;
 mod reference;
 mod run;
-mod scene;
 mod stack;
 mod topics;
-mod visitors;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -64,7 +64,7 @@ pub(crate) type Step = (Action, u64);
 /// number where the parts of the stack may be killed, too.
 pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<usize>) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let actors: usize = ROLES.iter().map(|(_, many)| many).sum();
+    let processes: usize = ROLES.iter().map(|(_, many)| many).sum();
     let first = ROLES.iter().take_while(|(role, _)| *role != "evaluate").map(|(_, many)| many).sum::<usize>();
     let evaluators = first..first + ROLES.iter().find(|(role, _)| *role == "evaluate").map_or(0, |(_, many)| *many);
     let at_failpoints = if failpoints { (kills / KILLS_A_FAILPOINT).max(FAILPOINTS.len()).min(kills) } else { 0 };
@@ -73,13 +73,13 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
         let (role, name, passes) = FAILPOINTS[i % FAILPOINTS.len()];
         actions.push(Action::FailAt(role, name, rng.random_range(0..=passes)));
     }
-    actions.extend((at_failpoints..kills).map(|_| Action::Kill(rng.random_range(0..actors))));
+    actions.extend((at_failpoints..kills).map(|_| Action::Kill(rng.random_range(0..processes))));
     for i in 0..kills.div_ceil(KILLS_A_PAUSE) {
         // Every other one is an evaluator: a zombie among them does the most harm.
-        let chosen = if i % 2 == 0 { evaluators.clone() } else { 0..actors };
+        let chosen = if i % 2 == 0 { evaluators.clone() } else { 0..processes };
         actions.push(Action::Pause(rng.random_range(chosen)));
     }
-    actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..actors))));
+    actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..processes))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
     let mut broker = (1..=brokers.unwrap_or_default()).cycle();
     for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {

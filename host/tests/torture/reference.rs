@@ -5,22 +5,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::cast::Actor;
 use crate::db::Db;
-use crate::run::{POLL, Progress, is_done, judged};
-use crate::scene::Scene;
+use crate::environment::Environment;
+use crate::processes::Process;
+use crate::run::{POLL, Progress, evaluated_ticks, is_done};
 use crate::topics::Topic;
 
-/// Makes what visitors created known to the reference, each alert from its own offset on. As in the beginning no symbol
+/// Makes what clients created known to the reference, each alert from its own offset on. As in the beginning no symbol
 /// has a home yet, so all wait for one: were it another than in the run, they would count from the wrong offset.
-const LATER: &str = r#"
+const ADD_CREATED: &str = r#"
     UPDATE alerts SET deleted_at_ms = NULL;
     UPDATE alerts a SET rule_version = r.version, rule_digest = r.digest FROM rule_versions r
         WHERE a.rule_name = 'walk' AND r.name = 'walk' AND r.version = '1.0.0' AND a.rule_version <> r.version;
     UPDATE revisions SET newest = newest + 1;
-    UPDATE bindings SET status = 'active', reason = '', release_due = false, hold = 'none', resumes_from = NULL,
+    UPDATE bindings SET status = 'active', reason = '', unquarantine_due = false, handoff = 'none', resumes_from = NULL,
         revision = (SELECT newest FROM revisions), armed_revision = (SELECT newest FROM revisions) WHERE id >= {first};
-    UPDATE bindings SET "partition" = -1, ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
+    UPDATE bindings SET "partition" = -1, partition_ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
         FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
 
 /// Bindings that were deleted, and up to where something of them was recorded: they were judged no further than that for
@@ -33,7 +33,7 @@ const ENDED: &str = r#"CREATE TABLE torture_ended AS
 
 /// Lets go of those that are judged as far as they are compared, as a checkpoint says that knows them: all that ever were
 /// would be judged to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
-const LET_GO: &str = r#"
+const END_COMPARED: &str = r#"
     UPDATE revisions SET newest = newest + 1;
     UPDATE bindings SET status = 'deleted', revision = (SELECT newest FROM revisions) WHERE id IN (
         SELECT b.id FROM bindings b JOIN torture_ended e ON e.binding_id = b.id
@@ -44,11 +44,11 @@ const LET_GO: &str = r#"
     SELECT pg_notify('tocsin_revisions', (SELECT newest FROM revisions)::text)"#;
 
 /// Time between two of that.
-const LET_GO_INTERVAL: Duration = Duration::from_secs(2);
+const END_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs the reference, once everything else has ended.
-pub(crate) fn run(scene: &Scene) -> anyhow::Result<()> {
-    let (found, reference) = (&scene.db, &scene.reference);
+pub(crate) fn run(environment: &Environment) -> anyhow::Result<()> {
+    let (found, reference) = (&environment.db, &environment.reference);
     found.execute(ENDED)?;
     let first = reference.number("SELECT max(id) + 1 FROM bindings")?;
     for table in ["alerts", "bindings"] {
@@ -56,12 +56,12 @@ pub(crate) fn run(scene: &Scene) -> anyhow::Result<()> {
         let later = found.texts(&format!("SELECT to_jsonb(t)::text FROM {table} t WHERE id > {known} ORDER BY id"))?;
         copy(reference, table, "OVERRIDING SYSTEM VALUE", &later)?;
     }
-    let partitions = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?.len();
-    let later = LATER.replace("{first}", &first.to_string()).replace("{partitions}", &partitions.to_string());
+    let partitions = Topic::new(&environment.stack.brokers, environment.ticks_topic())?.ends()?.len();
+    let later = ADD_CREATED.replace("{first}", &first.to_string()).replace("{partitions}", &partitions.to_string());
     reference.execute(&later)?;
     reference.execute("CREATE TABLE torture_ended (binding_id bigint, until bigint)")?;
     copy(reference, "torture_ended", "", &found.texts("SELECT to_jsonb(t)::text FROM torture_ended t")?)?;
-    evaluate(scene)
+    evaluate(environment)
 }
 
 fn copy(to: &Db, table: &str, how: &str, rows: &[String]) -> anyhow::Result<()> {
@@ -71,19 +71,22 @@ fn copy(to: &Db, table: &str, how: &str, rows: &[String]) -> anyhow::Result<()> 
     rows.chunks(500).try_for_each(|rows| to.execute(&rows.iter().map(insert).collect::<String>()))
 }
 
-fn evaluate(scene: &Scene) -> anyhow::Result<()> {
+fn evaluate(environment: &Environment) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let mut evaluator = Actor::new(scene, "evaluate", 99)?;
-    evaluator.start_on(scene, &scene.reference)?;
-    let ends = Topic::new(&scene.stack.brokers, scene.ticks_topic())?.ends()?;
+    let mut evaluator = Process::new(environment, "evaluate", 99)?;
+    evaluator.start_on(environment, &environment.reference)?;
+    let ends = Topic::new(&environment.stack.brokers, environment.ticks_topic())?.ends()?;
     let (mut progress, mut let_go) = (Progress::default(), Instant::now());
-    while !is_done(&scene.reference, &ends)? {
-        evaluator.look_after()?;
-        if let_go.elapsed() > LET_GO_INTERVAL {
-            scene.reference.execute(LET_GO)?;
+    while !is_done(&environment.reference, &ends)? {
+        evaluator.poll()?;
+        if let_go.elapsed() > END_INTERVAL {
+            environment.reference.execute(END_COMPARED)?;
             let_go = Instant::now();
         }
-        ensure!(progress.is_made(judged(&scene.reference)?), "the reference run does not come to {ends:?}");
+        ensure!(
+            progress.is_made(evaluated_ticks(&environment.reference)?),
+            "the reference run does not come to {ends:?}"
+        );
         std::thread::sleep(POLL);
     }
     evaluator.stop()?;

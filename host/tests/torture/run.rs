@@ -7,16 +7,16 @@ use anyhow::{Context as _, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::cast::Actor;
+use crate::clients::{ClientReport, Clients};
 use crate::compare::{self, Findings};
 use crate::db::Db;
+use crate::environment::{Environment, await_ready};
 use crate::load::Load;
 use crate::plan::{Action, ROLES, failpoints_of, plan};
+use crate::processes::Process;
 use crate::reference;
-use crate::scene::{Scene, await_ready};
 use crate::stack::Stack;
 use crate::topics::Topic;
-use crate::visitors::{Visitors, Visits};
 
 /// How long a process is held still: longer than a session, a lease and a lock, the longest of which is 10 s.
 const PAUSE: Duration = Duration::from_secs(13);
@@ -25,13 +25,13 @@ const PAUSE: Duration = Duration::from_secs(13);
 const PART_AWAY: Duration = Duration::from_secs(3);
 
 /// After so many steps evaluation must have come as far as the topic was: kills must meet work, not ruins.
-const STEPS_A_BREATH: usize = 32;
+const STEPS_BETWEEN_WAITS: usize = 32;
 
 /// How long anything that must happen may take, and a number that must move may stand still.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a process waits for its failpoint before the others of its role make room for it.
-const DOOM_PATIENCE: Duration = Duration::from_secs(20);
+const FAILPOINT_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const POLL: Duration = Duration::from_millis(100);
 
@@ -39,45 +39,44 @@ pub(crate) const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let stack = Stack::find()?;
     let steps = plan(kills, seed, cfg!(feature = "failpoints"), stack.own_brokers());
-    let scene = Scene::make(stack)?;
-    scene.set()?;
-    let mut tortured = Tortured::begin(&scene, seed)?;
-    let load = Load::start(&scene, seed)?;
-    let api = tortured.actors.iter().find(|actor| actor.role == "api").context("there is an API")?;
-    let visitors = Visitors::start(&scene, api.log(), seed)?;
+    let environment = Environment::make(stack)?;
+    environment.set_up()?;
+    let mut run = Run::begin(&environment, seed)?;
+    let load = Load::start(&environment, seed)?;
+    let api = run.processes.iter().find(|process| process.role == "api").context("there is an API")?;
+    let clients = Clients::start(&environment, api.log(), seed)?;
     for (step, (action, wait_ms)) in steps.iter().enumerate() {
-        tortured.act(action).with_context(|| format!("{action:?}"))?;
-        tortured.wait(Duration::from_millis(*wait_ms))?;
-        if (step + 1) % STEPS_A_BREATH == 0 {
-            tortured.breathe()?;
-            tortured.tell()?;
+        run.act(action).with_context(|| format!("{action:?}"))?;
+        run.wait(Duration::from_millis(*wait_ms))?;
+        if (step + 1) % STEPS_BETWEEN_WAITS == 0 {
+            run.await_evaluation()?;
+            run.report()?;
         }
     }
-    tortured.await_dooms()?;
-    tortured.tell()?;
-    let visits = visitors.stop()?;
-    let mut findings = tortured.end(load)?;
-    let missed: Vec<_> =
-        failpoints_of(&steps).into_iter().filter(|name| !tortured.died_at.contains_key(name)).collect();
+    run.await_failpoints()?;
+    run.report()?;
+    let report = clients.stop()?;
+    let mut findings = run.end(load)?;
+    let missed: Vec<_> = failpoints_of(&steps).into_iter().filter(|name| !run.died_at.contains_key(name)).collect();
     ensure!(missed.is_empty(), "nobody died at {missed:?}");
-    println!("torture: died at failpoints: {:?}", tortured.died_at);
-    drop(tortured);
-    tell_of(&visits);
-    compare::created(&scene, &visits, &mut findings)?;
-    reference::run(&scene)?;
-    compare::databases(&scene, &mut findings)?;
-    compare::told(&scene, &mut findings)?;
+    println!("torture: died at failpoints: {:?}", run.died_at);
+    drop(run);
+    report_clients(&report);
+    compare::created(&environment, &report, &mut findings)?;
+    reference::run(&environment)?;
+    compare::databases(&environment, &mut findings)?;
+    compare::deliveries(&environment, &mut findings)?;
     if findings.are_none() {
-        scene.strike()?;
+        environment.tear_down()?;
     } else {
-        println!("torture: the logs are in {}", scene.folder.display());
+        println!("torture: the logs are in {}", environment.folder.display());
     }
     Ok(findings.are_none())
 }
 
-struct Tortured<'a> {
-    scene: &'a Scene,
-    actors: Vec<Actor>,
+struct Run<'a> {
+    environment: &'a Environment,
+    processes: Vec<Process>,
     ticks: Topic,
     /// For what depends on how things went.
     rng: StdRng,
@@ -87,102 +86,104 @@ struct Tortured<'a> {
     begun: Instant,
 }
 
-impl<'a> Tortured<'a> {
-    fn begin(scene: &'a Scene, seed: u64) -> anyhow::Result<Self> {
-        let ticks = Topic::new(&scene.stack.brokers, scene.ticks_topic())?;
-        let mut actors = Vec::new();
+impl<'a> Run<'a> {
+    fn begin(environment: &'a Environment, seed: u64) -> anyhow::Result<Self> {
+        let ticks = Topic::new(&environment.stack.brokers, environment.ticks_topic())?;
+        let mut processes = Vec::new();
         for (role, many) in ROLES {
             for number in 0..many {
-                let mut actor = Actor::new(scene, role, number)?;
-                actor.start(scene, None)?;
-                actors.push(actor);
+                let mut process = Process::new(environment, role, number)?;
+                process.start(environment, None)?;
+                processes.push(process);
             }
         }
-        actors.iter().try_for_each(|actor| await_ready(actor).map(drop))?;
+        processes.iter().try_for_each(|process| await_ready(process).map(drop))?;
         let rng = StdRng::seed_from_u64(!seed);
         let begun = Instant::now();
-        Ok(Self { scene, actors, ticks, rng, killed: 0, died_at: BTreeMap::new(), others: 0, begun })
+        Ok(Self { environment, processes, ticks, rng, killed: 0, died_at: BTreeMap::new(), others: 0, begun })
     }
 
     fn act(&mut self, action: &Action) -> anyhow::Result<()> {
         match action {
             Action::Kill(chosen) => {
-                let chosen = self.near(*chosen, |actor| !actor.is_absent() && actor.doom().is_none());
-                self.actors[chosen].kill()?;
-                self.actors[chosen].start(self.scene, None)?;
+                let chosen = self.nearest(*chosen, |process| !process.is_absent() && process.failpoint().is_none());
+                self.processes[chosen].kill()?;
+                self.processes[chosen].start(self.environment, None)?;
                 self.killed += 1;
             }
             Action::FailAt(role, name, passes) => {
-                let first = self.actors.iter().position(|actor| actor.role == *role).context("a role has actors")?;
-                let many = self.actors.iter().filter(|actor| actor.role == *role).count();
+                let first =
+                    self.processes.iter().position(|process| process.role == *role).context("a role has processes")?;
+                let many = self.processes.iter().filter(|process| process.role == *role).count();
                 let chosen = first + self.rng.random_range(0..many);
-                let chosen = self.near(chosen, |actor| actor.role == *role && actor.doom().is_none());
-                self.actors[chosen].stop()?;
-                self.actors[chosen].start(self.scene, Some((name, *passes)))?;
+                let chosen = self.nearest(chosen, |process| process.role == *role && process.failpoint().is_none());
+                self.processes[chosen].stop()?;
+                self.processes[chosen].start(self.environment, Some((name, *passes)))?;
             }
             Action::Pause(chosen) => {
-                let chosen = self.near(*chosen, Actor::is_running);
-                self.actors[chosen].pause(PAUSE)?;
+                let chosen = self.nearest(*chosen, Process::is_running);
+                self.processes[chosen].pause(PAUSE)?;
             }
             Action::Stop(chosen) => {
-                let chosen = self.near(*chosen, Actor::is_running);
-                self.actors[chosen].stop()?;
-                self.actors[chosen].start(self.scene, None)?;
+                let chosen = self.nearest(*chosen, Process::is_running);
+                self.processes[chosen].stop()?;
+                self.processes[chosen].start(self.environment, None)?;
             }
             Action::JoinOrLeave => {
-                let guest = self.actors.iter().rposition(|actor| actor.role == "evaluate").context("evaluators")?;
-                if self.actors[guest].is_running() {
-                    self.actors[guest].stop()?;
-                } else if self.actors[guest].is_absent() {
-                    self.actors[guest].start(self.scene, None)?;
+                let guest =
+                    self.processes.iter().rposition(|process| process.role == "evaluate").context("evaluators")?;
+                if self.processes[guest].is_running() {
+                    self.processes[guest].stop()?;
+                } else if self.processes[guest].is_absent() {
+                    self.processes[guest].start(self.environment, None)?;
                 }
             }
             Action::Part(action, part) => {
-                self.scene.stack.change(action, part)?;
+                self.environment.stack.change(action, part)?;
                 self.wait(PART_AWAY)?;
-                self.scene.stack.change("start", part)?;
+                self.environment.stack.change("start", part)?;
             }
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
         Ok(())
     }
 
-    /// The chosen actor, or the next one that will do, or else the chosen.
-    fn near(&self, chosen: usize, will_do: impl Fn(&Actor) -> bool) -> usize {
-        let round = (0..self.actors.len()).map(|i| (chosen + i) % self.actors.len());
-        round.into_iter().find(|i| will_do(&self.actors[*i])).unwrap_or(chosen)
+    /// The chosen process, or the next one that will do, or else the chosen.
+    fn nearest(&self, chosen: usize, will_do: impl Fn(&Process) -> bool) -> usize {
+        let round = (0..self.processes.len()).map(|i| (chosen + i) % self.processes.len());
+        round.into_iter().find(|i| will_do(&self.processes[*i])).unwrap_or(chosen)
     }
 
     /// Waits, and looks after everybody meanwhile.
     fn wait(&mut self, duration: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + duration;
         while Instant::now() < until {
-            self.look_after_all()?;
+            self.poll_all()?;
             std::thread::sleep(until.saturating_duration_since(Instant::now()).min(POLL));
         }
         Ok(())
     }
 
-    fn look_after_all(&mut self) -> anyhow::Result<()> {
-        for actor in &mut self.actors {
-            if let Some(name) = actor.look_after()? {
+    fn poll_all(&mut self) -> anyhow::Result<()> {
+        for process in &mut self.processes {
+            if let Some(name) = process.poll()? {
                 *self.died_at.entry(name).or_default() += 1;
-                actor.start(self.scene, None)?;
+                process.start(self.environment, None)?;
             }
         }
         Ok(())
     }
 
     /// Waits until evaluation has come to where the topic ends now.
-    fn breathe(&mut self) -> anyhow::Result<()> {
+    fn await_evaluation(&mut self) -> anyhow::Result<()> {
         self.wait_for(is_at)
     }
 
     fn wait_for(&mut self, is_there: fn(&Db, &[i64]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
         let ends = self.ticks.ends()?;
         let mut progress = Progress::default();
-        while !is_there(&self.scene.db, &ends)? {
-            let moves = progress.is_made(judged(&self.scene.db)?);
+        while !is_there(&self.environment.db, &ends)? {
+            let moves = progress.is_made(evaluated_ticks(&self.environment.db)?);
             ensure!(moves, "evaluation does not come to {ends:?}; see {}", self.logs());
             self.wait(POLL)?;
         }
@@ -190,29 +191,30 @@ impl<'a> Tortured<'a> {
     }
 
     /// Waits until everybody has died who is to die, for which others of their role may have to make room.
-    fn await_dooms(&mut self) -> anyhow::Result<()> {
+    fn await_failpoints(&mut self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        while let Some(doomed) = self.actors.iter().find(|actor| actor.doom().is_some()) {
-            let (role, name) = (doomed.role, doomed.doom());
+        while let Some(waiting) = self.processes.iter().find(|process| process.failpoint().is_some()) {
+            let (role, name) = (waiting.role, waiting.failpoint());
             self.wait(POLL)?;
-            if begun.elapsed() > DOOM_PATIENCE {
-                let mut others = self.actors.iter_mut().filter(|actor| actor.role == role && actor.doom().is_none());
-                others.try_for_each(Actor::stop)?;
+            if begun.elapsed() > FAILPOINT_PATIENCE {
+                let mut others =
+                    self.processes.iter_mut().filter(|process| process.role == role && process.failpoint().is_none());
+                others.try_for_each(Process::stop)?;
             }
-            ensure!(begun.elapsed() < DOOM_PATIENCE + PATIENCE, "nobody came to {name:?}");
+            ensure!(begun.elapsed() < FAILPOINT_PATIENCE + PATIENCE, "nobody came to {name:?}");
         }
-        for actor in self.actors.iter_mut().filter(|actor| actor.is_absent()) {
-            actor.start(self.scene, None)?;
+        for process in self.processes.iter_mut().filter(|process| process.is_absent()) {
+            process.start(self.environment, None)?;
         }
         Ok(())
     }
 
-    fn tell(&self) -> anyhow::Result<()> {
-        let firings = self.scene.db.number("SELECT count(*) FROM firings")?;
-        let untold = self.scene.db.number("SELECT count(*) FROM outbox")?;
-        let epochs = self.scene.db.number("SELECT sum(epoch)::bigint FROM partitions")?;
+    fn report(&self) -> anyhow::Result<()> {
+        let firings = self.environment.db.number("SELECT count(*) FROM firings")?;
+        let undelivered = self.environment.db.number("SELECT count(*) FROM outbox")?;
+        let epochs = self.environment.db.number("SELECT sum(epoch)::bigint FROM partitions")?;
         println!(
-            "torture: {} s: {} killed, {} died at failpoints, {} other acts; {} ticks, {firings} firings, {untold} to be \
+            "torture: {} s: {} killed, {} died at failpoints, {} other acts; {} ticks, {firings} firings, {undelivered} to be \
              told, {epochs} claims",
             self.begun.elapsed().as_secs(),
             self.killed,
@@ -225,43 +227,43 @@ impl<'a> Tortured<'a> {
 
     /// No more ticks; everything is judged, told and projected; everybody ends in order.
     fn end(&mut self, load: Load) -> anyhow::Result<Findings> {
-        for actor in self.actors.iter_mut().filter(|actor| actor.role == "ingest") {
-            actor.stop()?;
+        for process in self.processes.iter_mut().filter(|process| process.role == "ingest") {
+            process.stop()?;
         }
         load.stop()?;
         self.wait_for(is_done)?;
         let mut progress = Progress::default();
         loop {
-            let untold = self.scene.db.number("SELECT count(*) FROM outbox")?;
-            if untold == 0 {
+            let undelivered = self.environment.db.number("SELECT count(*) FROM outbox")?;
+            if undelivered == 0 {
                 break;
             }
-            ensure!(progress.is_made(untold), "{untold} firings are not told; see {}", self.logs());
+            ensure!(progress.is_made(undelivered), "{undelivered} firings are not told; see {}", self.logs());
             self.wait(POLL)?;
         }
-        let api = self.actors.iter().find(|actor| actor.role == "api").context("there is an API")?;
+        let api = self.processes.iter().find(|process| process.role == "api").context("there is an API")?;
         let url = await_ready(api)?;
         let begun = Instant::now();
         let findings = loop {
-            let findings = compare::prices(self.scene, &url)?;
+            let findings = compare::prices(self.environment, &url)?;
             if findings.are_none() || begun.elapsed() > PATIENCE {
                 break findings;
             }
             self.wait(Duration::from_secs(2))?;
         };
-        for actor in &mut self.actors {
-            actor.stop()?;
+        for process in &mut self.processes {
+            process.stop()?;
         }
         Ok(findings)
     }
 
     fn logs(&self) -> String {
-        self.scene.folder.display().to_string()
+        self.environment.folder.display().to_string()
     }
 }
 
-fn tell_of(visits: &Visits) {
-    let Visits { created, deleted, version, again } = visits;
+fn report_clients(report: &ClientReport) {
+    let ClientReport { created, deleted, version, again } = report;
     println!(
         "torture: meanwhile {} alerts were created, {deleted} of them deleted, and a rule promoted {} times; {again} requests \
          were made again",
@@ -271,7 +273,7 @@ fn tell_of(visits: &Visits) {
 }
 
 /// How many ticks are judged in checkpoints.
-pub(crate) fn judged(db: &Db) -> anyhow::Result<i64> {
+pub(crate) fn evaluated_ticks(db: &Db) -> anyhow::Result<i64> {
     db.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")
 }
 

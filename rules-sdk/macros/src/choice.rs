@@ -17,10 +17,10 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     }
     for variant in &data.variants {
         if !variant.fields.is_empty() {
-            return Err(Error::new_spanned(&variant.fields, "a choice is a name only: take the variant's fields away"));
+            return Err(Error::new_spanned(&variant.fields, "a choice is only a name: remove the variant's fields"));
         }
         if let Some((_, number)) = &variant.discriminant {
-            return Err(Error::new_spanned(number, "choices are numbered 0, 1, 2, …: take this number away"));
+            return Err(Error::new_spanned(number, "choices are numbered 0, 1, 2, …: remove this number"));
         }
     }
     let ident = &input.ident;

@@ -27,7 +27,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
-/// One field as a `manifest::Param`.
+/// Generates the `manifest::Param` of a field.
 fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
     let ident = field.ident.as_ref().expect("the fields are named");
     let ty = &field.ty;
@@ -75,7 +75,7 @@ fn expand_field(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
     })
 }
 
-/// Assertions that a field's texts are no longer than a manifest takes, each at the text.
+/// Generates assertions that a field's texts are within the limits of a manifest, each spanned at the text.
 fn expand_bounds(field: &Field) -> Result<TokenStream> {
     let ident = field.ident.as_ref().expect("the fields are named");
     let unit = Options::parse(field, Kind::of(&field.ty)?)?.unit;
@@ -86,7 +86,7 @@ fn expand_bounds(field: &Field) -> Result<TokenStream> {
     Ok(quote! { #name #description #unit })
 }
 
-/// What `#[param(…)]` says of a field.
+/// The arguments of `#[param(…)]`.
 #[derive(std::default::Default)]
 struct Options {
     min: Option<Number>,
@@ -94,7 +94,7 @@ struct Options {
     exclusive_min: Option<Number>,
     exclusive_max: Option<Number>,
     default: Option<Default>,
-    /// The default's value if it is a number, and where it stands.
+    /// The default if it is a number, with its span.
     default_number: Option<(Number, Span)>,
     unit: Option<LitStr>,
     /// The attribute, for messages.
@@ -155,7 +155,7 @@ impl Options {
         Ok(())
     }
 
-    /// Refuses bounds that leave nothing between them and a default outside of them.
+    /// Checks that there are numbers between the bounds, and that the default is one of them.
     fn check(&self, kind: Kind) -> Result<()> {
         let lows = [(self.min, false), (self.exclusive_min, true)];
         let highs = [(self.max, false), (self.exclusive_max, true)];
@@ -191,8 +191,8 @@ impl Options {
         }
     }
 
-    /// The schema's keywords and numbers. An integer is always bounded, if only by what its type can hold; the bounds
-    /// of `i64` are past what JSON readers agree on, and are left out.
+    /// Returns the keywords of the schema with their numbers. An integer always has bounds, by default those of its type. The
+    /// bounds of `i64` are left out, since JSON parsers do not agree on such numbers.
     fn bounds(&self, kind: Kind) -> Vec<(&'static str, Number)> {
         let (type_min, type_max) = match kind {
             Kind::Named(Name::I32) => (Some(i32::MIN.into()), Some(i32::MAX.into())),
@@ -209,7 +209,7 @@ impl Options {
     }
 }
 
-/// What a field's type is, as far as its text tells.
+/// The type of a field, as far as it is visible in the source.
 #[derive(Clone, Copy)]
 enum Kind {
     Named(Name),
@@ -240,7 +240,7 @@ impl ToTokens for Name {
     }
 }
 
-/// A literal. The numbers of one field are all of one kind, so they compare as numbers.
+/// A number literal. Those of one field are of the same kind, so they compare as numbers.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Number {
     Integer(i128),
@@ -251,7 +251,7 @@ impl Number {
     fn json(self) -> String {
         match self {
             Self::Integer(number) => number.to_string(),
-            // Digits without an exponent, and no more of them than it takes to read the same number back.
+            // Displays the shortest digits that parse to the same number, without an exponent.
             Self::Real(number) => number.to_string(),
         }
     }
@@ -275,7 +275,7 @@ impl Kind {
         })
     }
 
-    /// What a rule reads of a number that is packed.
+    /// Returns the number that the rule reads after packing.
     fn packed(self, number: Number) -> std::result::Result<Number, String> {
         let (Self::Named(Name::F32), Number::Real(given)) = (self, number) else { return Ok(number) };
         let packed = given as f32;
@@ -286,7 +286,7 @@ impl Kind {
         Err(format!("the default {given} is packed as the f32 {packed}, which no param can be: give another number"))
     }
 
-    /// Reads a number literal, perhaps negative, that a param of this kind can hold.
+    /// Parses a number literal, possibly negative, in the range of this kind.
     fn number(self, value: &Expr) -> Result<Number> {
         let (literal, sign) = match value {
             Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => (&**expr, "-"),
@@ -295,7 +295,7 @@ impl Kind {
         let Expr::Lit(ExprLit { lit, .. }) = literal else {
             return Err(Error::new_spanned(
                 value,
-                "write a number literal: the manifest is made before constants are known",
+                "write a number literal: the manifest is generated before constants are evaluated",
             ));
         };
         let limits = match self {

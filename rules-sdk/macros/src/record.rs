@@ -1,8 +1,8 @@
-//! What the three derives ask of the type that they are put on.
+//! Requirements of the three derives on their type.
 
 use syn::{Data, DeriveInput, Error, Field, Fields, Ident, Result};
 
-/// The named fields of a struct that is not generic and exactly `#[repr(C)]`. `what` names it in messages.
+/// Returns the named fields of a struct that is not generic and has exactly `#[repr(C)]`. `what` names it in messages.
 pub(crate) fn fields<'a>(input: &'a DeriveInput, what: &str) -> Result<Vec<&'a Field>> {
     let Data::Struct(data) = &input.data else {
         return Err(Error::new_spanned(&input.ident, format!("{what} is a struct with named fields")));
@@ -20,7 +20,7 @@ pub(crate) fn fields<'a>(input: &'a DeriveInput, what: &str) -> Result<Vec<&'a F
     Ok(fields.named.iter().collect())
 }
 
-/// Refuses generics and any `repr` but the one wanted: the record's bytes are laid out the same way everywhere.
+/// Refuses generics and any other `repr` than the given one: the layout of the record must be the same everywhere.
 pub(crate) fn require_plain(input: &DeriveInput, what: &str, repr: &str) -> Result<()> {
     if !input.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -32,7 +32,7 @@ pub(crate) fn require_plain(input: &DeriveInput, what: &str, repr: &str) -> Resu
     for attribute in input.attrs.iter().filter(|a| a.path().is_ident("repr")) {
         attribute.parse_nested_meta(|meta| {
             reprs.push(meta.path.get_ident().map(Ident::to_string).unwrap_or_default());
-            // `align(16)` and `packed(1)`: their argument does not matter, they are refused below.
+            // `align(16)` and `packed(1)`: skips the argument, since they are refused below.
             if meta.input.peek(syn::token::Paren) {
                 let _argument;
                 syn::parenthesized!(_argument in meta.input);

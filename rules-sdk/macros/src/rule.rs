@@ -7,19 +7,19 @@ use syn::punctuated::Punctuated;
 use syn::spanned::Spanned as _;
 use syn::{Error, FnArg, Ident, ItemFn, LitStr, Result, ReturnType, Token, Type, TypeReference};
 
-use crate::migrates::{self, Takeover};
+use crate::migrates::{self, Migration};
 use crate::text;
 
 const SIGNATURE: &str = "a rule is `fn(tick: &Tick, params: &MyParams, state: &mut MyState) -> Verdict`; \
                          params, state or both may be left out";
 
-/// What stands in the attribute's brackets.
+/// The arguments of the attribute.
 #[derive(Default)]
 pub(crate) struct Options {
     evidence: Vec<LitStr>,
     sleeps: bool,
     name: Option<LitStr>,
-    migrates: Vec<Takeover>,
+    migrates: Vec<Migration>,
 }
 
 impl Parse for Options {
@@ -61,13 +61,13 @@ impl Options {
                 return Err(Error::new(name.span(), "name evidence in snake_case, such as \"change_percent\""));
             }
             if self.evidence[..index].iter().any(|earlier| earlier.value() == name.value()) {
-                return Err(Error::new(name.span(), "this name stands there twice"));
+                return Err(Error::new(name.span(), "this name is listed twice"));
             }
         }
         Ok(())
     }
 
-    /// The rule's name: as given, or the package's.
+    /// Returns the rule's name: as given, or the package's.
     fn rule_name(&self, function: &ItemFn) -> Result<String> {
         let (name, span) = match &self.name {
             Some(name) => (name.value(), name.span()),
@@ -82,19 +82,19 @@ impl Options {
 }
 
 impl Options {
-    /// Assertions that what the manifest says is no longer than it may be: `texts` of the rule, with what each is and its
-    /// limit, and the options' own.
+    /// Generates assertions that the manifest's texts are within their limits: `texts` of the rule, with the name and the
+    /// limit of each, and those of the options.
     fn expand_texts(&self, function: &ItemFn, texts: &[(&str, &str, &str)]) -> TokenStream {
         let span = self.name.as_ref().map_or_else(|| function.sig.ident.span(), LitStr::span);
         let texts = texts.iter().map(|(text, what, limit)| text::bound(text, what, limit, span));
         let evidence = self.evidence.iter();
         let evidence =
             evidence.map(|name| text::bound(&name.value(), "the evidence's name", "MAX_NAME_BYTES", name.span()));
-        let versions = self.migrates.iter().flat_map(|takeover| &takeover.versions);
+        let versions = self.migrates.iter().flat_map(|migration| &migration.versions);
         let versions =
             versions.map(|version| text::bound(&version.value(), "the version", "MAX_VERSION_BYTES", version.span()));
-        let count = self.migrates.iter().flat_map(|takeover| &takeover.versions).count();
-        let too_many = "a rule takes over no more versions than `tocsin_rules_sdk::abi::MAX_MIGRATES`: take some away";
+        let count = self.migrates.iter().flat_map(|migration| &migration.versions).count();
+        let too_many = "a rule migrates from more versions than `tocsin_rules_sdk::abi::MAX_MIGRATES`: remove some";
         quote! {
             #(#texts)* #(#evidence)* #(#versions)*
             const _: () = ::core::assert!(#count <= ::tocsin_rules_sdk::abi::MAX_MIGRATES, #too_many);
@@ -102,12 +102,12 @@ impl Options {
     }
 }
 
-/// What Cargo says of the package that is compiled.
+/// Returns a variable that Cargo sets for the compiled package.
 pub(crate) fn package(variable: &str) -> String {
     std::env::var(format!("CARGO_PKG_{variable}")).unwrap_or_default()
 }
 
-/// The types in a rule's signature. That the first is a tick, the compiler sees at the call.
+/// The types in a rule's signature. The compiler checks at the call that the first argument is a tick.
 struct Signature<'a> {
     params: Option<&'a Type>,
     state: Option<&'a Type>,
@@ -141,7 +141,7 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// The type behind an argument `&T` or `&mut T`.
+/// Returns the type `T` of an argument `&T` or `&mut T`.
 fn reference<'a>(input: Option<&'a FnArg>, sig: &syn::Signature) -> Result<(Option<&'a Type>, Option<&'a Type>)> {
     match input {
         Some(FnArg::Typed(argument)) => match &*argument.ty {
@@ -164,14 +164,14 @@ pub(crate) fn expand(options: &Options, function: &ItemFn) -> Result<TokenStream
         #function
         #implementation
         #module
-        // A second rule beside this one defines it again; in another module the linker finds two exports.
+        // A second rule in the same module defines this again; one in another module exports twice, a linker error.
         #[doc(hidden)]
         #[allow(non_upper_case_globals, dead_code)]
         const a_crate_holds_one_rule: () = ();
     })
 }
 
-/// The type that stands for the rule.
+/// Generates the type that represents the rule.
 fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) -> Result<TokenStream> {
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let name = options.rule_name(function)?;
@@ -196,7 +196,7 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
     );
     let arguments =
         signature.params.map(|_| quote! { params }).into_iter().chain(signature.state.map(|_| quote! { state }));
-    let versions = options.migrates.iter().flat_map(|takeover| &takeover.versions);
+    let versions = options.migrates.iter().flat_map(|migration| &migration.versions);
     let migrate = migrates::expand(&options.migrates, signature.params, signature.state)?;
     let doc = format!("The rule `{name}` as a type, for native tests.");
     Ok(quote! {
@@ -236,14 +236,14 @@ fn expand_rule(options: &Options, function: &ItemFn, signature: &Signature<'_>) 
     })
 }
 
-/// Assertions of what the ABI bounds, each at the place that breaks it.
+/// Generates assertions of the limits of the ABI, each spanned at what exceeds it.
 fn expand_bounds(options: &Options, params: &Type, state: &Type) -> TokenStream {
     let evidence_count = options.evidence.len();
     let last_evidence = options.evidence.last().map_or_else(Span::call_site, LitStr::span);
     let evidence = quote_spanned! { last_evidence =>
         const _: () = ::core::assert!(
             #evidence_count <= ::tocsin_rules_sdk::abi::MAX_EVIDENCE,
-            "a verdict carries at most 4 evidence numbers: take names away"
+            "a verdict carries at most 4 evidence numbers: remove names"
         );
     };
     let params = quote_spanned! { params.span() =>
@@ -261,10 +261,10 @@ fn expand_bounds(options: &Options, params: &Type, state: &Type) -> TokenStream 
     quote! { #evidence #params #state }
 }
 
-/// The module's exports and its manifest section.
+/// Generates the module's exports and its manifest section.
 fn expand_module(options: &Options, function: &ItemFn, signature: &Signature<'_>) -> TokenStream {
     let ident = &function.sig.ident;
-    // Of a record without bytes the host passes any address, which no reference may hold: it is not looked at.
+    // For a record without bytes the host passes any address, which may be invalid as a reference: it is ignored.
     let (params_argument, params) = match signature.params {
         Some(ty) => (quote! { params: &#ty }, quote! { params }),
         None => (quote! { _: usize }, quote! { &() }),
@@ -277,7 +277,7 @@ fn expand_module(options: &Options, function: &ItemFn, signature: &Signature<'_>
         quote! {
             #[unsafe(export_name = "migrate")]
             extern "C" fn export_migrate(from: usize, old_state: usize, #params_argument, #state_argument) -> i32 {
-                // SAFETY: the host passes the address of a state of the version that `from` stands for.
+                // SAFETY: the host passes the address of a state of the version with the index `from`.
                 let old_state = unsafe { OldState::at(old_state) };
                 migrate::<#ident>(from, old_state, #params, #state)
             }
@@ -290,7 +290,7 @@ fn expand_module(options: &Options, function: &ItemFn, signature: &Signature<'_>
             use ::tocsin_rules_sdk::{Rule, Tick, abi, evaluate};
             #migrate_imports
 
-            // The host passes aligned, disjoint records in the guest's memory, so references may stand for pointers.
+            // The host passes aligned, disjoint records in the guest's memory, so they are valid references.
             #[unsafe(export_name = "evaluate")]
             extern "C" fn export(
                 tick: &Tick,

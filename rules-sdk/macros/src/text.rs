@@ -1,10 +1,10 @@
-//! Words and doc comments.
+//! Names and doc comments.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
 use syn::{Attribute, Expr, ExprLit, Lit, Meta, MetaNameValue};
 
-/// The first paragraph of a doc comment on one line, or nothing.
+/// Returns the first paragraph of a doc comment as one line, or an empty string.
 pub(crate) fn first_paragraph(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(doc_line).collect::<Vec<_>>().join("\n");
     let paragraph: Vec<&str> =
@@ -23,7 +23,8 @@ fn doc_line(attribute: &Attribute) -> Option<String> {
     }
 }
 
-/// An assertion that a text is no longer than a constant of the SDK's `abi` allows. `what` names the text in the error.
+/// Generates an assertion that a text is no longer than a constant of the SDK's `abi` allows. `what` names the text in the
+/// error.
 pub(crate) fn bound(text: &str, what: &str, limit: &str, span: Span) -> TokenStream {
     let bytes = text.len();
     let message = format!("{what} has {bytes} bytes, more than `tocsin_rules_sdk::abi::{limit}`: shorten it");
@@ -33,7 +34,7 @@ pub(crate) fn bound(text: &str, what: &str, limit: &str, span: Span) -> TokenStr
     }
 }
 
-/// `AtLeast` as `at-least`.
+/// Converts `AtLeast` to `at-least`.
 pub(crate) fn kebab(name: &str) -> String {
     let mut kebab = String::new();
     for c in name.chars() {
@@ -45,10 +46,11 @@ pub(crate) fn kebab(name: &str) -> String {
     kebab
 }
 
-/// Whether a text is words of lower-case letters and digits joined by `joint`, starting with a letter.
-pub(crate) fn is_words(text: &str, joint: char) -> bool {
+/// Returns whether a text consists of words of lower-case letters and digits, separated by `separator`, and starts with a
+/// letter.
+pub(crate) fn is_words(text: &str, separator: char) -> bool {
     let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.split(joint).all(word)
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.split(separator).all(word)
 }
 
 #[cfg(test)]
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_joined_by_one_joint() {
+    fn words_are_separated_by_one_separator() {
         for good in ["a", "percent-move", "a1-2"] {
             assert!(is_words(good, '-'), "{good}");
         }

@@ -1,4 +1,4 @@
-//! What rule authors see of the SDK: manifests, native runs, and what the compiler says of mistakes.
+//! The SDK as rule authors use it: manifests, native runs, and compile errors.
 
 mod manifest;
 mod misuse;

@@ -1,4 +1,4 @@
-//! The manifest, whole, for a rule that uses everything and for one that uses nothing.
+//! The complete manifests of a rule that uses every feature and of one that uses none.
 
 use serde_json::{Value, json};
 use tocsin_rules_sdk::prelude::*;
@@ -90,7 +90,7 @@ fn check<R: tocsin_rules_sdk::Rule>(expect: &Value) {
 }
 
 #[test]
-fn a_manifest_says_all_that_the_source_says() {
+fn a_manifest_has_everything_from_the_source() {
     let properties = json!({
         "percent": {"type": "number", "description": "Quotes \\\" and back\\\\slashes, on two lines: é.",
                     "minimum": 0.01, "maximum": 100, "default": 5, "x-unit": "%"},
@@ -125,7 +125,7 @@ fn a_manifest_says_all_that_the_source_says() {
 }
 
 #[test]
-fn what_the_source_leaves_out_comes_from_the_package() {
+fn defaults_come_from_the_package() {
     let schema = json!({"type": "object", "properties": {}, "required": [], "additionalProperties": false});
     check::<nothing::nothing>(&json!({
         "abi": 1, "name": "tocsin-rules-sdk", "version": "0.1.0", "description": env!("CARGO_PKG_DESCRIPTION"),

@@ -1,7 +1,7 @@
-//! A mistake is a compile error that says what to do, and good rules compile.
+//! Mistakes are compile errors that say what to do, and correct rules compile.
 
 #[test]
-fn mistakes_are_explained_and_good_rules_compile() {
+fn mistakes_are_explained_and_correct_rules_compile() {
     let cases = trybuild::TestCases::new();
     cases.compile_fail("tests/ui/*.rs");
     cases.pass("tests/ui/good/*.rs");

@@ -1,4 +1,4 @@
-//! Rules run natively: what they remember, what they answer, and what `Run` refuses.
+//! Rules that run natively: their states and verdicts, and the mistakes that `Run` finds.
 
 use tocsin_rules_sdk::testing::Run;
 use tocsin_rules_sdk::{OldState, abi, evaluate, migrate, prelude::*};
@@ -82,23 +82,23 @@ mod newer {
     }
 }
 
-/// The next count of a binding that comes over with factor 7; none where it is refused.
-fn taken_over<O: State>(version: &str, old: &O) -> Option<Vec<f64>> {
+/// Returns the next count of a binding that is migrated with factor 7, or `None` if it is refused.
+fn migrated<O: State>(version: &str, old: &O) -> Option<Vec<f64>> {
     let mut run = Run::<newer::newer>::migrated(version, old, newer::Factor { factor: 7 })?;
     Some(run.evaluate(&tick(1.0)).evidence_numbers().to_vec())
 }
 
 #[test]
-fn a_binding_comes_over_with_its_state_or_is_refused() {
+fn a_binding_is_migrated_with_its_state_or_refused() {
     let old = |count, spare| newer::Old { count, spare };
-    assert_eq!(taken_over("0.0.1", &old(2, 0)), Some(vec![21.0]));
-    assert_eq!(taken_over("0.0.2", &old(3, 0)), Some(vec![28.0]));
-    assert_eq!(taken_over("0.0.2", &old(3, 1)), None);
-    assert_eq!(taken_over("0.0.3", &()), Some(vec![107.0]));
+    assert_eq!(migrated("0.0.1", &old(2, 0)), Some(vec![21.0]));
+    assert_eq!(migrated("0.0.2", &old(3, 0)), Some(vec![28.0]));
+    assert_eq!(migrated("0.0.2", &old(3, 1)), None);
+    assert_eq!(migrated("0.0.3", &()), Some(vec![107.0]));
 }
 
 #[test]
-fn the_migration_answers_as_the_abi_says() {
+fn the_migration_returns_the_codes_of_the_abi() {
     let answer = |spare| {
         let (old, mut state) = (newer::Old { count: 2, spare }, 0);
         let answer = migrate::<newer::newer>(1, OldState::of(&old), &newer::Factor { factor: 7 }, &mut state);
@@ -114,17 +114,17 @@ fn the_migration_answers_as_the_abi_says() {
 #[test]
 #[should_panic(expected = "does not migrate from 0.0.9")]
 fn a_version_without_a_path_fails_the_test() {
-    taken_over("0.0.9", &());
+    migrated("0.0.9", &());
 }
 
 #[test]
 #[should_panic(expected = "takes a `it::running::newer::Old`, the test gives a `u64`")]
 fn a_state_of_another_type_fails_the_test() {
-    taken_over("0.0.1", &5_u64);
+    migrated("0.0.1", &5_u64);
 }
 
 #[test]
-fn a_run_remembers() {
+fn a_run_keeps_its_state() {
     let mut run = Run::<counter::every_second>::new(());
     assert_eq!(run.fires([1.0, 1.0, 1.0].map(tick)), [(1, vec![2.0])]);
     assert_eq!(run.evaluate(&tick(1.0)), Verdict::fire().evidence([4.0]));
@@ -132,7 +132,7 @@ fn a_run_remembers() {
 }
 
 #[test]
-fn the_export_answers_as_the_abi_says() {
+fn the_export_returns_the_codes_of_the_abi() {
     let mut out = abi::Verdict::default();
     let params = sleeper::Target { price: 10.0 };
     let mut answer = |price| evaluate::<sleeper::at_least>(&tick(price), &params, &mut (), &mut out);
@@ -148,6 +148,6 @@ fn evidence_without_a_name_fails_the_test() {
 
 #[test]
 #[should_panic(expected = "#[rule(sleeps)]")]
-fn sleep_without_a_word_fails_the_test() {
+fn sleep_without_the_option_fails_the_test() {
     Run::<careless::careless>::new(()).evaluate(&tick(-1.0));
 }

@@ -169,14 +169,7 @@ const RULES: &[Rule] = &[
         because: "`roles` alone chooses a backend: the rest names the port",
     },
     Rule {
-        within: &[
-            "tocsin::bus",
-            "tocsin::store",
-            "tocsin::prices",
-            "tocsin::ingest",
-            "tocsin::feed",
-            "tocsin::library",
-        ],
+        within: &["tocsin::bus", "tocsin::store", "tocsin::prices", "tocsin::ingest", "tocsin::feed", "tocsin::rules"],
         except: &[],
         forbids: &[
             "tocsin::api",
@@ -231,7 +224,7 @@ const RULES: &[Rule] = &[
         except: &[],
         forbids: &[
             "tocsin::store::Store",
-            "tocsin::library",
+            "tocsin::rules",
             "tocsin::evaluator",
             "tocsin::ingest",
             "tocsin::config",
@@ -250,7 +243,8 @@ const RULES: &[Rule] = &[
             "tocsin::evaluator",
             "tocsin::health",
             "tocsin::ingest",
-            "tocsin::library",
+            "tocsin::rules::RuleCache",
+            "tocsin::rules::artifacts",
             "tocsin::prices",
             "tocsin::roles",
             "tocsin::store",
@@ -393,7 +387,7 @@ fn a_forbidden_import_is_found_in_any_form() {
     check("tocsin::health", "use crate::bus; fn f() { bus::EmbeddedBus::open() }", 1);
     check("tocsin::health", "use crate::bus::*;", 1);
     check("tocsin::roles", "use crate::bus::{Bus, EmbeddedBus};", 0);
-    check("tocsin::library", "use crate::{\n  store::Store,\n  control::Control,\n};", 1);
+    check("tocsin::rules", "use crate::{\n  store::Store,\n  control::Control,\n};", 1);
     check("tocsin::cli::alert", "use tocsin_engine::domain::Alert;", 1);
     check("tocsin::cli::rule_check", "use tocsin_engine::inspect::inspect;", 0);
     check("tocsin_engine::domain::tick", "#[derive(serde::Serialize)] struct T;", 1);

@@ -8,11 +8,11 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::store::conformance::{create, firing, open};
-use crate::store::testing::{Home, Member};
+use crate::store::testing::{Backend, TestStore};
 use crate::store::{Claim, Commit, Store};
 
 struct Firings {
-    _home: Home,
+    _test_store: TestStore,
     store: Store,
     claim: Claim,
     alerts: [Alert; 2],
@@ -21,10 +21,10 @@ struct Firings {
 
 impl Firings {
     async fn make() -> Self {
-        let (home, store, claim) = open(Member::Sqlite).await;
+        let (test_store, store, claim) = open(Backend::Sqlite).await;
         let alerts = [create(&store, 1).await, create(&store, 1).await];
         let tail = Tail::new(store.clone());
-        Self { _home: home, store, claim, alerts, tail }
+        Self { _test_store: test_store, store, claim, alerts, tail }
     }
 
     /// Records firings of both alerts in turn, at each of these offsets.

@@ -66,8 +66,8 @@ impl Coordinator {
         }
         if self.log.is_outdated(Some(&known)) {
             // Where the log has other partitions, symbols may wait for their first tick again.
-            match self.store.homes().await {
-                Err(error) if error.passes() => return Ok(()),
+            match self.store.symbol_assignments().await {
+                Err(error) if error.is_transient() => return Ok(()),
                 assignments => self.pass_on_assignments(&assignments?).await,
             }
             self.log.restored_in(Some(known));

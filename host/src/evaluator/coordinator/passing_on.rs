@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use backon::Retryable;
-use tocsin_engine::domain::{Position, Symbol};
+use tocsin_engine::domain::Position;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
@@ -13,8 +13,8 @@ use super::{Coordinator, MIN_WAIT};
 use crate::backoff::patient;
 use crate::evaluator::changes::{Change, Changes, HandoffRequest};
 use crate::evaluator::worker::Message;
-use crate::library::LibraryError;
-use crate::store::{BindingRow, Changed, Hold, Sought, Standing, StoreError};
+use crate::rules::RuleCacheError;
+use crate::store::{BindingRow, Changed, HandoffState, Standing, StoreError, SymbolAssignment, UnassignedSymbol};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;
@@ -24,7 +24,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(500);
 
 impl Coordinator {
     /// Passes on where the ticks of watched symbols count.
-    pub(super) async fn pass_on_assignments(&self, assignments: &[(Symbol, Option<u32>)]) {
+    pub(super) async fn pass_on_assignments(&self, assignments: &[SymbolAssignment]) {
         for worker in &self.workers {
             let changes = Changes {
                 assignments: assignments.to_vec(),
@@ -49,17 +49,17 @@ impl Coordinator {
     }
 
     /// Reads what changed, and whose first ticks may have been read already.
-    pub(super) async fn changes(&self) -> Result<(Changed, Vec<Sought>), StoreError> {
+    pub(super) async fn changes(&self) -> Result<(Changed, Vec<UnassignedSymbol>), StoreError> {
         let changed = self.store.changes(self.revision, MAX_ROWS).await?;
         let waits = |row: &BindingRow| row.counts_from.is_none() && row.standing == Standing::Live;
         let unassigned = match changed.bindings.iter().any(waits) {
-            true => self.store.sought(self.revision, changed.revision).await?,
+            true => self.store.unassigned_symbols(self.revision, changed.revision).await?,
             false => Vec::new(),
         };
         Ok((changed, unassigned))
     }
 
-    pub(super) async fn pass_on(&mut self, changed: Changed, unassigned: &[Sought]) {
+    pub(super) async fn pass_on(&mut self, changed: Changed, unassigned: &[UnassignedSymbol]) {
         let Changed { bindings, impure_rules, revision } = changed;
         let mut lists: Vec<Vec<Change>> = self.workers.iter().map(|_| Vec::new()).collect();
         let mut assignments = HashMap::new();
@@ -78,7 +78,10 @@ impl Coordinator {
         for (worker, mut list) in self.workers.iter().zip(lists) {
             // Last: no alert is created on a rule that was found to be impure.
             list.extend(impure_rules.iter().copied().map(Change::DisarmRule));
-            let assignments = assignments.iter().map(|(symbol, partition)| (symbol.clone(), *partition)).collect();
+            let assignments = assignments
+                .iter()
+                .map(|(symbol, partition)| SymbolAssignment { symbol: symbol.clone(), partition: *partition })
+                .collect();
             let unassigned = unassigned.to_vec();
             worker.send(Message::Changes(Changes { assignments, unassigned, list, revision })).await;
         }
@@ -97,21 +100,23 @@ impl Coordinator {
             Standing::Live => {}
         }
         let is_new = |revision| (self.revision + 1..=up_to).contains(&revision);
-        let (armed_revision, hold, release_due) = (row.armed_revision, row.hold, row.release_due);
-        let arms = is_new(armed_revision) && hold != Hold::Held && !row.rule_impure;
+        let (armed_revision, handoff, unquarantine_due) = (row.armed_revision, row.handoff, row.unquarantine_due);
+        let arms = is_new(armed_revision) && handoff != HandoffState::Held && !row.rule_impure;
         let changes_more = is_new(row.revision);
         let mut changes = Vec::new();
         if arms {
             changes.extend(self.arm(row, counts_from).await);
         }
-        match hold {
+        match handoff {
             // What has changed since is read once its own revision is.
             _ if !changes_more => {}
-            Hold::Asked => changes.push(Change::HandOff(HandoffRequest { binding, armed_revision }, partition)),
-            Hold::Held => {}
-            Hold::None => {
+            HandoffState::Requested => {
+                changes.push(Change::HandOff(HandoffRequest { binding, armed_revision }, partition))
+            }
+            HandoffState::Held => {}
+            HandoffState::None => {
                 changes.push(Change::Keep(binding, partition));
-                changes.extend(release_due.then_some(Change::Unquarantine(binding, partition)));
+                changes.extend(unquarantine_due.then_some(Change::Unquarantine(binding, partition)));
             }
         }
         changes
@@ -123,7 +128,7 @@ impl Coordinator {
         let (alert, resume) = (row.alert, row.resume.take());
         let rule = (|| self.rules.get(row.rule))
             .retry(patient(MIN_WAIT))
-            .when(|error| matches!(error, LibraryError::Store(error) if error.passes()))
+            .when(|error| matches!(error, RuleCacheError::Store(error) if error.is_transient()))
             .notify(|error, wait| warn!(alert = alert.0, %error, ?wait, "an alert's rule waits for the store"))
             .await;
         match rule {

@@ -11,8 +11,8 @@ use crate::bus::{Bus, BusError, Clock};
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::changes::HandoffRequest;
 use crate::evaluator::processor::Restored;
-use crate::library::{Library, LibraryError};
-use crate::store::{BindingRow, Claim, Hold, Store};
+use crate::rules::{RuleCache, RuleCacheError};
+use crate::store::{BindingRow, Claim, HandoffState, Store};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
@@ -21,16 +21,16 @@ const MAX_ROWS: u32 = 10_000;
 #[derive(Clone)]
 pub(in crate::evaluator) struct StoredRules {
     pub(in crate::evaluator) store: Store,
-    pub(in crate::evaluator) library: Library,
+    pub(in crate::evaluator) cache: RuleCache,
     pub(in crate::evaluator) clock: Clock,
 }
 
 impl StoredRules {
     /// Returns a rule; None where the checks of this release refuse a module that an earlier one took. That version is
     /// then out of service, durably, which `/health` reports.
-    pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, LibraryError> {
-        match self.library.get(digest).await {
-            Err(LibraryError::Rejected(rejection)) => {
+    pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, RuleCacheError> {
+        match self.cache.get(digest).await {
+            Err(RuleCacheError::Rejected(rejection)) => {
                 error!(
                     %digest, %rejection,
                     "a stored rule does not pass the checks of this release: it is taken out of service; upload a mended \
@@ -58,7 +58,7 @@ pub(super) async fn restore(
     let from = start_of(bus, claim, skip_lost_ticks).await?;
     let replay_until = bus.end(partition).await?.max(from.offset);
     let unassigned = match claim.next_offset {
-        Some(_) => store.sought(claim.revision, revision).await?,
+        Some(_) => store.unassigned_symbols(claim.revision, revision).await?,
         // Nothing was read yet.
         None => Vec::new(),
     };
@@ -67,7 +67,7 @@ pub(super) async fn restore(
         replay_until,
         armed: Vec::new(),
         new: Vec::new(),
-        unquarantined: claim.released.clone(),
+        unquarantined: claim.unquarantined.clone(),
         unquarantine_due: Vec::new(),
         handoffs: Vec::new(),
         unassigned,
@@ -125,7 +125,7 @@ async fn load(
             ensure_end(bus, highest).await?;
         }
         // Skip bindings that a promotion holds: the coordinator passes on how that ends. Nor are those on an impure rule armed.
-        for mut row in rows.into_iter().filter(|row| row.hold != Hold::Held && !row.rule_impure) {
+        for mut row in rows.into_iter().filter(|row| row.handoff != HandoffState::Held && !row.rule_impure) {
             // Its symbol is not assigned yet.
             let Some(counts_from) = row.counts_from else { continue };
             if refused.contains(&row.rule) {
@@ -138,10 +138,10 @@ async fn load(
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The coordinator passes later ones on.
-            if row.release_due && row.revision <= revision {
+            if row.unquarantine_due && row.revision <= revision {
                 restored.unquarantine_due.push(row.id);
             }
-            if row.hold == Hold::Asked && row.revision <= revision {
+            if row.handoff == HandoffState::Requested && row.revision <= revision {
                 restored.handoffs.push(HandoffRequest { binding: row.id, armed_revision: row.armed_revision });
             }
             let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };

@@ -74,7 +74,7 @@ impl Coordinator {
             let claim = || async { Ok(store.claim_in(&bus.identity().await?, partition).await?) };
             let claimed = claim
                 .retry(patient(MIN_WAIT))
-                .when(EvaluatorError::passes)
+                .when(EvaluatorError::is_transient)
                 .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be claimed"));
             (partition, claimed.await)
         };
@@ -136,7 +136,7 @@ impl Restorer {
         let partition = claim.partition;
         (|| restore(bus, rules, &claim, *revision, *skip_lost_ticks))
             .retry(patient(MIN_WAIT))
-            .when(EvaluatorError::passes)
+            .when(EvaluatorError::is_transient)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
             .await
     }

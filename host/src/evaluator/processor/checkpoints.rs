@@ -7,7 +7,7 @@ use tocsin_engine::domain::BindingId;
 
 use super::pending::{Actions, ActionsOf};
 use super::{Output, Processor};
-use crate::store::{Checkpoint, HandedOver};
+use crate::store::{Checkpoint, Handoff};
 
 impl Processor {
     /// Returns checkpoints of all partitions that have changed since their last one.
@@ -32,7 +32,7 @@ impl Processor {
             }
             // An unquarantine changes no group before the next checkpoint: that one must be written, and name none.
             partition.checkpointed = unquarantine.is_empty().then_some(now);
-            let handed_over = hand_off.into_iter().map(|request| HandedOver {
+            let handoffs = hand_off.into_iter().map(|request| Handoff {
                 binding: request.binding,
                 armed_revision: request.armed_revision,
                 saved: self.shard.saved(request.binding),
@@ -42,8 +42,8 @@ impl Processor {
                 next_offset: partition.next_offset,
                 revision: self.revision,
                 recovered: std::mem::take(&mut partition.recovered),
-                released: unquarantine,
-                handed_over: handed_over.collect(),
+                unquarantined: unquarantine,
+                handoffs: handoffs.collect(),
                 suppressed,
                 groups,
             });

@@ -8,10 +8,10 @@ use tocsin_engine::domain::{Position, Symbol};
 
 use super::arming::arm_reached;
 use super::partition::Waiting;
-use super::{Output, Pause, Processor, SymbolAssignment, evaluate};
+use super::{Assignment, Output, Pause, Processor, evaluate};
 use crate::bus::Record;
 use crate::evaluator::EvaluatorError;
-use crate::store::Sought;
+use crate::store::UnassignedSymbol;
 
 /// Records of one partition that are to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Processor {
     /// the last one has ended early.
     pub(in crate::evaluator) fn reread(&mut self) -> Option<RereadRange> {
         while let Some(Reread::FirstTicks(FirstTicks { symbols, .. })) = self.rereads.front_mut() {
-            symbols.retain(|symbol, _| self.symbols.get(symbol) == Some(&SymbolAssignment::Unassigned));
+            symbols.retain(|symbol, _| self.symbols.get(symbol) == Some(&Assignment::Unassigned));
             if !symbols.is_empty() {
                 break;
             }
@@ -85,10 +85,10 @@ impl Processor {
     }
 
     /// Looks for first ticks of unassigned symbols among the records that were read before their alerts were known.
-    pub(super) fn reread_for_first_ticks(&mut self, unassigned: &[Sought], partitions: &[u32]) {
+    pub(super) fn reread_for_first_ticks(&mut self, unassigned: &[UnassignedSymbol], partitions: &[u32]) {
         for partition in partitions {
             let ends = unassigned.iter().map(|unassigned| (&unassigned.symbol, unassigned.end_of(*partition)));
-            let is_unassigned = |symbol: &Symbol| self.symbols.get(symbol) == Some(&SymbolAssignment::Unassigned);
+            let is_unassigned = |symbol: &Symbol| self.symbols.get(symbol) == Some(&Assignment::Unassigned);
             let ends: Vec<(&Symbol, u64)> = ends.filter(|(symbol, _)| is_unassigned(symbol)).collect();
             let Some(from) = ends.iter().map(|(_, end)| *end).min() else { continue };
             let Some(range) = self.passed_since(*partition, from) else { continue };

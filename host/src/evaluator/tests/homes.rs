@@ -6,8 +6,8 @@ use super::*;
 use crate::bus::{append, fresh_topic};
 use crate::store::{NewAlert, Start, StoredAlert};
 
-async fn rig(member: Member) -> Rig {
-    Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), member, &[COUNTER]).await
+async fn rig(backend: Backend) -> Rig {
+    Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), backend, &[COUNTER]).await
 }
 
 fn ticks(symbol: &str, count: usize) -> Vec<Tick> {
@@ -16,10 +16,10 @@ fn ticks(symbol: &str, count: usize) -> Vec<Tick> {
 }
 
 impl Rig {
-    async fn homes(&self) -> Vec<(String, Option<u32>)> {
-        let mut homes = self.store.homes().await.unwrap();
+    async fn symbol_assignments(&self) -> Vec<(String, Option<u32>)> {
+        let mut homes = self.store.symbol_assignments().await.unwrap();
         homes.sort();
-        homes.into_iter().map(|(symbol, home)| (symbol.to_string(), home)).collect()
+        homes.into_iter().map(|assignment| (assignment.symbol.to_string(), assignment.partition)).collect()
     }
 
     /// An alert that was asked for when the partitions ended so.
@@ -57,7 +57,7 @@ impl Rig {
     }
 }
 
-on_each_member!(
+on_each_backend!(
     a_symbol_is_at_home_where_its_first_tick_turns_up,
     alerts_without_a_home_count_from_where_the_partition_ended,
     what_turns_up_beside_the_home_is_told_and_not_judged,
@@ -65,8 +65,8 @@ on_each_member!(
     a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_of,
 );
 
-async fn a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_of(member: Member) {
-    let rig = rig(member).await;
+async fn a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_of(backend: Backend) {
+    let rig = rig(backend).await;
     let (home, other) = (rig.elsewhere("X"), rig.elsewhere("X") ^ 1);
     append(&rig.bus, other, &[ticks("X", 1), ticks("Y", 1)].concat()).await;
     let ends = rig.bus.ends().await.unwrap();
@@ -82,11 +82,11 @@ async fn a_home_is_found_among_ticks_that_were_read_before_the_alert_was_heard_o
     let again = rig.start().await;
     rig.until_counts(heard_at_the_start, &[1.0, 2.0, 3.0]).await;
     again.stop().await;
-    assert_eq!(rig.homes().await, [("X".into(), Some(home)), ("Y".into(), Some(home))]);
+    assert_eq!(rig.symbol_assignments().await, [("X".into(), Some(home)), ("Y".into(), Some(home))]);
 }
 
-async fn a_home_is_forgotten_once_nobody_watches_the_symbol(member: Member) {
-    let rig = rig(member).await;
+async fn a_home_is_forgotten_once_nobody_watches_the_symbol(backend: Backend) {
+    let rig = rig(backend).await;
     let running = rig.start().await;
     let old = rig.create("counter", &["X"]).await.unwrap();
     append(&rig.bus, rig.elsewhere("X"), &ticks("X", 2)).await;
@@ -96,18 +96,18 @@ async fn a_home_is_forgotten_once_nobody_watches_the_symbol(member: Member) {
     let moved = rig.elsewhere("X") ^ 1;
     append(&rig.bus, moved, &ticks("X", 3)).await;
     rig.until_counts(new, &[1.0, 2.0, 3.0]).await;
-    assert_eq!(rig.homes().await, [("X".into(), Some(moved))]);
+    assert_eq!(rig.symbol_assignments().await, [("X".into(), Some(moved))]);
     running.stop().await;
 }
 
-async fn a_symbol_is_at_home_where_its_first_tick_turns_up(member: Member) {
-    let rig = rig(member).await;
+async fn a_symbol_is_at_home_where_its_first_tick_turns_up(backend: Backend) {
+    let rig = rig(backend).await;
     let running = rig.start().await;
     let before = rig.create("counter", &["X", "Y"]).await.unwrap();
     let home = rig.elsewhere("X");
     append(&rig.bus, home, &ticks("X", 3)).await;
     rig.until_counts(before, &[1.0, 2.0, 3.0]).await;
-    assert_eq!(rig.homes().await, [("X".into(), Some(home)), ("Y".into(), None)]);
+    assert_eq!(rig.symbol_assignments().await, [("X".into(), Some(home)), ("Y".into(), None)]);
     // From now on the home is known at a creation.
     let after = rig.create("counter", &["X"]).await.unwrap();
     append(&rig.bus, home, &ticks("X", 2)).await;
@@ -120,8 +120,8 @@ async fn a_symbol_is_at_home_where_its_first_tick_turns_up(member: Member) {
     again.stop().await;
 }
 
-async fn alerts_without_a_home_count_from_where_the_partition_ended(member: Member) {
-    let rig = rig(member).await;
+async fn alerts_without_a_home_count_from_where_the_partition_ended(backend: Backend) {
+    let rig = rig(backend).await;
     let home = rig.elsewhere("X");
     append(&rig.bus, home, &ticks("X", 4)).await;
     let first = rig.create("counter", &["X"]).await.unwrap();
@@ -135,8 +135,8 @@ async fn alerts_without_a_home_count_from_where_the_partition_ended(member: Memb
     running.stop().await;
 }
 
-async fn what_turns_up_beside_the_home_is_told_and_not_judged(member: Member) {
-    let rig = rig(member).await;
+async fn what_turns_up_beside_the_home_is_told_and_not_judged(backend: Backend) {
+    let rig = rig(backend).await;
     let running = rig.start().await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let (home, other) = (rig.elsewhere("X"), rig.elsewhere("X") ^ 1);

@@ -12,7 +12,7 @@ use crate::health::{About, Health};
 use crate::store::testing::Unnotified;
 use crate::store::{BegunPromotion, FinishedPromotion, NewPromotion, PromotedAlert, PromotionId, WaitingFor};
 
-on_each_member!(
+on_each_backend!(
     an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it,
     the_deletion_of_an_alert_that_has_fired_moves_no_symbol_back,
     a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied,
@@ -25,8 +25,8 @@ on_each_member!(
 /// How often a checkpoint is written in tests that wait for one.
 const SOON: Duration = Duration::from_millis(50);
 
-async fn on_kafka(member: Member) -> Rig {
-    Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), member, &[COUNTER]).await
+async fn on_kafka(backend: Backend) -> Rig {
+    Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), backend, &[COUNTER]).await
 }
 
 fn ticks(symbol: &str, count: usize) -> Vec<Tick> {
@@ -97,8 +97,8 @@ impl Rig {
     }
 }
 
-async fn an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it(member: Member) {
-    let rig = on_kafka(member).await;
+async fn an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it(backend: Backend) {
+    let rig = on_kafka(backend).await;
     let running = rig.start().await;
     let partition = 5;
     let witness = rig.create("counter", &["WITNESS"]).await.unwrap();
@@ -116,8 +116,8 @@ async fn an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched
     assert_eq!(rig.counts(deleted).await, [0.0; 0]);
 }
 
-async fn the_deletion_of_an_alert_that_has_fired_moves_no_symbol_back(member: Member) {
-    let rig = on_kafka(member).await;
+async fn the_deletion_of_an_alert_that_has_fired_moves_no_symbol_back(backend: Backend) {
+    let rig = on_kafka(backend).await;
     let running = rig.start().await;
     let once = CreateAlert { lifecycle: Lifecycle { repeat: Repeat::Once }, ..request("counter", &["X"]) };
     let fired = rig.control.create_alert(&Tenant::standard(), once).await.unwrap().0.id.0;
@@ -137,10 +137,10 @@ async fn the_deletion_of_an_alert_that_has_fired_moves_no_symbol_back(member: Me
     running.stop().await;
 }
 
-async fn a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
-    let unnotified = rig.home.open_unnotified().await;
+    let unnotified = rig.test_store.open_unnotified().await;
     let running = rig.start_over(unnotified.store.clone(), rig.config(Duration::from_secs(600))).await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
     rig.until_quarantined(id).await;
@@ -161,10 +161,10 @@ async fn a_release_that_is_read_together_with_the_end_of_a_promotion_is_applied(
     running.stop().await;
 }
 
-async fn an_evaluator_that_was_not_notified_of_a_promotion_goes_on_with_the_checkpoint_that_holds_it(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn an_evaluator_that_was_not_notified_of_a_promotion_goes_on_with_the_checkpoint_that_holds_it(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
-    let unnotified = rig.home.open_unnotified().await;
+    let unnotified = rig.test_store.open_unnotified().await;
     let first = rig.start_with(SOON).await;
     rig.publish("X", &[GOOD; 3]).await;
     rig.until_counts(id, &[1.0, 2.0, 3.0]).await;
@@ -188,12 +188,12 @@ async fn an_evaluator_that_was_not_notified_of_a_promotion_goes_on_with_the_chec
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_crosses_a_handover_that_waits_to_be_committed_is_applied_once_the_binding_is_back() {
-    let rig = Rig::new(Member::Postgres, &[COUNTER]).await;
+    let rig = Rig::new(Backend::Postgres, &[COUNTER]).await;
     let [x, y] = [rig.create("counter", &["X"]).await.unwrap(), rig.create("counter", &["Y"]).await.unwrap()];
     let running = rig.start_as(EvaluatorConfig { workers: 1, ..rig.config(Duration::from_secs(600)) }).await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
     rig.until_quarantined(x).await;
-    let Home::Database(database) = &rig.home else { panic!("this is about PostgreSQL") };
+    let TestStore::Database(database) = &rig.test_store else { panic!("this is about PostgreSQL") };
     database.slow_down("INSERT", "firings").await;
     rig.publish("Y", &[GOOD]).await;
     database.until_slowed_down().await;
@@ -213,8 +213,8 @@ async fn what_crosses_a_handover_that_waits_to_be_committed_is_applied_once_the_
 
 /// Alerts on X, whose ticks are on partition 1, and on Y, whose ticks are on partition 2; each has fired once. Version 2.0.0
 /// of their rule is there.
-async fn two_partitions(member: Member) -> (Rig, [i64; 2], Running) {
-    let rig = on_kafka(member).await;
+async fn two_partitions(backend: Backend) -> (Rig, [i64; 2], Running) {
+    let rig = on_kafka(backend).await;
     let running = rig.start_with(SOON).await;
     let ids = [rig.create("counter", &["X"]).await.unwrap(), rig.create("counter", &["Y"]).await.unwrap()];
     append(&rig.bus, 1, &ticks("X", 1)).await;
@@ -225,8 +225,8 @@ async fn two_partitions(member: Member) -> (Rig, [i64; 2], Running) {
     (rig, ids, running)
 }
 
-async fn a_promotion_that_needs_a_halted_partition_is_refused_and_holds_nothing(member: Member) {
-    let (rig, [x, y], running) = two_partitions(member).await;
+async fn a_promotion_that_needs_a_halted_partition_is_refused_and_holds_nothing(backend: Backend) {
+    let (rig, [x, y], running) = two_partitions(backend).await;
     running.stop().await;
     append(&rig.bus, 1, &ticks("X", 1)).await;
     forget_all(&rig.bus, 1).await;
@@ -253,8 +253,8 @@ async fn a_promotion_that_needs_a_halted_partition_is_refused_and_holds_nothing(
     running.stop().await;
 }
 
-async fn what_is_held_goes_back_when_a_promotion_that_waits_is_cancelled(member: Member) {
-    let (rig, [x, y], running) = two_partitions(member).await;
+async fn what_is_held_goes_back_when_a_promotion_that_waits_is_cancelled(backend: Backend) {
+    let (rig, [x, y], running) = two_partitions(backend).await;
     // Claimed as by another evaluator, which then does nothing: what is asked for there is not handed over.
     rig.store.claim(1).await.unwrap();
     append(&rig.bus, 1, &ticks("X", 1)).await;
@@ -292,8 +292,8 @@ async fn what_is_held_goes_back_when_a_promotion_that_waits_is_cancelled(member:
     running.stop().await;
 }
 
-async fn a_symbol_that_is_awaited_although_ticks_of_it_were_read_is_in_health(member: Member) {
-    let rig = on_kafka(member).await;
+async fn a_symbol_that_is_awaited_although_ticks_of_it_were_read_is_in_health(backend: Backend) {
+    let rig = on_kafka(backend).await;
     let (stats, health) = (Arc::new(EvaluatorStats::default()), Health::new(About::default(), rig.clock.clone()));
     health.watch_store(rig.store.clone());
     health.watch_evaluation(stats.clone());

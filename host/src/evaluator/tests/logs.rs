@@ -11,7 +11,7 @@ use crate::bus::{append, fresh_topic, remake_topic, remake_topic_with};
 use crate::control::AcceptFrom;
 use crate::store::Commit;
 
-on_each_member!(
+on_each_backend!(
     offsets_of_firings_are_not_used_again_after_a_power_cut,
     offsets_of_new_alerts_are_not_used_again_after_a_power_cut,
     a_log_that_was_deleted_halts_evaluation_until_another_is_accepted,
@@ -91,8 +91,8 @@ fn upto(count: u32) -> Vec<f64> {
     (1..=count).map(f64::from).collect()
 }
 
-async fn offsets_of_firings_are_not_used_again_after_a_power_cut(member: Member) {
-    let mut rig = Rig::new(member, &[COUNTER]).await;
+async fn offsets_of_firings_are_not_used_again_after_a_power_cut(backend: Backend) {
+    let mut rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD; 5]).await;
@@ -114,8 +114,8 @@ async fn offsets_of_firings_are_not_used_again_after_a_power_cut(member: Member)
     assert_eq!(offsets, [(0..11).collect::<Vec<_>>(), vec![11, 12, 13]].concat());
 }
 
-async fn offsets_of_new_alerts_are_not_used_again_after_a_power_cut(member: Member) {
-    let mut rig = Rig::new(member, &[COUNTER]).await;
+async fn offsets_of_new_alerts_are_not_used_again_after_a_power_cut(backend: Backend) {
+    let mut rig = Rig::new(backend, &[COUNTER]).await;
     rig.publish("X", &[GOOD; 3]).await;
     let before = rig.copy_log();
     rig.publish("X", &[GOOD; 4]).await;
@@ -128,8 +128,8 @@ async fn offsets_of_new_alerts_are_not_used_again_after_a_power_cut(member: Memb
     running.stop().await;
 }
 
-async fn a_log_that_was_deleted_halts_evaluation_until_another_is_accepted(member: Member) {
-    let mut rig = Rig::new(member, &[COUNTER]).await;
+async fn a_log_that_was_deleted_halts_evaluation_until_another_is_accepted(backend: Backend) {
+    let mut rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     rig.publish("X", &[GOOD; 2]).await;
     rig.evaluate_until(id, &upto(2)).await;
@@ -167,9 +167,9 @@ async fn a_log_that_was_deleted_halts_evaluation_until_another_is_accepted(membe
 }
 
 /// A rig on a topic, with one alert whose symbol is known to be on a partition.
-async fn on_topic(member: Member) -> (Rig, i64, u32) {
+async fn on_topic(backend: Backend) -> (Rig, i64, u32) {
     let dir = tempfile::tempdir().unwrap();
-    let rig = Rig::on(fresh_topic().await, dir, member, &[COUNTER]).await;
+    let rig = Rig::on(fresh_topic().await, dir, backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let partition = rig.bus.partition_of(&Symbol::parse("X").unwrap());
     (rig, id, partition)
@@ -180,10 +180,10 @@ fn ticks(count: usize) -> Vec<Tick> {
     vec![tick; count]
 }
 
-async fn a_topic_made_anew_halts_evaluation_until_it_is_accepted(member: Member) {
+async fn a_topic_made_anew_halts_evaluation_until_it_is_accepted(backend: Backend) {
     // With fewer records than were evaluated before, with as many, and with more.
     for records in [1, 4, 9] {
-        let (mut rig, id, partition) = on_topic(member).await;
+        let (mut rig, id, partition) = on_topic(backend).await;
         append(&rig.bus, partition, &ticks(4)).await;
         rig.evaluate_until(id, &upto(4)).await;
         let bus = remake_topic(&rig.bus).await;
@@ -202,7 +202,7 @@ async fn a_topic_made_anew_halts_evaluation_until_it_is_accepted(member: Member)
         rig.evaluate_until(id, &upto(5 + records as u32)).await;
     }
     // Or from its end on.
-    let (mut rig, id, partition) = on_topic(member).await;
+    let (mut rig, id, partition) = on_topic(backend).await;
     append(&rig.bus, partition, &ticks(4)).await;
     rig.evaluate_until(id, &upto(4)).await;
     let bus = remake_topic(&rig.bus).await;
@@ -215,8 +215,8 @@ async fn a_topic_made_anew_halts_evaluation_until_it_is_accepted(member: Member)
     assert_eq!(offsets, [0, 1, 2, 3, 3, 4]);
 }
 
-async fn a_topic_made_anew_while_it_is_evaluated_is_noticed(member: Member) {
-    let (mut rig, id, partition) = on_topic(member).await;
+async fn a_topic_made_anew_while_it_is_evaluated_is_noticed(backend: Backend) {
+    let (mut rig, id, partition) = on_topic(backend).await;
     let running = rig.start_with(Duration::from_millis(50)).await;
     append(&rig.bus, partition, &ticks(4)).await;
     rig.until_counts(id, &upto(4)).await;
@@ -232,8 +232,8 @@ async fn a_topic_made_anew_while_it_is_evaluated_is_noticed(member: Member) {
     running.stop().await;
 }
 
-async fn a_symbol_whose_partition_is_gone_waits_for_its_first_tick(member: Member) {
-    let (mut rig, id, _) = on_topic(member).await;
+async fn a_symbol_whose_partition_is_gone_waits_for_its_first_tick(backend: Backend) {
+    let (mut rig, id, _) = on_topic(backend).await;
     append(&rig.bus, 6, &ticks(4)).await;
     rig.evaluate_until(id, &upto(4)).await;
     let bus = remake_topic_with(&rig.bus, 2).await;
@@ -254,8 +254,8 @@ async fn a_symbol_whose_partition_is_gone_waits_for_its_first_tick(member: Membe
     running.stop().await;
 }
 
-async fn a_topic_that_lost_its_end_halts_its_partition(member: Member) {
-    let (rig, id, partition) = on_topic(member).await;
+async fn a_topic_that_lost_its_end_halts_its_partition(backend: Backend) {
+    let (rig, id, partition) = on_topic(backend).await;
     append(&rig.bus, partition, &ticks(4)).await;
     rig.evaluate_until(id, &upto(4)).await;
     // As if three more had been there, and been fired on.

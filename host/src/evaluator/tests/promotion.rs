@@ -13,7 +13,7 @@ use super::*;
 use crate::control::{PromoteRule, Promoted};
 use crate::store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, PromotedAlert, PromotionId};
 
-on_each_member!(
+on_each_backend!(
     histories_with_promotions_come_out_as_if_judged_tick_by_tick,
     what_was_told_before_a_crash_is_judged_again_before_anything_moves,
     a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned,
@@ -117,8 +117,8 @@ struct History {
 }
 
 impl History {
-    async fn new(member: Member) -> Self {
-        let rig = Rig::new(member, &[&version(1, Kind::Good)]).await;
+    async fn new(backend: Backend) -> Self {
+        let rig = Rig::new(backend, &[&version(1, Kind::Good)]).await;
         let running = Some(rig.start().await);
         Self { rig, running, expected: BTreeMap::new(), newest: 1, price: 0.0 }
     }
@@ -278,9 +278,9 @@ async fn promote(control: Control, request: PromoteRule) -> Result<Promoted, Con
 }
 
 /// One history: ticks, alerts that come and go, promotions of all kinds, crashes in the middle of them.
-async fn play(member: Member, seed: u64) -> (usize, usize) {
+async fn play(backend: Backend, seed: u64) -> (usize, usize) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut history = History::new(member).await;
+    let mut history = History::new(backend).await;
     let (mut moved, mut refused) = (0, 0);
     for step in 0..24 {
         let told = format!("seed {seed}, step {step}");
@@ -350,18 +350,18 @@ async fn play(member: Member, seed: u64) -> (usize, usize) {
     (moved, refused)
 }
 
-async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick(member: Member) {
+async fn histories_with_promotions_come_out_as_if_judged_tick_by_tick(backend: Backend) {
     let (mut moved, mut refused) = (0, 0);
     for seed in 0..12 {
-        let (m, r) = play(member, seed).await;
+        let (m, r) = play(backend, seed).await;
         moved += m;
         refused += r;
     }
     assert!(moved > 30 && refused > 10, "{moved} alerts moved, {refused} promotions were refused");
 }
 
-async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(member: Member) {
-    let mut history = History::new(member).await;
+async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(backend: Backend) {
+    let mut history = History::new(backend).await;
     let id = history.create("A", 7, 1, false).await;
     history.publish("A", 9).await;
     history.check("before").await;
@@ -379,8 +379,8 @@ async fn what_was_told_before_a_crash_is_judged_again_before_anything_moves(memb
     history.running.take().unwrap().stop().await;
 }
 
-async fn a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned(member: Member) {
-    let mut history = History::new(member).await;
+async fn a_promotion_that_a_process_carries_out_is_not_taken_for_abandoned(backend: Backend) {
+    let mut history = History::new(backend).await;
     history.create("A", 7, 1, false).await;
     history.publish("A", 9).await;
     let version = history.upload(Kind::Good).await;
@@ -410,7 +410,7 @@ enum Stage {
     /// Marked, and no evaluator has heard of it.
     Begun,
     /// The evaluators have handed over.
-    HandedOver,
+    Handoff,
     /// The new states are kept.
     Staged,
     /// Done, and no evaluator has heard of it.
@@ -418,9 +418,9 @@ enum Stage {
 }
 
 /// Dies at a stage and starts again; `early` if evaluators start before the rollback.
-async fn die_at(member: Member, stage: Stage, early: bool) {
+async fn die_at(backend: Backend, stage: Stage, early: bool) {
     let told = format!("{stage:?}, early {early}");
-    let mut history = History::new(member).await;
+    let mut history = History::new(backend).await;
     for (i, symbol) in SYMBOLS.into_iter().enumerate() {
         history.create(symbol, i as u64 + 1, 1, false).await;
         history.publish(symbol, 10 + i).await;
@@ -434,7 +434,7 @@ async fn die_at(member: Member, stage: Stage, early: bool) {
     if stage != Stage::Begun {
         history.until_handed_over().await;
         history.publish("A", 5).await;
-        if stage != Stage::HandedOver {
+        if stage != Stage::Handoff {
             history.stage(id, version).await;
         }
         history.crash().await;
@@ -476,16 +476,16 @@ async fn die_at(member: Member, stage: Stage, early: bool) {
     history.running.take().unwrap().stop().await;
 }
 
-async fn a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done(member: Member) {
-    for stage in [Stage::Begun, Stage::HandedOver, Stage::Staged, Stage::Finished] {
+async fn a_process_that_dies_in_a_promotion_leaves_everything_as_it_was_or_done(backend: Backend) {
+    for stage in [Stage::Begun, Stage::Handoff, Stage::Staged, Stage::Finished] {
         for early in [false, true] {
-            die_at(member, stage, early).await;
+            die_at(backend, stage, early).await;
         }
     }
 }
 
-async fn quarantine_and_release_go_along_with_a_promotion(member: Member) {
-    let rig = Rig::new(member, &[COUNTER]).await;
+async fn quarantine_and_release_go_along_with_a_promotion(backend: Backend) {
+    let rig = Rig::new(backend, &[COUNTER]).await;
     let id = rig.create("counter", &["X"]).await.unwrap();
     let running = rig.start().await;
     rig.publish("X", &[GOOD, GOOD, BAD, BAD, BAD, BAD, BAD]).await;
@@ -514,8 +514,8 @@ async fn quarantine_and_release_go_along_with_a_promotion(member: Member) {
     running.stop().await;
 }
 
-async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(member: Member) {
-    let mut history = History::new(member).await;
+async fn what_a_promotion_cannot_do_is_told_and_changes_nothing(backend: Backend) {
+    let mut history = History::new(backend).await;
     let ids = [history.create("A", 7, 1, false).await, history.create("B", 9, 1, false).await];
     history.publish("A", 3).await;
     history.check("before").await;

@@ -12,7 +12,7 @@ const SYMBOLS: usize = 24;
 /// A rig whose rule counts ticks in its state and fires with the count each time.
 async fn rig() -> (Rig, i64) {
     let dir = tempfile::tempdir().unwrap();
-    let rig = Rig::on(fresh_topic().await, dir, Member::Postgres, &[COUNTER]).await;
+    let rig = Rig::on(fresh_topic().await, dir, Backend::Postgres, &[COUNTER]).await;
     let symbols: Vec<String> = (0..SYMBOLS).map(|i| format!("S{i}")).collect();
     let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
     let id = rig.create("counter", &symbols).await.unwrap();

@@ -1,7 +1,7 @@
 //! What a processor returns, as commits for the committer, counters and log messages.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use tocsin_engine::Event;
 use tokio::sync::mpsc;
@@ -28,6 +28,8 @@ pub(super) struct Outputs {
     bundle_bytes: usize,
     /// A partition whose evaluation was interrupted.
     interrupted: Option<u32>,
+    /// Alive until the last checkpoint is written.
+    unwritten_checkpoint: Weak<()>,
     /// What was added to the shared counters.
     counted_evaluations: u64,
     counted_bindings: u64,
@@ -41,6 +43,7 @@ impl Outputs {
             commit: Commit::default(),
             bundle_bytes: 0,
             interrupted: None,
+            unwritten_checkpoint: Weak::new(),
             counted_evaluations: 0,
             counted_bindings: 0,
         }
@@ -54,6 +57,9 @@ impl Outputs {
                 Output::Checkpoints(checkpoints) => {
                     self.flush()?;
                     self.send(WorkerOutput::Commit(Box::new(Commit { checkpoints, ..Commit::default() })))?;
+                    let written = Arc::new(());
+                    self.unwritten_checkpoint = Arc::downgrade(&written);
+                    self.send(WorkerOutput::Marker(written))?;
                 }
                 Output::Suppressed { alert, firings } => {
                     self.stats.count_alert(alert, |activity| activity.suppressed += firings);
@@ -138,6 +144,11 @@ impl Outputs {
     pub(super) fn send(&self, output: WorkerOutput) -> Result<(), EvaluatorError> {
         let gone = |_| EvaluatorError::Ended("the committer is gone".into());
         self.committer.blocking_send(output).map_err(gone)
+    }
+
+    /// Returns whether the store has the last checkpoint.
+    pub(super) fn checkpoint_is_written(&self) -> bool {
+        self.unwritten_checkpoint.strong_count() == 0
     }
 
     /// Returns the partition whose evaluation was interrupted since the last call of this.

@@ -9,7 +9,7 @@ use super::*;
 use crate::bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
 use crate::prices::conformance::{ALL, History, candles, check_against_oracle, for_each_history};
 use crate::prices::projector::tests::committed_all;
-use crate::prices::testing::{Home, Member, Names, record, redis_address};
+use crate::prices::testing::{Backend, Names, TestPrices, record, redis_address};
 use crate::prices::{Prices, project};
 use crate::proxy::{Mode, Proxy};
 
@@ -21,8 +21,8 @@ async fn ask<T: FromRedisValue>(command: &[&str]) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gostocks_reads_and_writes_the_same_keys() {
-    let home = Home::make(Member::Redis);
-    let (name, symbol) = (home.name("AAPL"), home.symbol("AAPL"));
+    let test_prices = TestPrices::make(Backend::Redis);
+    let (name, symbol) = (test_prices.name("AAPL"), test_prices.symbol("AAPL"));
     let (price_key, time_key) = (format!("price:{name}"), format!("price:{name}:timestamp"));
     let shown =
         async || (ask::<Option<String>>(&["GET", &price_key]).await, ask::<Option<String>>(&["GET", &time_key]).await);
@@ -33,32 +33,32 @@ async fn gostocks_reads_and_writes_the_same_keys() {
         (2, 0.1 + 0.2, "0.30000000000000004"),
         (3, 1e21, "1000000000000000000000"),
     ] {
-        home.prices.apply(&[record(&name, 0, offset, price, 1.0, 1_700_000_000_000)]).await.unwrap();
+        test_prices.prices.apply(&[record(&name, 0, offset, price, 1.0, 1_700_000_000_000)]).await.unwrap();
         assert_eq!(shown().await, (text(expect), text("1700000000000")));
     }
     // Theirs is newer than the next of ours, and older than the one after that.
     let () = ask(&["MSET", &price_key, "99.500000", &time_key, "1700000000005"]).await;
-    home.prices.apply(&[record(&name, 0, 4, 1.0, 1.0, 1_700_000_000_004)]).await.unwrap();
-    assert_eq!(home.prices.get(&symbol).await.unwrap(), Some(Price { price: 99.5, time_ms: 1_700_000_000_005 }));
-    home.prices.apply(&[record(&name, 0, 5, 2.0, 1.0, 1_700_000_000_006)]).await.unwrap();
+    test_prices.prices.apply(&[record(&name, 0, 4, 1.0, 1.0, 1_700_000_000_004)]).await.unwrap();
+    assert_eq!(test_prices.prices.get(&symbol).await.unwrap(), Some(Price { price: 99.5, time_ms: 1_700_000_000_005 }));
+    test_prices.prices.apply(&[record(&name, 0, 5, 2.0, 1.0, 1_700_000_000_006)]).await.unwrap();
     assert_eq!(shown().await, (text("2"), text("1700000000006")));
     // A price without a time, and a time that is none.
     for time in ["", "soon"] {
         let () = ask(&["MSET", &price_key, "7", &time_key, time]).await;
-        assert_eq!(home.prices.get(&symbol).await.unwrap(), Some(Price { price: 7.0, time_ms: 0 }));
+        assert_eq!(test_prices.prices.get(&symbol).await.unwrap(), Some(Price { price: 7.0, time_ms: 0 }));
     }
-    home.prices.apply(&[record(&name, 0, 6, 3.0, 1.0, 0)]).await.unwrap();
+    test_prices.prices.apply(&[record(&name, 0, 6, 3.0, 1.0, 0)]).await.unwrap();
     assert_eq!(shown().await, (text("3"), text("0")));
     let () = ask(&["SET", &price_key, "cheap"]).await;
-    let error = home.prices.get(&symbol).await.unwrap_err().to_string();
+    let error = test_prices.prices.get(&symbol).await.unwrap_err().to_string();
     assert!(error.contains("\"cheap\", which is no price"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_projector_that_lives_on_takes_nothing_back_and_counts_nothing_twice() {
-    let home = Home::make(Member::Redis);
+    let test_prices = TestPrices::make(Backend::Redis);
     for_each_history(60, async |history: History, case| {
-        let records = Arc::new(history.records(&home.name(&format!("CASE{case}"))));
+        let records = Arc::new(history.records(&test_prices.name(&format!("CASE{case}"))));
         // Two of them, at once and out of step.
         let writers: Vec<_> =
             [history.deliveries(), history.deliveries().into_iter().map(|range| 0..range.end).collect()]
@@ -75,34 +75,34 @@ async fn a_projector_that_lives_on_takes_nothing_back_and_counts_nothing_twice()
         for writer in writers {
             writer.await.unwrap();
         }
-        check_against_oracle(&home.prices, &records).await
+        check_against_oracle(&test_prices.prices, &records).await
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_forgotten_the_script_is_taught_again() {
-    let home = Home::make(Member::Redis);
-    let tick = |offset| record(&home.name("X"), 0, offset, 1.0, 1.0, 1);
-    home.prices.apply(&[tick(0)]).await.unwrap();
+    let test_prices = TestPrices::make(Backend::Redis);
+    let tick = |offset| record(&test_prices.name("X"), 0, offset, 1.0, 1.0, 1);
+    test_prices.prices.apply(&[tick(0)]).await.unwrap();
     let () = ask(&["SCRIPT", "FLUSH"]).await;
-    home.prices.apply(&[tick(1)]).await.unwrap();
-    assert_eq!(candles(&home.prices, &home.symbol("X"), Interval::Hour, ALL).await[0].trades, 2);
+    test_prices.prices.apply(&[tick(1)]).await.unwrap();
+    assert_eq!(candles(&test_prices.prices, &test_prices.symbol("X"), Interval::Hour, ALL).await[0].trades, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_refuses_is_told_until_it_takes_the_same_batch() {
-    let home = Home::make(Member::Redis);
-    let (key, batch) = (series_key(&home.symbol("X")), [record(&home.name("X"), 0, 0, 1.0, 1.0, 1)]);
+    let test_prices = TestPrices::make(Backend::Redis);
+    let (key, batch) = (series_key(&test_prices.symbol("X")), [record(&test_prices.name("X"), 0, 0, 1.0, 1.0, 1)]);
     let () = ask(&["RPUSH", &key, "a list"]).await;
     for _ in 0..2 {
-        let error = home.prices.apply(&batch).await.unwrap_err();
+        let error = test_prices.prices.apply(&batch).await.unwrap_err();
         assert!(error.may_pass() && error.to_string().contains("WRONGTYPE"), "{error}");
-        let problems = home.prices.problems().await;
+        let problems = test_prices.prices.problems().await;
         assert!(problems.len() == 1 && problems[0].contains("not brought up to date"), "{problems:?}");
     }
     let () = ask(&["DEL", &key]).await;
-    home.prices.apply(&batch).await.unwrap();
-    assert_eq!(home.prices.problems().await, Vec::<String>::new());
+    test_prices.prices.apply(&batch).await.unwrap();
+    assert_eq!(test_prices.prices.problems().await, Vec::<String>::new());
 }
 
 /// Prices behind a proxy, with little patience.

@@ -4,10 +4,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 use crate::store::{AlertFilter, Capped, Idempotency, Standing};
 
-on_each_member!(
+on_each_backend!(
     counters_of_live_bindings_survive_every_history,
     a_key_stands_for_one_request,
     pages_are_filtered_and_in_order,
@@ -22,8 +22,8 @@ async fn check_counters(store: &Store, step: usize) {
     assert!(counted.iter().all(|(_, _, live)| *live <= CAPS.per_rule as i64) && total <= CAPS.per_tenant as i64);
 }
 
-async fn counters_of_live_bindings_survive_every_history(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn counters_of_live_bindings_survive_every_history(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let rules = [rule("a"), rule("b"), rule("c")];
     for rule in &rules[1..] {
         store_rule(&store, rule).await;
@@ -54,7 +54,7 @@ async fn counters_of_live_bindings_survive_every_history(member: Member) {
             }
             (5, Some(alert)) => assert!(store.delete_alert(&tenant, alert.id, 0).await.unwrap()),
             (6, Some(alert)) => {
-                _ = store.release(&tenant, alert.id, None).await.unwrap();
+                _ = store.unquarantine(&tenant, alert.id, None).await.unwrap();
             }
             (what, Some(alert)) => {
                 let binding = &alert.bindings[random.random_range(0..alert.bindings.len())];
@@ -78,8 +78,8 @@ async fn counters_of_live_bindings_survive_every_history(member: Member) {
     assert!(capped.iter().all(|times| *times > 0), "both caps are met: {capped:?}");
 }
 
-async fn a_key_stands_for_one_request(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn a_key_stands_for_one_request(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let request = |fingerprint| NewAlert {
         idempotency: Some(Idempotency { key: "key 1".into(), fingerprint: [fingerprint; 32] }),
         ..new_alert(&rule("a"), 2)
@@ -92,8 +92,8 @@ async fn a_key_stands_for_one_request(member: Member) {
     assert!(matches!(store.create_alert(&request(1), MANY).await.unwrap(), StoredAlert::KeyReused));
 }
 
-async fn pages_are_filtered_and_in_order(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn pages_are_filtered_and_in_order(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     store_rule(&store, &rule("above")).await;
     let mut ids = Vec::new();
     for (user, name, symbols) in [(1, "a", 1), (2, "above", 1), (1, "above", 2), (1, "a", 3)] {
@@ -120,8 +120,8 @@ async fn pages_are_filtered_and_in_order(member: Member) {
     assert_eq!(symbols, ["S0", "S1", "S2"]);
 }
 
-async fn a_deleted_alert_is_gone_and_its_firings_stay(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn a_deleted_alert_is_gone_and_its_firings_stay(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 1).await;
     let told = firing(&alert, alert.bindings[0].id, 3);
     assert_eq!(fire(&store, &claim, [told.clone()]).await, 1);

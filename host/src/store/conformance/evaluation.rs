@@ -4,10 +4,10 @@ use tocsin_engine::domain::BindingStatus;
 use tocsin_engine::{GroupSnapshot, Health, SavedBinding};
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 use crate::store::{BegunPromotion, NewPromotion, PromotedAlert, StoreError, WaitingFor};
 
-on_each_member!(
+on_each_backend!(
     a_checkpoint_remembers_what_is_released_behind_it,
     who_lost_its_claim_writes_nothing,
     states_are_replaced_group_by_group,
@@ -18,8 +18,8 @@ on_each_member!(
     a_partition_is_halted_until_its_next_checkpoint,
 );
 
-async fn a_checkpoint_that_is_behind_the_stored_one_is_refused(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn a_checkpoint_that_is_behind_the_stored_one_is_refused(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 1).await;
     let made = |offset| (firing(&alert, alert.bindings[0].id, offset), false);
     let at = |next_offset, revision| Checkpoint { revision, ..checkpoint(0, next_offset) };
@@ -49,8 +49,8 @@ async fn a_checkpoint_that_is_behind_the_stored_one_is_refused(member: Member) {
     );
 }
 
-async fn a_partition_is_halted_until_its_next_checkpoint(member: Member) {
-    let (_home, store, lost) = open(member).await;
+async fn a_partition_is_halted_until_its_next_checkpoint(backend: Backend) {
+    let (_test_store, store, lost) = open(backend).await;
     let alert = create(&store, 1).await;
     let newer = RuleRef { version: Version::new(2, 0, 0), digest: Digest::of(b"newer"), ..rule("a") };
     store_rule(&store, &newer).await;
@@ -67,7 +67,7 @@ async fn a_partition_is_halted_until_its_next_checkpoint(member: Member) {
         [WaitingFor { partition: 0, bindings: 1, halted: Some("gone".into()) }],
         "{unfinished:?}"
     );
-    assert!((0..60_000).contains(&unfinished.age_ms) && unfinished.asked() == 1 && unfinished.held == 0);
+    assert!((0..60_000).contains(&unfinished.age_ms) && unfinished.requested() == 1 && unfinished.held == 0);
     assert_eq!(store.roll_back_promotion(id).await.unwrap(), Some(0));
     let refused = store.begin_promotion(&new).await.unwrap();
     let BegunPromotion::PartitionHalted { alert: named, partition: 0, why } = refused else { panic!("{refused:?}") };
@@ -81,24 +81,24 @@ async fn a_partition_is_halted_until_its_next_checkpoint(member: Member) {
     assert!(matches!(store.begin_promotion(&new).await.unwrap(), BegunPromotion::Begun(_)));
 }
 
-async fn a_checkpoint_remembers_what_is_released_behind_it(member: Member) {
-    let (_home, store, claim) = open(member).await;
-    let checkpoint = |released: &[i64], next_offset| Commit {
+async fn a_checkpoint_remembers_what_is_released_behind_it(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
+    let checkpoint = |unquarantined: &[i64], next_offset| Commit {
         checkpoints: vec![Checkpoint {
-            released: released.iter().copied().map(BindingId).collect(),
+            unquarantined: unquarantined.iter().copied().map(BindingId).collect(),
             ..checkpoint(0, next_offset)
         }],
         ..Commit::default()
     };
     store.commit(from_ref(&claim), &checkpoint(&[7, 8], 3)).await.unwrap();
     let claim = store.claim(0).await.unwrap();
-    assert_eq!((claim.next_offset, claim.released.clone()), (Some(3), vec![BindingId(7), BindingId(8)]));
+    assert_eq!((claim.next_offset, claim.unquarantined.clone()), (Some(3), vec![BindingId(7), BindingId(8)]));
     store.commit(from_ref(&claim), &checkpoint(&[], 4)).await.unwrap();
-    assert!(store.claim(0).await.unwrap().released.is_empty());
+    assert!(store.claim(0).await.unwrap().unquarantined.is_empty());
 }
 
-async fn who_lost_its_claim_writes_nothing(member: Member) {
-    let (_home, store, lost) = open(member).await;
+async fn who_lost_its_claim_writes_nothing(backend: Backend) {
+    let (_test_store, store, lost) = open(backend).await;
     let alert = create(&store, 1).await;
     let binding = alert.bindings[0].id;
     let other = store.claim(1).await.unwrap();
@@ -123,8 +123,8 @@ fn saved(binding: i64, state: u8) -> SavedBinding {
     SavedBinding { binding: BindingId(binding), health: Health::default(), pace: None, state: vec![state; 3] }
 }
 
-async fn states_are_replaced_group_by_group(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn states_are_replaced_group_by_group(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let group = |symbol: &str, binding: i64, state: u8| GroupSnapshot {
         rule: rule("a").digest,
         tenant: Tenant::standard(),
@@ -143,8 +143,8 @@ async fn states_are_replaced_group_by_group(member: Member) {
     assert_eq!(store.saved_states(1).await.unwrap(), []);
 }
 
-async fn a_firing_is_recorded_once_and_a_last_one_ends_its_binding(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn a_firing_is_recorded_once_and_a_last_one_ends_its_binding(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 2).await;
     let (one, two) = (alert.bindings[0].id, alert.bindings[1].id);
     assert_eq!(fire(&store, &claim, [firing(&alert, one, 1), firing(&alert, one, 1), firing(&alert, two, 1)]).await, 2);
@@ -169,8 +169,8 @@ async fn a_firing_is_recorded_once_and_a_last_one_ends_its_binding(member: Membe
     assert_eq!(status, [BindingStatus::Triggered, BindingStatus::Active]);
 }
 
-async fn firings_are_numbered_in_their_order_and_read_as_they_were(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn firings_are_numbered_in_their_order_and_read_as_they_were(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 100).await;
     let newest = store.newest_firing().await.unwrap();
     assert_eq!((*newest.borrow(), store.last_firing(&alert.tenant).await.unwrap()), (0, None));
@@ -192,8 +192,8 @@ async fn firings_are_numbered_in_their_order_and_read_as_they_were(member: Membe
     assert_eq!(store.firings_of_all(*last, 10).await.unwrap(), []);
 }
 
-async fn changes_come_in_order_and_no_revision_is_cut(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn changes_come_in_order_and_no_revision_is_cut(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let alerts = [create(&store, 3).await, create(&store, 2).await, create(&store, 3).await];
     let newest = *store.newest_revision().await.unwrap().borrow();
     let first = store.changes(0, 5).await.unwrap();

@@ -4,12 +4,12 @@ use tocsin_engine::domain::{BindingStatus, FaultId};
 
 use super::*;
 use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING};
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 
-on_each_member!(the_newest_faults_of_a_binding_are_kept_and_replays_displace_none, all_faults_together_are_bounded,);
+on_each_backend!(the_newest_faults_of_a_binding_are_kept_and_replays_displace_none, all_faults_together_are_bounded,);
 
-async fn the_newest_faults_of_a_binding_are_kept_and_replays_displace_none(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn the_newest_faults_of_a_binding_are_kept_and_replays_displace_none(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let rule = rule("a");
     let alert = create(&store, 1).await;
     let binding = alert.bindings[0].id;
@@ -38,8 +38,8 @@ async fn the_newest_faults_of_a_binding_are_kept_and_replays_displace_none(membe
     assert_eq!(store.fault_bundle(&Tenant::standard(), gone).await.unwrap(), None);
 }
 
-async fn all_faults_together_are_bounded(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn all_faults_together_are_bounded(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let rule = rule("a");
     let alert = create(&store, 300).await;
     for offset in 0..u64::from(MAX_FAULTS_PER_BINDING) {

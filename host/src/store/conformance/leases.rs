@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 use crate::store::{Lease, Leased};
 
-on_each_member!(
+on_each_backend!(
     one_of_two_gets_it,
     what_has_run_out_is_taken_over_and_its_former_owner_renews_too_late,
     what_is_released_is_free_at_once,
@@ -23,8 +23,8 @@ fn held_by(owner: &str) -> Leased {
     Leased::HeldBy(owner.into())
 }
 
-async fn one_of_two_gets_it(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn one_of_two_gets_it(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let (a, b) = (lease("a", LONG), lease("b", LONG));
     assert_eq!(store.acquire_lease(&a).await.unwrap(), Leased::Held);
     assert_eq!(store.acquire_lease(&b).await.unwrap(), held_by("a"));
@@ -35,8 +35,8 @@ async fn one_of_two_gets_it(member: Member) {
     assert_eq!(store.acquire_lease(&other).await.unwrap(), Leased::Held, "by name");
 }
 
-async fn what_has_run_out_is_taken_over_and_its_former_owner_renews_too_late(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn what_has_run_out_is_taken_over_and_its_former_owner_renews_too_late(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let (short, b) = (lease("a", Duration::ZERO), lease("b", LONG));
     assert_eq!(store.acquire_lease(&short).await.unwrap(), Leased::Held);
     assert!(!store.renew_lease(&lease("a", LONG)).await.unwrap(), "it has run out, though nobody has it");
@@ -48,8 +48,8 @@ async fn what_has_run_out_is_taken_over_and_its_former_owner_renews_too_late(mem
     assert_eq!(store.acquire_lease(&lease("a", LONG)).await.unwrap(), Leased::Held);
 }
 
-async fn what_is_released_is_free_at_once(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn what_is_released_is_free_at_once(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let (a, b) = (lease("a", LONG), lease("b", LONG));
     assert_eq!(store.acquire_lease(&a).await.unwrap(), Leased::Held);
     store.release_lease(&b).await.unwrap();
@@ -60,8 +60,8 @@ async fn what_is_released_is_free_at_once(member: Member) {
     assert_eq!(store.acquire_lease(&b).await.unwrap(), Leased::Held);
 }
 
-async fn of_many_at_once_one_gets_it(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn of_many_at_once_one_gets_it(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let ask = async |n: usize| store.acquire_lease(&lease(&n.to_string(), LONG)).await.unwrap();
     let answers = futures_util::future::join_all((0..20).map(ask)).await;
     assert_eq!(answers.iter().filter(|answer| **answer == Leased::Held).count(), 1, "{answers:?}");

@@ -1,10 +1,10 @@
 //! The log that offsets refer to: another one is refused until it is accepted, and its offsets are no others' then.
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 use crate::store::{AcceptedLog, LogStart, StoreError};
 
-on_each_member!(
+on_each_backend!(
     the_first_log_is_taken_and_another_is_refused,
     ids_of_another_log_are_others_and_those_of_the_first_stay,
     what_refers_to_offsets_is_known_to_the_next_claim,
@@ -13,12 +13,12 @@ on_each_member!(
     bindings_without_a_partition_wait_for_their_first_tick,
 );
 
-async fn open_in(member: Member, log: &str) -> (Home, Store, Claim) {
-    let home = Home::make(member).await;
-    let store = home.open().await;
+async fn open_in(backend: Backend, log: &str) -> (TestStore, Store, Claim) {
+    let test_store = TestStore::make(backend).await;
+    let store = test_store.open().await;
     store_rule(&store, &rule("a")).await;
     let claim = store.claim_in(log, 0).await.unwrap();
-    (home, store, claim)
+    (test_store, store, claim)
 }
 
 fn starts(offset: u64, ends: &[u64]) -> Vec<LogStart> {
@@ -43,8 +43,8 @@ async fn accept(store: &Store, log: &str, starts: &[LogStart]) -> u64 {
     }
 }
 
-async fn the_first_log_is_taken_and_another_is_refused(member: Member) {
-    let (_home, store, claim) = open_in(member, "one").await;
+async fn the_first_log_is_taken_and_another_is_refused(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
     let known = store.tick_log().await.unwrap().unwrap();
     assert_eq!((&*known.identity, known.generation), ("one", 0));
     check_refused(store.claim_in("two", 0).await, "one", "two");
@@ -59,8 +59,8 @@ async fn the_first_log_is_taken_and_another_is_refused(member: Member) {
     assert_eq!(store.tick_log().await.unwrap(), Some(known));
 }
 
-async fn ids_of_another_log_are_others_and_those_of_the_first_stay(member: Member) {
-    let (_home, store, claim) = open_in(member, "one").await;
+async fn ids_of_another_log_are_others_and_those_of_the_first_stay(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
     let alert = create(&store, 1).await;
     let binding = alert.bindings[0].id;
     let made = firing(&alert, binding, 7);
@@ -79,8 +79,8 @@ async fn ids_of_another_log_are_others_and_those_of_the_first_stay(member: Membe
     assert_eq!((firings.len(), firings[0].1.id), (4, made.id), "the first is as it was before there were several logs");
 }
 
-async fn what_refers_to_offsets_is_known_to_the_next_claim(member: Member) {
-    let (_home, store, claim) = open_in(member, "one").await;
+async fn what_refers_to_offsets_is_known_to_the_next_claim(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
     assert_eq!(claim.referenced, 0);
     let alert = create(&store, 1).await;
     let binding = alert.bindings[0].id;
@@ -93,8 +93,8 @@ async fn what_refers_to_offsets_is_known_to_the_next_claim(member: Member) {
     assert_eq!(store.claim_in("one", 0).await.unwrap().referenced, 51, "it never goes back");
 }
 
-async fn an_accepted_log_begins_where_it_is_said(member: Member) {
-    let (_home, store, claim) = open_in(member, "one").await;
+async fn an_accepted_log_begins_where_it_is_said(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
     let alert = create(&store, 2).await;
     let done = Commit { checkpoints: vec![checkpoint(0, 60)], ..Commit::default() };
     store.commit(from_ref(&claim), &done).await.unwrap();
@@ -110,8 +110,8 @@ async fn an_accepted_log_begins_where_it_is_said(member: Member) {
     check_refused(store.claim_in("one", 0).await, "two", "one");
 }
 
-async fn a_log_that_lost_its_end_goes_on_there_under_other_ids(member: Member) {
-    let (_home, store, claim) = open_in(member, "one").await;
+async fn a_log_that_lost_its_end_goes_on_there_under_other_ids(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
     let healthy = store.claim_in("one", 1).await.unwrap();
     let alert = create(&store, 1).await;
     let binding = alert.bindings[0].id;
@@ -141,8 +141,8 @@ async fn a_log_that_lost_its_end_goes_on_there_under_other_ids(member: Member) {
     assert_eq!(rows.iter().map(|row| row.counts_from.unwrap().offset).collect::<Vec<_>>(), [0, 3]);
 }
 
-async fn bindings_without_a_partition_wait_for_their_first_tick(member: Member) {
-    let (_home, store, _claim) = open_in(member, "one").await;
+async fn bindings_without_a_partition_wait_for_their_first_tick(backend: Backend) {
+    let (_test_store, store, _claim) = open_in(backend, "one").await;
     let symbol = |name: &str| Symbol::parse(name).unwrap();
     for (name, start) in [
         ("LOW", Start::At(Position { partition: 1, offset: 30 })),
@@ -153,10 +153,11 @@ async fn bindings_without_a_partition_wait_for_their_first_tick(member: Member) 
         assert!(matches!(store.create_alert(&new, MANY).await.unwrap(), StoredAlert::Created(_)));
     }
     assert_eq!(accept(&store, "two", &starts(4, &[10, 10])).await, 1);
-    let mut homes = store.homes().await.unwrap();
-    homes.sort();
-    assert_eq!(homes, [(symbol("AWAITED"), None), (symbol("HIGH"), None), (symbol("LOW"), Some(1))]);
-    let sought = store.sought(0, u64::MAX >> 1).await.unwrap();
-    assert!(sought.len() == 2 && sought.iter().all(|sought| sought.ends == [4, 4]), "{sought:?}");
-    assert_eq!(store.settle(&symbol("HIGH"), 0).await.unwrap(), Some(0));
+    let mut assignments = store.symbol_assignments().await.unwrap();
+    assignments.sort();
+    let assigned: Vec<_> = assignments.iter().map(|one| (one.symbol.as_str(), one.partition)).collect();
+    assert_eq!(assigned, [("AWAITED", None), ("HIGH", None), ("LOW", Some(1))]);
+    let unassigned = store.unassigned_symbols(0, u64::MAX >> 1).await.unwrap();
+    assert!(unassigned.len() == 2 && unassigned.iter().all(|one| one.ends == [4, 4]), "{unassigned:?}");
+    assert_eq!(store.assign_symbol(&symbol("HIGH"), 0).await.unwrap(), Some(0));
 }

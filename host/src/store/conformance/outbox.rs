@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::store::OutboxLease;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 
-on_each_member!(
+on_each_backend!(
     only_who_asks_fills_it,
     leases_run_out_and_only_an_alerts_owner_acknowledges,
     an_alerts_firings_are_delivered_by_one_owner_at_a_time,
@@ -47,8 +47,8 @@ fn numbers(leased: &[(u64, u64)]) -> Vec<u64> {
     leased.iter().map(|(seq, _)| *seq).collect()
 }
 
-async fn only_who_asks_fills_it(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn only_who_asks_fills_it(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 1).await;
     let made = |offset| firing(&alert, alert.bindings[0].id, offset);
     fire(&store, &claim, [made(1)]).await;
@@ -59,8 +59,8 @@ async fn only_who_asks_fills_it(member: Member) {
     assert_eq!(leased.into_iter().map(|(_, firing)| firing).collect::<Vec<_>>(), [made(2)]);
 }
 
-async fn leases_run_out_and_only_an_alerts_owner_acknowledges(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn leases_run_out_and_only_an_alerts_owner_acknowledges(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let mut made = Vec::new();
     for offset in 0..5 {
         let alert = create(&store, 1).await;
@@ -79,8 +79,8 @@ async fn leases_run_out_and_only_an_alerts_owner_acknowledges(member: Member) {
     assert_eq!(take(&store, &lease("d"), 10).await, []);
 }
 
-async fn an_alerts_firings_are_delivered_by_one_owner_at_a_time(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn an_alerts_firings_are_delivered_by_one_owner_at_a_time(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let (one, two) = (create(&store, 2).await, create(&store, 1).await);
     let made = [(&one, 0, 1), (&one, 1, 2), (&two, 0, 3), (&one, 0, 4), (&two, 0, 5)];
     let made = made.map(|(alert, symbol, offset)| firing(alert, alert.bindings[symbol].id, offset));
@@ -94,8 +94,8 @@ async fn an_alerts_firings_are_delivered_by_one_owner_at_a_time(member: Member) 
     assert_eq!(offsets(&take(&store, &lease("d"), 10).await), [2, 4]);
 }
 
-async fn leases_are_renewed_in_time_or_not_at_all(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn leases_are_renewed_in_time_or_not_at_all(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let (one, two) = (create(&store, 1).await, create(&store, 1).await);
     let made = [(&one, 0), (&one, 1), (&two, 2)].map(|(alert, offset)| firing(alert, alert.bindings[0].id, offset));
     fire_into_outbox(&store, &claim, made.to_vec()).await;
@@ -114,9 +114,9 @@ async fn leases_are_renewed_in_time_or_not_at_all(member: Member) {
     assert_eq!(take(&store, &lease("c"), 10).await.len(), 3);
 }
 
-async fn whatever_deliverers_do_at_once_an_alerts_firings_are_published_in_their_order(member: Member) {
+async fn whatever_deliverers_do_at_once_an_alerts_firings_are_published_in_their_order(backend: Backend) {
     const FIRINGS: u64 = 300;
-    let (_home, store, claim) = open(member).await;
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 1).await;
     let made = (0..FIRINGS).map(|offset| firing(&alert, alert.bindings[0].id, offset)).collect();
     fire_into_outbox(&store, &claim, made).await;

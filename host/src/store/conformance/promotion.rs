@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use tocsin_engine::{Health, SavedBinding};
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 use crate::store::{
-    BegunPromotion, BindingRow, FinishedPromotion, HandedOver, Hold, NewPromotion, PromotedAlert, PromotionId, Released,
+    BegunPromotion, BindingRow, FinishedPromotion, Handoff, HandoffState, NewPromotion, PromotedAlert, PromotionId,
+    Unquarantined,
 };
 
-on_each_member!(
+on_each_backend!(
     what_is_held_goes_back_at_once_and_what_is_not_handed_over_stays,
     a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once,
     a_binding_that_changes_again_while_others_are_read_is_begun_with_all_the_same,
-    a_promotion_that_an_older_version_began_is_taken_back_after_the_upgrade,
 );
 
 fn newer() -> RuleRef {
@@ -43,18 +43,18 @@ fn saved(binding: BindingId, state: u8) -> SavedBinding {
 
 /// Hands bindings over, each with a state and as it was armed, with a checkpoint at an offset and a revision.
 async fn hand_over(store: &Store, claim: &Claim, (next_offset, revision): (u64, u64), bindings: &[(&BindingRow, u8)]) {
-    let handed_over = bindings.iter().map(|(row, state)| HandedOver {
+    let handoffs = bindings.iter().map(|(row, state)| Handoff {
         binding: row.id,
         armed_revision: row.armed_revision,
         saved: Some(saved(row.id, *state)),
     });
-    let handed_over = handed_over.collect();
-    let checkpoints = vec![Checkpoint { revision, handed_over, ..checkpoint(0, next_offset) }];
+    let handoffs = handoffs.collect();
+    let checkpoints = vec![Checkpoint { revision, handoffs, ..checkpoint(0, next_offset) }];
     store.commit(from_ref(claim), &Commit { checkpoints, ..Commit::default() }).await.unwrap();
 }
 
-async fn what_is_held_goes_back_at_once_and_what_is_not_handed_over_stays(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn what_is_held_goes_back_at_once_and_what_is_not_handed_over_stays(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     store_rule(&store, &newer()).await;
     let alerts = [create(&store, 1).await, create(&store, 1).await];
     let [held, asked] = [alerts[0].bindings[0].id, alerts[1].bindings[0].id];
@@ -63,20 +63,24 @@ async fn what_is_held_goes_back_at_once_and_what_is_not_handed_over_stays(member
     hand_over(&store, &claim, (7, when_asked.revision), &[(&when_asked, 1)]).await;
     let before = row(&store, asked).await;
     let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
-    assert_eq!((unfinished.held, unfinished.asked(), unfinished.to), (1, 1, newer()));
+    assert_eq!((unfinished.held, unfinished.requested(), unfinished.to), (1, 1, newer()));
     assert_eq!(store.roll_back_promotion(id).await.unwrap(), Some(1));
     assert_eq!(store.roll_back_promotion(id).await.unwrap(), None);
     let held = row(&store, held).await;
-    assert_eq!((held.hold, held.revision), (Hold::None, held.armed_revision), "it is begun with again");
+    assert_eq!((held.handoff, held.revision), (HandoffState::None, held.armed_revision), "it is begun with again");
     assert_eq!((held.counts_from.unwrap().offset, held.resume.as_ref()), (7, Some(&saved(held.id, 1))));
     let asked = row(&store, asked).await;
-    assert_eq!((asked.hold, asked.armed_revision), (Hold::None, before.armed_revision), "it is gone on with");
+    assert_eq!(
+        (asked.handoff, asked.armed_revision),
+        (HandoffState::None, before.armed_revision),
+        "it is gone on with"
+    );
     assert!(asked.revision > before.revision, "its evaluator hears that it keeps it");
     begin(&store, &alerts).await;
 }
 
-async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     store_rule(&store, &newer()).await;
     let alerts = [create(&store, 1).await];
     let binding = alerts[0].bindings[0].id;
@@ -86,7 +90,7 @@ async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(mem
     let at = (7, when_asked.revision);
     hand_over(&store, &claim, at, &[(&when_asked, 1)]).await;
     let back = row(&store, binding).await;
-    assert_eq!((back.hold, back.revision), (Hold::None, back.armed_revision), "its evaluator has let it go");
+    assert_eq!((back.handoff, back.revision), (HandoffState::None, back.armed_revision), "its evaluator has let it go");
     assert!(back.armed_revision > when_asked.armed_revision);
     assert_eq!((back.counts_from.unwrap().offset, back.resume.as_ref()), (7, Some(&saved(binding, 1))));
     assert!(*store.newest_revision().await.unwrap().borrow() >= back.revision, "and hears of it");
@@ -97,7 +101,7 @@ async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(mem
     let id = begin(&store, &alerts).await;
     hand_over(&store, &claim, at, &[(&when_asked, 2)]).await;
     let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
-    assert_eq!((unfinished.held, unfinished.asked()), (0, 1), "another promotion asks for it as it is now");
+    assert_eq!((unfinished.held, unfinished.requested()), (0, 1), "another promotion asks for it as it is now");
     let asked_again = row(&store, binding).await;
     let at = (9, asked_again.revision);
     hand_over(&store, &claim, at, &[(&asked_again, 3)]).await;
@@ -106,14 +110,17 @@ async fn a_handover_that_crosses_the_end_of_its_promotion_is_given_back_once(mem
     assert!(matches!(finished, FinishedPromotion::Finished(_)), "{finished:?}");
     hand_over(&store, &claim, at, &[(&back, 5), (&asked_again, 5)]).await;
     let moved = row(&store, binding).await;
-    assert_eq!((moved.rule, moved.resume.as_ref(), moved.hold), (newer().digest, Some(&saved(binding, 4)), Hold::None));
+    assert_eq!(
+        (moved.rule, moved.resume.as_ref(), moved.handoff),
+        (newer().digest, Some(&saved(binding, 4)), HandoffState::None)
+    );
 }
 
-async fn a_binding_that_changes_again_while_others_are_read_is_begun_with_all_the_same(member: Member) {
+async fn a_binding_that_changes_again_while_others_are_read_is_begun_with_all_the_same(backend: Backend) {
     /// Alerts of one binding each, read so many at a time.
     const ALERTS: usize = 12;
     const PAGE: u32 = 4;
-    let (_home, store, claim) = open(member).await;
+    let (_test_store, store, claim) = open(backend).await;
     store_rule(&store, &newer()).await;
     let mut alerts = Vec::new();
     for _ in 0..ALERTS {
@@ -126,11 +133,11 @@ async fn a_binding_that_changes_again_while_others_are_read_is_begun_with_all_th
         rows.push((row(&store, alert.bindings[0].id).await, 1));
     }
     hand_over(&store, &claim, (7, before), &rows.iter().map(|(row, state)| (row, *state)).collect::<Vec<_>>()).await;
-    // In quarantine: so they may be released.
+    // In quarantine: so they may be unquarantined.
     let faults = alerts.iter().map(|alert| fault(&alert.rule, alert.id, alert.bindings[0].id, 3, true)).collect();
     store.commit(from_ref(&claim), &Commit { faults, ..Commit::default() }).await.unwrap();
     store.roll_back_promotion(id).await.unwrap();
-    let (mut after, mut armed, mut released) = (before, BTreeSet::new(), BTreeSet::new());
+    let (mut after, mut armed, mut unquarantined) = (before, BTreeSet::new(), BTreeSet::new());
     let mut pages = 0;
     loop {
         let changed = store.changes(after, PAGE).await.unwrap();
@@ -141,9 +148,9 @@ async fn a_binding_that_changes_again_while_others_are_read_is_begun_with_all_th
             if is_new(row.armed_revision) {
                 assert!(armed.insert(row.id), "begun with twice: {row:?}");
             }
-            if row.release_due && is_new(row.revision) {
-                assert!(armed.contains(&row.id), "released before it was begun with: {row:?}");
-                released.insert(row.id);
+            if row.unquarantine_due && is_new(row.revision) {
+                assert!(armed.contains(&row.id), "unquarantined before it was begun with: {row:?}");
+                unquarantined.insert(row.id);
             }
         }
         if changed.revision == after {
@@ -153,52 +160,11 @@ async fn a_binding_that_changes_again_while_others_are_read_is_begun_with_all_th
         // Some that are on no page so far, among others that stay as they are.
         if pages < 2 {
             let alert = &alerts[7 + 2 * pages];
-            let one = store.release(&alert.tenant, alert.id, None).await.unwrap();
-            assert!(matches!(one, Released::Released(_)), "{one:?}");
+            let one = store.unquarantine(&alert.tenant, alert.id, None).await.unwrap();
+            assert!(matches!(one, Unquarantined::Unquarantined(_)), "{one:?}");
         }
         pages += 1;
     }
     let all: BTreeSet<BindingId> = alerts.iter().map(|alert| alert.bindings[0].id).collect();
-    assert_eq!((armed, released.len()), (all, 2));
-}
-
-async fn a_promotion_that_an_older_version_began_is_taken_back_after_the_upgrade(member: Member) {
-    let home = Home::make(member).await;
-    // As it was before leases, halts and the begin of promotions were kept as they are now.
-    let (before, bytes) = match member {
-        Member::Sqlite => (9, "BLOB"),
-        Member::Postgres => (7, "bytea"),
-    };
-    let digest = |letter: &str| format!("CAST('{}' AS {bytes})", letter.repeat(32));
-    let (old, new, none) = (digest("a"), digest("b"), format!("CAST('' AS {bytes})"));
-    let version = |number: &str, digest: &str| {
-        format!(
-            "INSERT INTO rule_versions (tenant, name, version, digest, manifest, module, created_at_ms)
-               VALUES ('default', 'a', '{number}', {digest}, '{{}}', {none}, 0);"
-        )
-    };
-    let statements = format!(
-        "INSERT INTO users (tenant, id, created_at_ms) VALUES ('default', 1, 0);
-         {} {}
-         INSERT INTO alerts (tenant, user_id, rule_name, rule_version, rule_digest, params, packed_params, repeat, created_at_ms)
-           VALUES ('default', 1, 'a', '1.0.0', {old}, '{{}}', {none}, 'every', 0);
-         INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, status, revision, armed_revision, hold, resumes_from)
-           VALUES (1, 'S0', 0, 3, 'active', 2, 1, 'held', 7), (1, 'S1', 1, 4, 'active', 2, 1, 'asked', NULL);
-         UPDATE revisions SET newest = 2;
-         INSERT INTO promotions (tenant, rule_name, rule_version, rule_digest) VALUES ('default', 'a', '2.0.0', {new});
-         INSERT INTO promotion_alerts (ordinal, alert_id, from_digest, params, packed_params)
-           VALUES (1, 1, {old}, '{{}}', {none});
-         INSERT INTO partitions (\"partition\", epoch, next_offset, revision) VALUES (0, 1, 7, 2), (1, 1, 9, 2);",
-        version("1.0.0", &old),
-        version("2.0.0", &new)
-    );
-    home.prepare(before, statements).await;
-    let store = home.open().await;
-    let unfinished = store.unfinished_promotion().await.unwrap().unwrap();
-    assert_eq!((unfinished.held, unfinished.asked()), (1, 1));
-    assert!((0..60_000).contains(&unfinished.age_ms), "it counts from the upgrade: {unfinished:?}");
-    assert_eq!(store.roll_back_promotion(unfinished.id).await.unwrap(), Some(1));
-    let changed = store.changes(2, 10).await.unwrap();
-    let rows: Vec<_> = changed.bindings.iter().map(|row| (row.symbol.as_str(), row.hold, row.armed_revision)).collect();
-    assert_eq!(rows, [("S0", Hold::None, changed.revision), ("S1", Hold::None, 1)]);
+    assert_eq!((armed, unquarantined.len()), (all, 2));
 }

@@ -1,17 +1,17 @@
 //! Rule versions: immutable, and listed as their names and versions sort.
 
 use super::*;
-use crate::store::testing::on_each_member;
+use crate::store::testing::on_each_backend;
 
-on_each_member!(a_version_is_its_bytes, rules_sort_by_their_bytes, an_impure_rule_is_so_for_everybody);
+on_each_backend!(a_version_is_its_bytes, rules_sort_by_their_bytes, an_impure_rule_is_so_for_everybody);
 
 fn version(name: &str, version: Version, bytes: &[u8]) -> RuleVersion {
     let reference = RuleRef { version, digest: Digest::of(bytes), ..rule(name) };
     RuleVersion { reference, manifest: format!("{{\"of\": {bytes:?}}}"), created_at_ms: 9, quarantine: None }
 }
 
-async fn a_version_is_its_bytes(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn a_version_is_its_bytes(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let tenant = Tenant::standard();
     let rule = version("b", Version::new(1, 2, 3), &[0, 1, 255]);
     assert_eq!(store.put_rule(&tenant, &rule, &[0, 1, 255]).await.unwrap(), StoredRule::Created(rule.clone()));
@@ -24,8 +24,8 @@ async fn a_version_is_its_bytes(member: Member) {
     assert_eq!(store.module_by_digest(other.reference.digest).await.unwrap(), None);
 }
 
-async fn rules_sort_by_their_bytes(member: Member) {
-    let (_home, store, _) = open(member).await;
+async fn rules_sort_by_their_bytes(backend: Backend) {
+    let (_test_store, store, _) = open(backend).await;
     let tenant = Tenant::standard();
     // A dictionary passes over hyphens.
     for (name, minor) in [("b1", 9), ("b-2", 1), ("b1", 10), ("b-10", 0), ("b", 0)] {
@@ -48,8 +48,8 @@ async fn rules_sort_by_their_bytes(member: Member) {
     assert_eq!(list("b-2", 9).await, ["b1 1.10.0", "c 1.0.0-beta"], "who wants a pre-release beside releases names it");
 }
 
-async fn an_impure_rule_is_so_for_everybody(member: Member) {
-    let (_home, store, claim) = open(member).await;
+async fn an_impure_rule_is_so_for_everybody(backend: Backend) {
+    let (_test_store, store, claim) = open(backend).await;
     let alert = create(&store, 2).await;
     let before = *store.newest_revision().await.unwrap().borrow();
     let impure_rules = vec![(rule("a"), "differs".into())];

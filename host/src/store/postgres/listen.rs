@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ACQUIRE_TIMEOUT, Arc, Newest, News, StoreError, Tx};
+use super::{ACQUIRE_TIMEOUT, Announcement, Arc, Newest, StoreError, Tx};
 use crate::backoff::Backoff;
 use crate::store::NEWEST;
 
@@ -31,8 +31,8 @@ const RETRY_BASE: Duration = Duration::from_millis(250);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
 /// Tells all listeners what a transaction has made, once it is committed.
-pub(super) async fn notify(transaction: &mut Tx, news: News) -> Result<(), StoreError> {
-    for (channel, number) in [(REVISIONS, news.revision), (FIRINGS, news.firing)] {
+pub(super) async fn notify(transaction: &mut Tx, announcement: Announcement) -> Result<(), StoreError> {
+    for (channel, number) in [(REVISIONS, announcement.revision), (FIRINGS, announcement.firing)] {
         let Some(number) = number else { continue };
         let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(channel).bind(number.to_string());
         notify.execute(&mut **transaction).await?;
@@ -72,7 +72,7 @@ async fn listen(options: &PgConnectOptions, newest: &Newest) -> Result<(), sqlx:
     in_time(listener.listen_all([REVISIONS, FIRINGS])).await?;
     loop {
         let (revision, firing): (i64, i64) = in_time(sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
-        newest.tell(News { revision: Some(revision), firing: Some(firing) });
+        newest.announce(Announcement { revision: Some(revision), firing: Some(firing) });
         if let Ok(lost) = timeout(SCAN_INTERVAL, hear(&mut listener, newest)).await {
             return lost;
         }
@@ -86,16 +86,16 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
 
 async fn hear(listener: &mut PgListener, newest: &Newest) -> Result<(), sqlx::Error> {
     while let Some(notification) = listener.try_recv().await? {
-        newest.tell(news(&notification));
+        newest.announce(announcement(&notification));
     }
     Ok(())
 }
 
 /// What a notification tells; nothing if it is no number, since anybody may notify.
-fn news(notification: &PgNotification) -> News {
+fn announcement(notification: &PgNotification) -> Announcement {
     let number = notification.payload().parse().ok();
     match notification.channel() {
-        REVISIONS => News { revision: number, firing: None },
-        _ => News { revision: None, firing: number },
+        REVISIONS => Announcement { revision: number, firing: None },
+        _ => Announcement { revision: None, firing: number },
     }
 }

@@ -8,28 +8,28 @@ use tokio::task::JoinSet;
 
 use super::DatabaseUrl;
 use crate::store::conformance::{MANY, checkpoint, create, fire, firing, new_alert, open, rule};
-use crate::store::testing::{Home, Member};
+use crate::store::testing::{Backend, TestStore};
 use crate::store::{Claim, Commit, OutboxLease, Standing, Store, StoreError, StoredAlert};
 
 /// As many processes write at once in these tests.
 const WRITERS: u32 = 4;
 
 /// Two stores on the same database, as two processes have.
-async fn two() -> (Home, Store, Store, Claim) {
-    let (home, one, claim) = open(Member::Postgres).await;
-    let other = home.open().await;
-    (home, one, other, claim)
+async fn two() -> (TestStore, Store, Store, Claim) {
+    let (test_store, one, claim) = open(Backend::Postgres).await;
+    let other = test_store.open().await;
+    (test_store, one, other, claim)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_never_meets_a_revision_smaller_than_one_it_has_seen() {
-    let (home, store, reader, _) = two().await;
-    let home = Arc::new(home);
+    let (test_store, store, reader, _) = two().await;
+    let test_store = Arc::new(test_store);
     let mut writers = JoinSet::new();
     for _ in 0..WRITERS {
-        let home = home.clone();
+        let test_store = test_store.clone();
         writers.spawn(async move {
-            let store = home.open().await;
+            let store = test_store.open().await;
             for n in 0..40 {
                 let alert = create(&store, 1 + n % 3).await;
                 if n % 4 == 0 {
@@ -61,14 +61,14 @@ async fn a_reader_never_meets_a_revision_smaller_than_one_it_has_seen() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_never_meets_a_firing_or_fault_smaller_than_one_it_has_seen() {
     const COMMITS: u64 = 30;
-    let (home, store, reader, _) = two().await;
+    let (test_store, store, reader, _) = two().await;
     let alert = create(&store, WRITERS as usize).await;
-    let home = Arc::new(home);
+    let test_store = Arc::new(test_store);
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        let (home, alert) = (home.clone(), alert.clone());
+        let (test_store, alert) = (test_store.clone(), alert.clone());
         writers.spawn(async move {
-            let store = home.open().await;
+            let store = test_store.open().await;
             let claim = store.claim(writer + 1).await.unwrap();
             let binding = alert.bindings[writer as usize].id;
             for n in 0..COMMITS {
@@ -100,7 +100,7 @@ async fn a_reader_never_meets_a_firing_or_fault_smaller_than_one_it_has_seen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zombie_that_commits_against_the_new_owner_writes_nothing() {
-    let (_home, zombie, owner, mut lost) = two().await;
+    let (_test_store, zombie, owner, mut lost) = two().await;
     let alert = create(&zombie, 1).await;
     let binding = alert.bindings[0].id;
     for round in 0..20u64 {
@@ -131,7 +131,7 @@ async fn a_zombie_that_commits_against_the_new_owner_writes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_claims_that_race_the_last_alone_holds() {
-    let (_home, one, other, _) = two().await;
+    let (_test_store, one, other, _) = two().await;
     let alert = create(&one, 1).await;
     let mut claims = JoinSet::new();
     for n in 0..20 {
@@ -153,7 +153,7 @@ async fn of_claims_that_race_the_last_alone_holds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caps_hold_against_creators_that_race() {
-    let (_home, one, other, _) = two().await;
+    let (_test_store, one, other, _) = two().await;
     let caps = crate::store::BindingCaps { per_tenant: 25, ..MANY };
     let mut creators = JoinSet::new();
     for n in 0..20 {
@@ -167,7 +167,7 @@ async fn caps_hold_against_creators_that_race() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_is_given_up_leaves_no_transaction_behind() {
-    let (_home, one, other, mut newest) = two().await;
+    let (_test_store, one, other, mut newest) = two().await;
     let new = new_alert(&rule("a"), 1);
     for polls in 0..200 {
         let given_up = async {
@@ -189,8 +189,8 @@ async fn a_call_that_is_given_up_leaves_no_transaction_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_firing_appears_after_the_deletion_of_its_alert_was_answered() {
-    let (home, evaluator, control, claim) = two().await;
-    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let (test_store, evaluator, control, claim) = two().await;
+    let TestStore::Database(database) = &test_store else { panic!("this is about PostgreSQL") };
     let alert = create(&evaluator, 1).await;
     let made = firing(&alert, alert.bindings[0].id, 1);
     database.slow_down("INSERT", "firings").await;
@@ -205,8 +205,8 @@ async fn no_firing_appears_after_the_deletion_of_its_alert_was_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_crosses_a_renewal_takes_no_later_firings_of_the_alert() {
     const ALL: usize = 15;
-    let (home, one, other, claim) = two().await;
-    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let (test_store, one, other, claim) = two().await;
+    let TestStore::Database(database) = &test_store else { panic!("this is about PostgreSQL") };
     let alert = create(&one, 1).await;
     let firings = (0..ALL as u64).map(|offset| (firing(&alert, alert.bindings[0].id, offset), false)).collect();
     one.commit(from_ref(&claim), &Commit { firings, outbox: true, ..Commit::default() }).await.unwrap();
@@ -237,8 +237,8 @@ async fn check_heard(one: &Store, other: &Store, claim: &Claim) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_processes_hear_of_changes_also_after_the_server_cut_them_off() {
-    let (home, one, other, claim) = two().await;
-    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let (test_store, one, other, claim) = two().await;
+    let TestStore::Database(database) = &test_store else { panic!("this is about PostgreSQL") };
     check_heard(&one, &other, &claim).await;
     database.end_sessions().await;
     check_heard(&one, &other, &claim).await;
@@ -246,8 +246,8 @@ async fn other_processes_hear_of_changes_also_after_the_server_cut_them_off() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cannot_open_it_is_told_what_to_do() {
-    let (home, ..) = two().await;
-    let Home::Database(database) = &home else { panic!("this is about PostgreSQL") };
+    let (test_store, ..) = two().await;
+    let TestStore::Database(database) = &test_store else { panic!("this is about PostgreSQL") };
     let told = async |url: &DatabaseUrl| match Store::open_postgres(url).await {
         Err(StoreError::Open(told) | StoreError::Away(told)) => told,
         other => panic!("{:?}", other.map(drop)),

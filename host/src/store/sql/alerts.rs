@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{Alert, AlertId, Binding, BindingId, Digest, Params, Tenant, UserId};
 
-use super::homes::resolve;
 use super::logs::check_log;
 use super::quarantine::rule_quarantine;
-use super::{Db, DbConnection, DbRow, Member, Tx, rows};
-use crate::store::newest::News;
+use super::symbol_assignments::resolve;
+use super::{Backend, Db, DbConnection, DbRow, Tx, rows};
+use crate::store::newest::Announcement;
 use crate::store::{
     AlertFilter, BindingCaps, CapReached, Capped, Idempotency, NewAlert, Start, StoreError, StoredAlert,
 };
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn create_alert(
         &self,
         new: &NewAlert,
@@ -37,7 +37,7 @@ impl Member {
         let id = insert_alert(&mut transaction, new, revision).await?;
         let alert = fetch_alert(&mut transaction, &new.tenant, id).await?;
         let alert = alert.ok_or_else(|| rows::damaged("alert", "it vanished while it was created"))?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(StoredAlert::Created(alert))
     }
 
@@ -106,9 +106,9 @@ impl Member {
             .bind(id.0)
             .execute(&mut *transaction)
             .await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         // Firings that are being recorded at this moment may not have seen the deletion: they come before its answer.
-        self.until_recorded().await?;
+        self.wait_for_recording().await?;
         Ok(true)
     }
 }
@@ -226,7 +226,7 @@ async fn insert_alert(transaction: &mut Tx, new: &NewAlert, revision: i64) -> Re
         starts.push((symbol, start, resolve(transaction, symbol, start).await?));
     }
     let mut bindings = QueryBuilder::<Db>::new(
-        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, ends, status, revision, armed_revision) ",
+        "INSERT INTO bindings (alert_id, symbol, \"partition\", counts_from, partition_ends, status, revision, armed_revision) ",
     );
     bindings.push_values(starts, |mut row, (symbol, start, counts_from)| {
         row.push_bind(id).push_bind(symbol.as_str());

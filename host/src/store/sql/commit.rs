@@ -10,11 +10,11 @@ use super::faults::insert_faults;
 use super::outbox::put_into_outbox;
 use super::promotion::{forget_resumed, take_over};
 use super::quarantine::quarantine_rule;
-use super::{Db, GROUPS_AT_ONCE, LOCK_CLAIMS, Member, ROWS_AT_ONCE, Tx, rows};
-use crate::store::newest::News;
+use super::{Backend, Db, GROUPS_AT_ONCE, LOCK_CLAIMS, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::Announcement;
 use crate::store::{Checkpoint, Claim, Commit, StoreError};
 
-impl Member {
+impl Backend {
     /// Statuses and checkpoints come first: numbers of events are drawn last, since others wait from then on.
     pub(in crate::store) async fn commit(&self, claims: &[Claim], commit: &Commit) -> Result<u64, StoreError> {
         let mut transaction = self.begin_commit(draws_revision(commit)).await?;
@@ -22,23 +22,23 @@ impl Member {
         let quarantined = commit.faults.iter().filter(|fault| fault.quarantined);
         let quarantined = quarantined.map(|fault| (fault.binding.0, fault.bundle.fault.to_string())).collect();
         set_status(&mut transaction, "quarantined", quarantined).await?;
-        let mut news = News::default();
+        let mut announcement = Announcement::default();
         for (rule, reason) in &commit.impure_rules {
             let revision = quarantine_rule(&mut transaction, rule.digest, reason, commit.at_ms).await?;
-            news.revision = revision.or(news.revision);
+            announcement.revision = revision.or(announcement.revision);
         }
         for checkpoint in &commit.checkpoints {
             write_checkpoint(&mut transaction, checkpoint).await?;
-            if !checkpoint.handed_over.is_empty() {
+            if !checkpoint.handoffs.is_empty() {
                 // Whoever promotes is waiting for it.
-                news.revision = Some(Self::next_revision(&mut transaction).await?);
+                announcement.revision = Some(Self::next_revision(&mut transaction).await?);
             }
         }
         let salts = Salts::of(claims);
         let recorded = record_events(&mut transaction, commit, &salts).await?;
         note_references(&mut transaction, commit).await?;
-        news.firing = recorded.last().copied();
-        self.conclude_soon(transaction, news).await?;
+        announcement.firing = recorded.last().copied();
+        self.commit_replayable(transaction, announcement).await?;
         Ok(recorded.len() as u64)
     }
 }
@@ -76,7 +76,7 @@ async fn note_references(transaction: &mut Tx, commit: &Commit) -> Result<(), St
 }
 
 fn draws_revision(commit: &Commit) -> bool {
-    !commit.impure_rules.is_empty() || commit.checkpoints.iter().any(|checkpoint| !checkpoint.handed_over.is_empty())
+    !commit.impure_rules.is_empty() || commit.checkpoints.iter().any(|checkpoint| !checkpoint.handoffs.is_empty())
 }
 
 /// Fails unless all claims hold; they do then until the transaction ends.
@@ -101,7 +101,7 @@ async fn record_events(transaction: &mut Tx, commit: &Commit, salts: &Salts) -> 
     if commit.firings.is_empty() && commit.faults.is_empty() {
         return Ok(Vec::new());
     }
-    Member::take_turn(transaction).await?;
+    Backend::lock_event_numbers(transaction).await?;
     let recorded = insert_firings(transaction, &commit.firings, salts).await?;
     if let (true, Some(first), Some(last)) = (commit.outbox, recorded.first(), recorded.last()) {
         put_into_outbox(transaction, *first, *last).await?;
@@ -195,7 +195,7 @@ async fn write_checkpoint(transaction: &mut Tx, checkpoint: &Checkpoint) -> Resu
         insert.build().execute(&mut **transaction).await?;
     }
     set_status(transaction, "active", without_reason(&checkpoint.recovered)).await?;
-    release(transaction, &checkpoint.released).await?;
+    unquarantine(transaction, &checkpoint.unquarantined).await?;
     count_suppressed(transaction, &checkpoint.suppressed).await?;
     take_over(transaction, checkpoint).await?;
     forget_resumed(transaction, checkpoint).await?;
@@ -218,14 +218,14 @@ async fn count_suppressed(transaction: &mut Tx, suppressed: &[(BindingId, u64)])
 
 /// Moves a partition to a checkpoint, unless that is behind the one that is stored.
 async fn advance(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    let released: Vec<i64> = checkpoint.released.iter().map(|binding| binding.0).collect();
+    let unquarantined: Vec<i64> = checkpoint.unquarantined.iter().map(|binding| binding.0).collect();
     let advanced = sqlx::query(
-        "UPDATE partitions SET next_offset = $1, revision = $2, released = $3, halted = NULL
+        "UPDATE partitions SET next_offset = $1, revision = $2, unquarantined = $3, halted = NULL
          WHERE \"partition\" = $4 AND next_offset <= $1 AND revision <= $2",
     )
     .bind(checkpoint.next_offset as i64)
     .bind(checkpoint.revision as i64)
-    .bind(serde_json::to_string(&released).expect("numbers are JSON"))
+    .bind(serde_json::to_string(&unquarantined).expect("numbers are JSON"))
     .bind(i64::from(checkpoint.partition))
     .execute(&mut **transaction)
     .await?
@@ -250,12 +250,12 @@ async fn advance(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), St
 }
 
 /// Lets bindings out of quarantine: a replay of the fault that quarantined one may have said so again.
-async fn release(transaction: &mut Tx, released: &[BindingId]) -> Result<(), StoreError> {
-    set_status(transaction, "active", without_reason(released)).await?;
-    for released in released.chunks(ROWS_AT_ONCE) {
-        let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET release_due = FALSE WHERE id IN (");
+async fn unquarantine(transaction: &mut Tx, unquarantined: &[BindingId]) -> Result<(), StoreError> {
+    set_status(transaction, "active", without_reason(unquarantined)).await?;
+    for unquarantined in unquarantined.chunks(ROWS_AT_ONCE) {
+        let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET unquarantine_due = FALSE WHERE id IN (");
         let mut list = update.separated(", ");
-        released.iter().for_each(|binding| _ = list.push_bind(binding.0));
+        unquarantined.iter().for_each(|binding| _ = list.push_bind(binding.0));
         update.push(")").build().execute(&mut **transaction).await?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use tocsin_engine::domain::{BindingId, Digest};
 use tocsin_engine::{GroupSnapshot, SavedBinding};
 use tokio::sync::watch;
 
-use super::{Member, Tx, rows};
+use super::{Backend, Tx, rows};
 use crate::store::{BindingRow, Changed, Claim, StoreError};
 
 /// The bindings of `page`, with what evaluators need of their alerts and rules. The page is cut before anything is joined:
@@ -19,12 +19,12 @@ fn of_page(page: &str, order: &str) -> sqlx::AssertSqlSafe<String> {
     ))
 }
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
         Ok(self.newest().revision.subscribe())
     }
 
-    /// The next revision, to be told by [`Self::conclude`].
+    /// The next revision, to be told by [`Self::commit_durable`].
     pub(super) async fn next_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar("UPDATE revisions SET newest = newest + 1 RETURNING newest")
             .fetch_one(&mut **transaction)

@@ -7,7 +7,7 @@ use tocsin_engine::FaultBundle;
 use tocsin_engine::domain::{AlertId, FaultId, Tenant};
 
 use super::commit::Salts;
-use super::{Db, Member, ROWS_AT_ONCE, Tx, rows};
+use super::{Backend, Db, ROWS_AT_ONCE, Tx, rows};
 use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING};
 use crate::store::{FaultRecord, NewFault, StoreError, StoredBundle};
 
@@ -15,7 +15,7 @@ use crate::store::{FaultRecord, NewFault, StoreError, StoredBundle};
 const SUMMARY: &str = "SELECT seq, id, alert_id, symbol, price, volume, time_ms, conditions, \"partition\", \"offset\",
                               rule_name, rule_version, rule_digest, kind, detail, quarantined FROM faults";
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn faults(
         &self,
         tenant: &Tenant,

@@ -4,10 +4,10 @@ use sqlx::QueryBuilder;
 use tocsin_engine::domain::{AlertId, Firing, FiringId, Tenant};
 use tokio::sync::watch;
 
-use super::{Member, rows};
+use super::{Backend, rows};
 use crate::store::StoreError;
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn firings(
         &self,
         tenant: &Tenant,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::Member;
+use super::Backend;
 
 /// Tenant, rule digest, and how many of its bindings live.
 type Counters = Vec<(String, Vec<u8>, i64)>;
 
-impl Member {
+impl Backend {
     /// The tables, and the columns of each.
     pub(in crate::store) async fn columns(&self) -> BTreeSet<(String, String)> {
         sqlx::query_as(super::COLUMNS).fetch_all(self.readers()).await.unwrap().into_iter().collect()

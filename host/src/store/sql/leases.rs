@@ -2,10 +2,10 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::{CLOCK_MS, Member};
+use super::{Backend, CLOCK_MS};
 use crate::store::{Lease, Leased, StoreError};
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn acquire_lease(&self, lease: &Lease) -> Result<Leased, StoreError> {
         // Asking again for what one holds is no error: the answer may have been lost.
         let taken: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!(

@@ -3,10 +3,10 @@
 use sqlx::{AssertSqlSafe, Row as _};
 use tocsin_engine::domain::{BindingId, LogSalt};
 
-use super::{CLOCK_MS, Member, Tx, rows};
+use super::{Backend, CLOCK_MS, Tx, rows};
 use crate::store::{AcceptedLog, Claim, LogStart, StoreError, TickLog};
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn tick_log(&self) -> Result<Option<TickLog>, StoreError> {
         let row = sqlx::query("SELECT identity, generation, accepted_at_ms FROM tick_log");
         row.fetch_optional(self.readers()).await?.as_ref().map(tick_log).transpose()
@@ -64,7 +64,7 @@ impl Member {
             "INSERT INTO partitions (\"partition\", epoch, next_offset, revision, log, generation)
              VALUES ($1, 1, -1, 0, $2, $3) ON CONFLICT (\"partition\")
              DO UPDATE SET epoch = partitions.epoch + 1, log = coalesce(partitions.log, excluded.log)
-             RETURNING epoch, next_offset, revision, released, referenced, log, generation",
+             RETURNING epoch, next_offset, revision, unquarantined, referenced, log, generation",
         )
         .bind(i64::from(partition))
         .bind(known.as_ref().map(|log| log.identity.as_str()))
@@ -80,15 +80,15 @@ impl Member {
         let generation = u32::try_from(row.try_get::<i64, _>("generation")?);
         let generation = generation.map_err(|error| rows::damaged("generation of a log", error))?;
         transaction.commit().await?;
-        let released: Vec<i64> =
-            serde_json::from_str(row.try_get("released")?).map_err(|error| rows::damaged("list of releases", error))?;
+        let unquarantined: Vec<i64> = serde_json::from_str(row.try_get("unquarantined")?)
+            .map_err(|error| rows::damaged("list of unquarantined bindings", error))?;
         Ok(Claim {
             partition,
             epoch: row.try_get::<i64, _>("epoch")? as u64,
             next_offset: u64::try_from(row.try_get::<i64, _>("next_offset")?).ok(),
             referenced: row.try_get::<i64, _>("referenced")? as u64,
             revision: row.try_get::<i64, _>("revision")? as u64,
-            released: released.into_iter().map(BindingId).collect(),
+            unquarantined: unquarantined.into_iter().map(BindingId).collect(),
             salt: LogSalt::of(&checkpointed.unwrap_or_default(), generation),
         })
     }
@@ -196,7 +196,7 @@ async fn await_first_ticks(transaction: &mut Tx, starts: &[LogStart]) -> Result<
     let partitions = starts.len() as i64;
     let ends: Vec<u64> = starts.iter().map(|start| start.offset).collect();
     let ends = serde_json::to_string(&ends).expect("numbers are JSON");
-    sqlx::query("UPDATE symbol_homes SET \"partition\" = -1 WHERE \"partition\" >= $1")
+    sqlx::query("UPDATE symbol_assignments SET \"partition\" = -1 WHERE \"partition\" >= $1")
         .bind(partitions)
         .execute(&mut **transaction)
         .await?;
@@ -208,9 +208,11 @@ async fn await_first_ticks(transaction: &mut Tx, starts: &[LogStart]) -> Result<
     .execute(&mut **transaction)
     .await?
     .rows_affected();
-    sqlx::query("UPDATE bindings SET ends = $1 WHERE \"partition\" < 0 AND status IN ('active', 'quarantined')")
-        .bind(ends)
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(
+        "UPDATE bindings SET partition_ends = $1 WHERE \"partition\" < 0 AND status IN ('active', 'quarantined')",
+    )
+    .bind(ends)
+    .execute(&mut **transaction)
+    .await?;
     Ok(moved)
 }

@@ -1,7 +1,7 @@
 //! The outbox: firings that are still to be delivered. An alert has one owner at any time, by the clock of the database,
 //! and only its owner delivers its firings: so each alert's order holds. A firing leaves the outbox once it is delivered.
 //!
-//! Whoever leases, renews, releases or acknowledges does so alone (`take_lessors_turn`). Otherwise a lease could read that
+//! Whoever leases, renews, releases or acknowledges does so alone (`lock_outbox_owners`). Otherwise a lease could read that
 //! an alert has no owner while a renewal of it is not committed yet, pass over the rows that the renewal has locked, and
 //! take later firings of the same alert.
 
@@ -10,17 +10,17 @@ use std::collections::BTreeSet;
 use sqlx::QueryBuilder;
 use tocsin_engine::domain::Firing;
 
-use super::{CLOCK_MS, Db, Member, ROWS_AT_ONCE, Tx, rows};
+use super::{Backend, CLOCK_MS, Db, ROWS_AT_ONCE, Tx, rows};
 use crate::store::{OutboxLease, StoreError};
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn lease_outbox(
         &self,
         lease: &OutboxLease,
         limit: u32,
     ) -> Result<Vec<(u64, Firing)>, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
-        Self::take_lessors_turn(&mut transaction).await?;
+        Self::lock_outbox_owners(&mut transaction).await?;
         let due = sqlx::query(sqlx::AssertSqlSafe(format!(
             "WITH due AS MATERIALIZED
                (SELECT seq FROM outbox WHERE alert_id NOT IN
@@ -39,7 +39,7 @@ impl Member {
 
     pub(in crate::store) async fn renew_outbox(&self, lease: &OutboxLease) -> Result<u64, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
-        Self::take_lessors_turn(&mut transaction).await?;
+        Self::lock_outbox_owners(&mut transaction).await?;
         let renewed = sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE outbox_owners SET until_ms = {CLOCK_MS} + $1 WHERE owner = $2 AND until_ms > {CLOCK_MS}"
         )))
@@ -54,7 +54,7 @@ impl Member {
 
     pub(in crate::store) async fn release_outbox(&self, owner: &str) -> Result<(), StoreError> {
         let mut transaction = self.begin_commit(false).await?;
-        Self::take_lessors_turn(&mut transaction).await?;
+        Self::lock_outbox_owners(&mut transaction).await?;
         disown(&mut transaction, owner).await?;
         transaction.commit().await?;
         Ok(())
@@ -62,7 +62,7 @@ impl Member {
 
     pub(in crate::store) async fn ack_outbox(&self, owner: &str, delivered: &[u64]) -> Result<u64, StoreError> {
         let mut transaction = self.begin_commit(false).await?;
-        Self::take_lessors_turn(&mut transaction).await?;
+        Self::lock_outbox_owners(&mut transaction).await?;
         let mut gone = 0;
         for delivered in delivered.chunks(ROWS_AT_ONCE) {
             let mut delete = QueryBuilder::<Db>::new(

@@ -8,14 +8,14 @@ use tocsin_engine::domain::{AlertId, BindingId, RuleQuarantine, RuleRef, Tenant}
 
 use super::alerts::record_bytes;
 use super::quarantine::rule_quarantine;
-use super::{CLOCK_MS, Db, DbConnection, DbRow, Member, ROWS_AT_ONCE, Tx, rows};
-use crate::store::newest::News;
+use super::{Backend, CLOCK_MS, Db, DbConnection, DbRow, ROWS_AT_ONCE, Tx, rows};
+use crate::store::newest::Announcement;
 use crate::store::{
-    BegunPromotion, BindingCaps, CapReached, Capped, Checkpoint, FinishedPromotion, HandedOver, HeldBinding, Moved,
+    BegunPromotion, BindingCaps, CapReached, Capped, Checkpoint, FinishedPromotion, Handoff, HeldBinding, Moved,
     NewPromotion, Promotable, PromotedAlert, PromotionId, StoreError, UnfinishedPromotion, WaitingFor,
 };
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn promotable(
         &self,
         tenant: &Tenant,
@@ -61,7 +61,7 @@ impl Member {
         let base = next_revisions(&mut transaction).await?;
         sqlx::query(
             "UPDATE bindings SET revision = $1 + p.ordinal,
-                                 hold = CASE WHEN bindings.\"partition\" < 0 OR p.out_of_service = 1 THEN 'held' ELSE 'asked' END
+                                 handoff = CASE WHEN bindings.\"partition\" < 0 OR p.out_of_service = 1 THEN 'held' ELSE 'requested' END
              FROM promotion_alerts p
              WHERE p.alert_id = bindings.alert_id AND status IN ('active', 'quarantined')",
         )
@@ -71,7 +71,7 @@ impl Member {
         let ends = new.out_of_service.as_ref().map_or(&[][..], |out_of_service| &out_of_service.ends);
         begin_at(&mut transaction, ends).await?;
         let revision = newest_revision(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(BegunPromotion::Begun(id))
     }
 
@@ -93,14 +93,14 @@ impl Member {
         };
         // The first condition is that of the index.
         let on_hold = sqlx::query(
-            "SELECT b.hold, b.\"partition\", count(*) AS many, min(p.halted) AS halted
+            "SELECT b.handoff, b.\"partition\", count(*) AS many, min(p.halted) AS halted
              FROM bindings b LEFT JOIN partitions p ON p.\"partition\" = b.\"partition\"
-             WHERE b.hold <> 'none' AND b.status IN ('active', 'quarantined')
-             GROUP BY b.hold, b.\"partition\" ORDER BY b.\"partition\"",
+             WHERE b.handoff <> 'none' AND b.status IN ('active', 'quarantined')
+             GROUP BY b.handoff, b.\"partition\" ORDER BY b.\"partition\"",
         );
         for row in on_hold.fetch_all(&mut *transaction).await? {
             let bindings = row.try_get::<i64, _>("many")? as u64;
-            if row.try_get::<&str, _>("hold")? == "held" {
+            if row.try_get::<&str, _>("handoff")? == "held" {
                 promotion.held += bindings;
             } else {
                 let partition = row.try_get::<i64, _>("partition")? as u32;
@@ -119,7 +119,7 @@ impl Member {
             "SELECT b.id, b.alert_id, b.symbol, p.from_digest, p.packed_params, s.record AS resume_record
              FROM bindings b JOIN promotion_alerts p ON p.alert_id = b.alert_id
              LEFT JOIN resume_states s ON s.binding_id = b.id
-             WHERE b.hold = 'held' AND b.status IN ('active', 'quarantined') AND b.id > $1 ORDER BY b.id LIMIT $2",
+             WHERE b.handoff = 'held' AND b.status IN ('active', 'quarantined') AND b.id > $1 ORDER BY b.id LIMIT $2",
         )
         .bind(after.0)
         .bind(i64::from(limit))
@@ -178,7 +178,7 @@ impl Member {
         }
         move_alerts(&mut transaction, &to).await?;
         let revision = end(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(FinishedPromotion::Finished(moved))
     }
 
@@ -188,12 +188,12 @@ impl Member {
             return Ok(None);
         }
         let held = "SELECT count(*) FROM bindings
-                    WHERE hold <> 'none' AND hold = 'held' AND status IN ('active', 'quarantined')";
+                    WHERE handoff <> 'none' AND handoff = 'held' AND status IN ('active', 'quarantined')";
         let held: i64 = sqlx::query_scalar(held).fetch_one(&mut *transaction).await?;
         sqlx::query("DELETE FROM resume_states WHERE record IS NULL").execute(&mut *transaction).await?;
         sqlx::query("UPDATE resume_states SET next_record = NULL").execute(&mut *transaction).await?;
         let revision = end(&mut transaction).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
         Ok(Some(held as u64))
     }
 }
@@ -237,7 +237,7 @@ async fn insert_promotion(transaction: &mut Tx, new: &NewPromotion) -> Result<Pr
 async fn begin_at(transaction: &mut Tx, ends: &[u64]) -> Result<(), StoreError> {
     for (partition, end) in ends.iter().enumerate() {
         sqlx::query(
-            "UPDATE bindings SET resumes_from = $1 WHERE \"partition\" = $2 AND hold = 'held'
+            "UPDATE bindings SET resumes_from = $1 WHERE \"partition\" = $2 AND handoff = 'held'
                AND alert_id IN (SELECT alert_id FROM promotion_alerts WHERE out_of_service = 1)",
         )
         .bind(*end as i64)
@@ -255,15 +255,15 @@ async fn refusal(transaction: &mut Tx) -> Result<Option<BegunPromotion>, StoreEr
     )
     .fetch_optional(&mut **transaction)
     .await?;
-    let release_due: Option<i64> = sqlx::query_scalar(
+    let unquarantine_due: Option<i64> = sqlx::query_scalar(
         "SELECT b.alert_id FROM promotion_alerts p JOIN bindings b ON b.alert_id = p.alert_id
-         WHERE b.release_due AND b.status IN ('active', 'quarantined')",
+         WHERE b.unquarantine_due AND b.status IN ('active', 'quarantined')",
     )
     .fetch_optional(&mut **transaction)
     .await?;
     let moved = moved.map(|alert| BegunPromotion::Moved(AlertId(alert)));
     let halted = on_halted_partition(transaction).await?;
-    Ok(moved.or(halted).or(release_due.map(|alert| BegunPromotion::ReleaseDue(AlertId(alert)))))
+    Ok(moved.or(halted).or(unquarantine_due.map(|alert| BegunPromotion::UnquarantineDue(AlertId(alert)))))
 }
 
 /// An alert of a promotion that no evaluator could hand over.
@@ -302,7 +302,7 @@ async fn impure(transaction: &mut Tx) -> Result<Option<(RuleRef, RuleQuarantine)
 
 async fn count_moved(transaction: &mut Tx) -> Result<Moved, StoreError> {
     let (alerts, bindings, unstaged): (i64, i64, i64) = sqlx::query_as(
-        "SELECT count(DISTINCT b.alert_id), count(*), count(*) FILTER (WHERE b.hold <> 'held' OR s.next_record IS NULL)
+        "SELECT count(DISTINCT b.alert_id), count(*), count(*) FILTER (WHERE b.handoff <> 'held' OR s.next_record IS NULL)
          FROM promotion_alerts p JOIN bindings b ON b.alert_id = p.alert_id
          LEFT JOIN resume_states s ON s.binding_id = b.id WHERE b.status IN ('active', 'quarantined')",
     )
@@ -403,14 +403,14 @@ async fn end(transaction: &mut Tx) -> Result<i64, StoreError> {
     let base = next_revisions(transaction).await?;
     sqlx::query(
         "UPDATE bindings SET revision = $1 + p.ordinal,
-                             armed_revision = CASE hold WHEN 'held' THEN $1 + p.ordinal ELSE armed_revision END
+                             armed_revision = CASE handoff WHEN 'held' THEN $1 + p.ordinal ELSE armed_revision END
          FROM promotion_alerts p
-         WHERE p.alert_id = bindings.alert_id AND hold <> 'none' AND status IN ('active', 'quarantined')",
+         WHERE p.alert_id = bindings.alert_id AND handoff <> 'none' AND status IN ('active', 'quarantined')",
     )
     .bind(base)
     .execute(&mut **transaction)
     .await?;
-    sqlx::query("UPDATE bindings SET hold = 'none' WHERE hold <> 'none'").execute(&mut **transaction).await?;
+    sqlx::query("UPDATE bindings SET handoff = 'none' WHERE handoff <> 'none'").execute(&mut **transaction).await?;
     sqlx::query("DELETE FROM promotion_alerts").execute(&mut **transaction).await?;
     sqlx::query("DELETE FROM promotions").execute(&mut **transaction).await?;
     newest_revision(transaction).await
@@ -433,19 +433,19 @@ async fn newest_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
 /// evaluators begin with it anew after that. One that is asked for no more, since its promotion was taken back, is given
 /// back at once, by a revision that the caller announces.
 pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    let handed_over: BTreeMap<i64, &HandedOver> =
-        checkpoint.handed_over.iter().map(|handed| (handed.binding.0, handed)).collect();
-    let handed_over: Vec<&HandedOver> = handed_over.into_values().collect();
-    for handed_over in handed_over.chunks(ROWS_AT_ONCE) {
-        let mut taken = mark(transaction, checkpoint, handed_over, "asked", "hold = 'held'").await?;
-        let left: Vec<&HandedOver> =
-            handed_over.iter().copied().filter(|handed| !taken.contains(&handed.binding.0)).collect();
+    let handoffs: BTreeMap<i64, &Handoff> =
+        checkpoint.handoffs.iter().map(|handoff| (handoff.binding.0, handoff)).collect();
+    let handoffs: Vec<&Handoff> = handoffs.into_values().collect();
+    for handoffs in handoffs.chunks(ROWS_AT_ONCE) {
+        let mut taken = mark(transaction, checkpoint, handoffs, "requested", "handoff = 'held'").await?;
+        let left: Vec<&Handoff> =
+            handoffs.iter().copied().filter(|handoff| !taken.contains(&handoff.binding.0)).collect();
         if !left.is_empty() {
-            let revision = Member::next_revision(transaction).await?;
+            let revision = Backend::next_revision(transaction).await?;
             let back = format!("revision = {revision}, armed_revision = {revision}");
             taken.extend(mark(transaction, checkpoint, &left, "none", &back).await?);
         }
-        remember(transaction, handed_over.iter().filter(|handed| taken.contains(&handed.binding.0))).await?;
+        remember(transaction, handoffs.iter().filter(|handoff| taken.contains(&handoff.binding.0))).await?;
     }
     Ok(())
 }
@@ -454,28 +454,25 @@ pub(super) async fn take_over(transaction: &mut Tx, checkpoint: &Checkpoint) -> 
 async fn mark(
     transaction: &mut Tx,
     checkpoint: &Checkpoint,
-    handed_over: &[&HandedOver],
-    hold: &'static str,
+    handoffs: &[&Handoff],
+    state: &'static str,
     marks: &str,
 ) -> Result<HashSet<i64>, StoreError> {
     let mut update = QueryBuilder::<Db>::new("UPDATE bindings SET ");
     update.push(marks).push(", resumes_from = CASE WHEN v.column3 THEN ");
     update.push_bind(checkpoint.next_offset as i64).push(" ELSE resumes_from END FROM (");
-    update.push_values(handed_over, |mut row, handed| {
-        row.push_bind(handed.binding.0).push_bind(handed.armed_revision as i64).push_bind(handed.saved.is_some());
+    update.push_values(handoffs, |mut row, handoff| {
+        row.push_bind(handoff.binding.0).push_bind(handoff.armed_revision as i64).push_bind(handoff.saved.is_some());
     });
-    update.push(") AS v WHERE bindings.id = v.column1 AND armed_revision = v.column2 AND hold = ").push_bind(hold);
+    update.push(") AS v WHERE bindings.id = v.column1 AND armed_revision = v.column2 AND handoff = ").push_bind(state);
     update.push(" AND status IN ('active', 'quarantined') RETURNING id");
     let marked = update.build_query_scalar().fetch_all(&mut **transaction).await?;
     Ok(marked.into_iter().collect())
 }
 
 /// Keeps what bindings remembered when they were handed over.
-async fn remember<'a>(
-    transaction: &mut Tx,
-    handed_over: impl Iterator<Item = &'a &'a HandedOver>,
-) -> Result<(), StoreError> {
-    let saved: Vec<&SavedBinding> = handed_over.filter_map(|handed| handed.saved.as_ref()).collect();
+async fn remember<'a>(transaction: &mut Tx, handoffs: impl Iterator<Item = &'a &'a Handoff>) -> Result<(), StoreError> {
+    let saved: Vec<&SavedBinding> = handoffs.filter_map(|handoff| handoff.saved.as_ref()).collect();
     if saved.is_empty() {
         return Ok(());
     }
@@ -494,7 +491,7 @@ pub(super) async fn forget_resumed(transaction: &mut Tx, checkpoint: &Checkpoint
         "DELETE FROM resume_states WHERE binding_id IN (
            SELECT b.id FROM resume_states s JOIN bindings b ON b.id = s.binding_id
            WHERE b.\"partition\" = $1 AND (b.status NOT IN ('active', 'quarantined')
-             OR (b.hold = 'none' AND b.armed_revision <= $2 AND coalesce(b.resumes_from, b.counts_from) <= $3)))",
+             OR (b.handoff = 'none' AND b.armed_revision <= $2 AND coalesce(b.resumes_from, b.counts_from) <= $3)))",
     )
     .bind(i64::from(checkpoint.partition))
     .bind(checkpoint.revision as i64)

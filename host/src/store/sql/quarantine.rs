@@ -4,40 +4,41 @@ use sqlx::{QueryBuilder, Row as _};
 use tocsin_engine::domain::{AlertId, Digest, RuleQuarantine, RuleRef, Symbol, Tenant};
 
 use super::alerts::fetch_alert;
-use super::{DbConnection, Member, Tx, rows};
-use crate::store::newest::News;
-use crate::store::{Released, StoreError};
+use super::{Backend, DbConnection, Tx, rows};
+use crate::store::newest::Announcement;
+use crate::store::{StoreError, Unquarantined};
 
-impl Member {
-    pub(in crate::store) async fn release(
+impl Backend {
+    pub(in crate::store) async fn unquarantine(
         &self,
         tenant: &Tenant,
         id: AlertId,
         symbol: Option<&Symbol>,
-    ) -> Result<Released, StoreError> {
+    ) -> Result<Unquarantined, StoreError> {
         let mut transaction = self.write().await?;
-        let Some(alert) = fetch_alert(&mut transaction, tenant, id).await? else { return Ok(Released::NoAlert) };
+        let Some(alert) = fetch_alert(&mut transaction, tenant, id).await? else { return Ok(Unquarantined::NoAlert) };
         if let Some(quarantine) = rule_quarantine(&mut transaction, tenant, &alert.rule).await? {
-            return Ok(Released::RuleQuarantined(quarantine));
+            return Ok(Unquarantined::RuleQuarantined(quarantine));
         }
         let on_hold =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = $1 AND hold <> 'none')");
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bindings WHERE alert_id = $1 AND handoff <> 'none')");
         if on_hold.bind(id.0).fetch_one(&mut *transaction).await? {
-            return Ok(Released::BeingPromoted);
+            return Ok(Unquarantined::BeingPromoted);
         }
         let revision = Self::next_revision(&mut transaction).await?;
-        let mut update = QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', release_due = TRUE");
+        let mut update =
+            QueryBuilder::new("UPDATE bindings SET status = 'active', reason = '', unquarantine_due = TRUE");
         update.push(", revision = ").push_bind(revision).push(" WHERE alert_id = ").push_bind(id.0);
         update.push(" AND status = 'quarantined'");
         if let Some(symbol) = symbol {
             update.push(" AND symbol = ").push_bind(symbol.as_str());
         }
         if update.build().execute(&mut *transaction).await?.rows_affected() == 0 {
-            return Ok(Released::NothingQuarantined(alert));
+            return Ok(Unquarantined::NothingQuarantined(alert));
         }
         let alert = fetch_alert(&mut transaction, tenant, id).await?;
-        self.conclude(transaction, News::revision(revision)).await?;
-        Ok(alert.map_or(Released::NoAlert, Released::Released))
+        self.commit_durable(transaction, Announcement::revision(revision)).await?;
+        Ok(alert.map_or(Unquarantined::NoAlert, Unquarantined::Unquarantined))
     }
 
     pub(in crate::store) async fn quarantine_rule(
@@ -48,7 +49,7 @@ impl Member {
     ) -> Result<(), StoreError> {
         let mut transaction = self.begin_commit(true).await?;
         let revision = quarantine_rule(&mut transaction, rule, reason, at_ms).await?;
-        self.conclude_soon(transaction, News { revision, ..News::default() }).await
+        self.commit_replayable(transaction, Announcement { revision, ..Announcement::default() }).await
     }
 
     pub(in crate::store) async fn impure_rules_in_use(&self, limit: u32) -> Result<Vec<(RuleRef, u64)>, StoreError> {
@@ -104,12 +105,12 @@ pub(super) async fn quarantine_rule(
         return Ok(None);
     }
     sqlx::query(
-        "UPDATE bindings SET status = 'quarantined', reason = $1, release_due = FALSE
+        "UPDATE bindings SET status = 'quarantined', reason = $1, unquarantine_due = FALSE
          WHERE status IN ('active', 'quarantined') AND alert_id IN (SELECT id FROM alerts WHERE rule_digest = $2)",
     )
     .bind(format!("its rule is impure: {reason}"))
     .bind(&rule.0[..])
     .execute(&mut **transaction)
     .await?;
-    Member::next_revision(transaction).await.map(Some)
+    Backend::next_revision(transaction).await.map(Some)
 }

@@ -11,7 +11,7 @@ use tocsin_engine::domain::{
 use tocsin_engine::{Fault, GroupSnapshot, SavedBinding};
 
 use super::{Db, DbRow};
-use crate::store::{BindingRow, FaultRecord, Hold, Standing, StoreError};
+use crate::store::{BindingRow, FaultRecord, HandoffState, Standing, StoreError};
 
 pub(super) fn damaged(what: &'static str, detail: impl Display) -> StoreError {
     StoreError::Damaged { what, detail: detail.to_string() }
@@ -93,8 +93,8 @@ pub(super) fn start(row: &DbRow) -> Result<Option<Position>, StoreError> {
 pub(super) const BINDING_COLUMNS: &str = "b.id, b.alert_id, b.symbol, b.\"partition\",
     COALESCE(b.resumes_from, b.counts_from) AS goes_on_from, b.revision, b.armed_revision, a.tenant, a.rule_digest,
     a.packed_params, s.record AS resume_record, CAST(
-        CASE a.repeat WHEN 'every' THEN 1 ELSE 0 END + CASE WHEN b.release_due THEN 2 ELSE 0 END
-        + CASE b.hold WHEN 'asked' THEN 4 WHEN 'held' THEN 8 ELSE 0 END
+        CASE a.repeat WHEN 'every' THEN 1 ELSE 0 END + CASE WHEN b.unquarantine_due THEN 2 ELSE 0 END
+        + CASE b.handoff WHEN 'requested' THEN 4 WHEN 'held' THEN 8 ELSE 0 END
         + CASE b.status WHEN 'triggered' THEN 16 WHEN 'deleted' THEN 32 ELSE 0 END
         + CASE WHEN r.quarantine_revision IS NULL THEN 0 ELSE 64 END AS BIGINT) AS marks";
 
@@ -119,13 +119,13 @@ pub(super) fn binding_row(row: &DbRow) -> Result<BindingRow, StoreError> {
         revision: row.try_get::<i64, _>("revision")? as u64,
         armed_revision: row.try_get::<i64, _>("armed_revision")? as u64,
         resume: saved_binding(row)?,
-        hold: match marks & (4 | 8) {
-            0 => Hold::None,
-            4 => Hold::Asked,
-            _ => Hold::Held,
+        handoff: match marks & (4 | 8) {
+            0 => HandoffState::None,
+            4 => HandoffState::Requested,
+            _ => HandoffState::Held,
         },
         rule_impure: marked(64),
-        release_due: marked(2),
+        unquarantine_due: marked(2),
     })
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use tocsin_engine::domain::{Digest, RuleName, RuleVersion, Tenant, Version};
 
-use super::{Member, rows};
+use super::{Backend, rows};
 use crate::store::{StoreError, StoredRule};
 
-impl Member {
+impl Backend {
     pub(in crate::store) async fn put_rule(
         &self,
         tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! A rule that takes over the states of two older forms; a test crate's own version is 0.0.0.
+//! A rule that migrates states of two older forms; a test crate's own version is 0.0.0.
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, unreachable_pub, clippy::all)]
 #![no_std]

@@ -2,11 +2,11 @@
 
 use super::*;
 
-on_each_member!(promotions_that_are_cancelled_at_any_moment_lose_nothing);
+on_each_backend!(promotions_that_are_cancelled_at_any_moment_lose_nothing);
 
-async fn promotions_that_are_cancelled_at_any_moment_lose_nothing(member: Member) {
+async fn promotions_that_are_cancelled_at_any_moment_lose_nothing(backend: Backend) {
     let mut random = StdRng::seed_from_u64(7);
-    let mut history = History::new(member).await;
+    let mut history = History::new(backend).await;
     for (i, symbol) in SYMBOLS.into_iter().enumerate() {
         history.create(symbol, i as u64 + 1, 1, false).await;
         history.publish(symbol, 10).await;
