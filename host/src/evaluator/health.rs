@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tocsin_engine::RuleUsage;
 use tocsin_engine::domain::Symbol;
 
-use super::{EvaluatorStats, PartitionState, Strays, UnassignedTick};
+use super::{EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick};
 use crate::bus::Clock;
 use crate::health::{CachedQuery, Health, Probe, Problems};
 use crate::store::Store;
@@ -71,7 +71,7 @@ impl EvaluatorProbe {
 
 impl Probe for TicksProbe {
     fn check(&self) -> BoxFuture<'_, Problems> {
-        let problems = lateness(&self.stats, (self.clock)()).into_iter().chain(strays(&self.stats));
+        let problems = lateness(&self.stats, (self.clock)()).into_iter().chain(misrouted_ticks(&self.stats));
         Box::pin(std::future::ready(Problems::tolerable(problems)))
     }
 }
@@ -137,12 +137,12 @@ fn lateness(stats: &EvaluatorStats, now_ms: i64) -> Option<String> {
 }
 
 /// Symbols with ticks on two partitions.
-fn strays(stats: &EvaluatorStats) -> Vec<String> {
-    let describe = |(symbol, Strays { home, partition, ticks })| {
+fn misrouted_ticks(stats: &EvaluatorStats) -> Vec<String> {
+    let describe = |(symbol, MisroutedTicks { assigned, partition, ticks })| {
         format!(
-            "{symbol} is assigned to partition {home}, and {ticks} of its ticks were on other partitions, the last on \
+            "{symbol} is assigned to partition {assigned}, and {ticks} of its ticks were on other partitions, the last on \
              partition {partition}: they are not evaluated; see Symbols on two partitions in docs/operations.md"
         )
     };
-    stats.strays().into_iter().map(describe).collect()
+    stats.misrouted().into_iter().map(describe).collect()
 }
