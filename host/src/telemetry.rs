@@ -1,6 +1,7 @@
 //! The log: JSON lines for machines, readable lines for a terminal; always on standard error.
 
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -36,4 +37,40 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
         builder.with_ansi(terminal).try_init()
     };
     Ok(())
+}
+
+/// Messages of one kind that are logged in [`LOG_INTERVAL`].
+const MAX_LOGGED: u64 = 5;
+
+/// The time after which messages of a kind are logged again, and how many were not.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bounds the messages of one kind that are logged: a flood of firings or faults must not flood the log.
+#[derive(Debug)]
+pub(crate) struct LogBudget {
+    begun: Instant,
+    /// Messages since `begun`.
+    count: u64,
+}
+
+impl LogBudget {
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now(), count: 0 }
+    }
+
+    /// Returns how many messages were not logged in an interval that is over, if any; to be called before messages are
+    /// counted, and from time to time where there are none.
+    pub(crate) fn take_suppressed(&mut self) -> Option<u64> {
+        if self.begun.elapsed() < LOG_INTERVAL {
+            return None;
+        }
+        self.begun = Instant::now();
+        Some(std::mem::take(&mut self.count).saturating_sub(MAX_LOGGED)).filter(|suppressed| *suppressed > 0)
+    }
+
+    /// Counts a message. True if it is to be logged.
+    pub(crate) fn count(&mut self) -> bool {
+        self.count += 1;
+        self.count <= MAX_LOGGED
+    }
 }

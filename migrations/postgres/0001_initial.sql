@@ -256,6 +256,8 @@ CREATE TABLE faults (
     -- Derived from binding, partition and offset: recording a fault a second time changes nothing.
     id bytea NOT NULL UNIQUE,
     tenant text COLLATE "C" NOT NULL,
+    -- The alert's owner: what is kept is bounded for each user.
+    user_id integer NOT NULL,
     alert_id bigint NOT NULL,
     binding_id bigint NOT NULL,
     -- The tick.
@@ -284,6 +286,7 @@ CREATE TABLE faults (
 );
 
 CREATE INDEX faults_by_alert ON faults (alert_id, seq);
+CREATE INDEX faults_by_user ON faults (user_id, seq);
 CREATE INDEX faults_by_binding ON faults (binding_id, "offset");
 
 -- One row: the tick log that all stored offsets refer to, written by the first claim of a partition.

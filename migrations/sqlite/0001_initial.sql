@@ -218,6 +218,8 @@ CREATE TABLE faults (
     -- Derived from binding, partition and offset: recording a fault a second time changes nothing.
     id BLOB NOT NULL UNIQUE,
     tenant TEXT NOT NULL,
+    -- The alert's owner: what is kept is bounded for each user.
+    user_id INTEGER NOT NULL,
     alert_id INTEGER NOT NULL REFERENCES alerts (id),
     binding_id INTEGER NOT NULL REFERENCES bindings (id),
     -- The tick.
@@ -246,6 +248,7 @@ CREATE TABLE faults (
 ) STRICT;
 
 CREATE INDEX faults_by_alert ON faults (alert_id, seq);
+CREATE INDEX faults_by_user ON faults (user_id, seq);
 CREATE INDEX faults_by_binding ON faults (binding_id, "offset");
 
 -- One row: the tick log that all stored offsets refer to, written by the first claim of a partition.

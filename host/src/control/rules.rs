@@ -123,9 +123,9 @@ pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlE
 /// Returns the error of a request on a rule version that is no longer evaluated.
 pub(super) fn rule_quarantined(rule: &RuleRef, quarantine: &RuleQuarantine) -> ControlError {
     ControlError::Precondition(format!(
-        "the rule {} {} is impure and no longer evaluated: {}; upload a version without this fault and create the alert \
-         on that one",
-        rule.name, rule.version, quarantine.reason
+        "the rule {} {} is impure and no longer evaluated: {}; upload a version without this fault, promote the alerts to it \
+         with `tocsin rule promote {} VERSION --reset-state`, and create new ones on it",
+        rule.name, rule.version, quarantine.reason, rule.name
     ))
 }
 

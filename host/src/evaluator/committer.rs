@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::Retryable;
 use tocsin_engine::domain::Symbol;
@@ -19,6 +19,7 @@ use crate::backoff::patient;
 use crate::bus::Clock;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
+use crate::telemetry::LogBudget;
 
 /// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for
 /// tens of milliseconds then, and not for half a second.
@@ -29,12 +30,6 @@ const MAX_FAULTS: usize = 2_000;
 
 /// The first wait for a store that failed: what it keeps waiting is an alert.
 const MIN_WAIT: Duration = Duration::from_millis(20);
-
-/// Firings that each worker logs in [`LOG_INTERVAL`]: a flood of firings must not flood the log.
-const MAX_LOGGED: u64 = 5;
-
-/// Time after which more firings are logged, and how many were not.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
     store: Store,
@@ -47,9 +42,7 @@ pub(super) struct Committer {
     /// New firings are put into the outbox.
     outbox: bool,
     claims: Vec<Claim>,
-    /// Firings since `log_begun`.
-    fired: u64,
-    log_begun: Instant,
+    log_budget: LogBudget,
 }
 
 impl Committer {
@@ -61,8 +54,7 @@ impl Committer {
         clock: Clock,
         outbox: bool,
     ) -> Self {
-        let (claims, log_begun) = (Vec::new(), Instant::now());
-        Self { store, queue, stopped, stats, clock, outbox, claims, fired: 0, log_begun }
+        Self { store, queue, stopped, stats, clock, outbox, claims: Vec::new(), log_budget: LogBudget::new() }
     }
 
     /// Returns once the worker is gone and all that it sent is written.
@@ -188,16 +180,11 @@ impl Committer {
         for checkpoint in &commit.checkpoints {
             self.stats.checkpointed(checkpoint.partition, checkpoint.next_offset);
         }
-        if self.log_begun.elapsed() >= LOG_INTERVAL {
-            self.log_begun = Instant::now();
-            if self.fired > MAX_LOGGED {
-                info!(more = self.fired - MAX_LOGGED, "more alerts fired");
-            }
-            self.fired = 0;
+        if let Some(more) = self.log_budget.take_suppressed() {
+            info!(more, "more alerts fired");
         }
         for (firing, _) in &commit.firings {
-            self.fired += 1;
-            if self.fired <= MAX_LOGGED {
+            if self.log_budget.count() {
                 let (tick, rule) = (&firing.tick, &firing.rule);
                 info!(alert = firing.alert.0, rule = %rule.name, symbol = %tick.symbol, price = tick.price, "alert fired");
             }

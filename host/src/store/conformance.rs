@@ -80,7 +80,12 @@ pub(crate) async fn open(backend: Backend) -> (TestStore, Store, Claim) {
 
 /// An alert of the rule `a` on some symbols.
 pub(crate) async fn create(store: &Store, symbols: usize) -> Alert {
-    match store.create_alert(&new_alert(&rule("a"), symbols), MANY).await.unwrap() {
+    create_for(store, UserId(1), symbols).await
+}
+
+pub(crate) async fn create_for(store: &Store, user: UserId, symbols: usize) -> Alert {
+    let alert = NewAlert { user, ..new_alert(&rule("a"), symbols) };
+    match store.create_alert(&alert, MANY).await.unwrap() {
         StoredAlert::Created(alert) => alert,
         other => panic!("{other:?}"),
     }

@@ -9,6 +9,9 @@ pub(super) const MAX_FAULTS_PER_BINDING: u32 = 16;
 /// Faults that are kept in all. With the largest records there can be they take less than 300 MB.
 pub(super) const MAX_FAULTS: u32 = 4096;
 
+/// Faults that are kept of one user's alerts: those of one user must not displace all others'.
+pub(super) const MAX_FAULTS_PER_USER: u32 = 1024;
+
 /// A fault to be recorded.
 #[derive(Debug)]
 pub struct NewFault {

@@ -57,9 +57,9 @@ async fn find(store: Store) -> Problems {
 
 fn impure_rule((rule, live): (RuleRef, u64)) -> String {
     format!(
-        "the rule {} {} is impure and no longer evaluated: {live} bindings are quarantined; create their alerts again on a \
-         version without this fault, and delete these",
-        rule.name, rule.version
+        "the rule {} {} is impure and no longer evaluated: {live} bindings are quarantined; upload a version without \
+         this fault and promote their alerts to it: `tocsin rule promote {} VERSION --reset-state`",
+        rule.name, rule.version, rule.name
     )
 }
 

@@ -11,6 +11,7 @@ use super::WorkerOutput;
 use crate::evaluator::processor::{Output, Processor};
 use crate::evaluator::{EvaluatorError, EvaluatorStats};
 use crate::store::{Commit, NewFault};
+use crate::telemetry::LogBudget;
 
 /// Firings and faults after which a commit is sent though its batch is not done.
 const MAX_EVENTS: usize = 8192;
@@ -33,6 +34,8 @@ pub(super) struct Outputs {
     /// What was added to the shared counters.
     counted_evaluations: u64,
     counted_bindings: u64,
+    /// Of quarantined bindings.
+    log_budget: LogBudget,
 }
 
 impl Outputs {
@@ -46,6 +49,7 @@ impl Outputs {
             unwritten_checkpoint: Weak::new(),
             counted_evaluations: 0,
             counted_bindings: 0,
+            log_budget: LogBudget::new(),
         }
     }
 
@@ -113,7 +117,12 @@ impl Outputs {
                 self.stats.faults.fetch_add(1, Relaxed);
                 self.stats.count_alert(alert, |activity| activity.faults += 1);
                 if quarantined {
-                    warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
+                    if let Some(more) = self.log_budget.take_suppressed() {
+                        warn!(more, "more bindings were quarantined");
+                    }
+                    if self.log_budget.count() {
+                        warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
+                    }
                     self.stats.quarantined.fetch_add(1, Relaxed);
                 }
                 self.bundle_bytes += bundle.params.len() + bundle.state.len();

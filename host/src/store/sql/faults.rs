@@ -8,7 +8,7 @@ use tocsin_engine::domain::{AlertId, FaultId, Tenant};
 
 use super::commit::Salts;
 use super::{Backend, Db, ROWS_AT_ONCE, Tx, rows};
-use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING};
+use crate::store::faults::{MAX_FAULTS, MAX_FAULTS_PER_BINDING, MAX_FAULTS_PER_USER};
 use crate::store::{FaultRecord, NewFault, StoreError, StoredBundle};
 
 /// All of a fault but its records, which are large.
@@ -74,10 +74,10 @@ impl Backend {
 pub(super) async fn insert_faults(transaction: &mut Tx, faults: &[NewFault], salts: &Salts) -> Result<(), StoreError> {
     for faults in faults.chunks(ROWS_AT_ONCE) {
         let mut insert = QueryBuilder::<Db>::new(
-            "INSERT INTO faults (id, tenant, alert_id, binding_id, symbol, price, volume, time_ms, conditions,
+            "INSERT INTO faults (id, tenant, user_id, alert_id, binding_id, symbol, price, volume, time_ms, conditions,
                                  \"partition\", \"offset\", rule_name, rule_version, rule_digest, packed_params, state,
                                  fuel, kind, detail, quarantined)
-             SELECT v.column2, a.tenant, a.id, v.column4, v.column5, v.column6, v.column7, v.column8, v.column9,
+             SELECT v.column2, a.tenant, a.user_id, a.id, v.column4, v.column5, v.column6, v.column7, v.column8, v.column9,
                     v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16, v.column17,
                     v.column18, v.column19, v.column20 FROM (",
         );
@@ -113,9 +113,29 @@ async fn forget_oldest(transaction: &mut Tx, recorded: &[NewFault]) -> Result<()
     bindings.into_iter().for_each(|binding| _ = list.push_bind(binding));
     of_binding.push(")) AS newest WHERE nth > ").push_bind(i64::from(MAX_FAULTS_PER_BINDING)).push(")");
     of_binding.build().execute(&mut **transaction).await?;
+    for user in users(transaction, recorded).await? {
+        sqlx::query(
+            "DELETE FROM faults WHERE user_id = $1
+             AND seq <= (SELECT seq FROM faults WHERE user_id = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
+        )
+        .bind(user)
+        .bind(i64::from(MAX_FAULTS_PER_USER))
+        .execute(&mut **transaction)
+        .await?;
+    }
     sqlx::query("DELETE FROM faults WHERE seq <= (SELECT seq FROM faults ORDER BY seq DESC LIMIT 1 OFFSET $1)")
         .bind(i64::from(MAX_FAULTS))
         .execute(&mut **transaction)
         .await?;
     Ok(())
+}
+
+/// Returns the owners of the alerts of some faults.
+async fn users(transaction: &mut Tx, recorded: &[NewFault]) -> Result<Vec<i32>, StoreError> {
+    let mut query = QueryBuilder::<Db>::new("SELECT DISTINCT user_id FROM alerts WHERE id IN (");
+    let alerts: BTreeSet<i64> = recorded.iter().map(|fault| fault.alert.0).collect();
+    let mut list = query.separated(", ");
+    alerts.into_iter().for_each(|alert| _ = list.push_bind(alert));
+    query.push(")");
+    Ok(query.build_query_scalar().fetch_all(&mut **transaction).await?)
 }
