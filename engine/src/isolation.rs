@@ -1,8 +1,8 @@
-//! Evaluates one binding at a time, from copies of its records, on an instance that holds no other's: what a rule answers
-//! here is the truth about it, since it has seen nothing else.
+//! Evaluating one binding at a time, from copies of its records, on an instance that holds no other binding's records. So
+//! the result depends on nothing that belongs to another binding.
 //!
-//! Three need it: a binding that faulted of late (a fault costs its record then, and nothing of the others), a firing before
-//! it is recorded, and the sample of evaluations that is audited.
+//! Three kinds of evaluation need it: of a binding that faulted lately, since a fault here costs the others nothing; of a
+//! firing, before it is recorded; and of the sample that is audited.
 
 use tocsin_rules_sdk::abi;
 
@@ -12,81 +12,88 @@ use crate::instance::{Answer, Answered, CallEnd, Instance, MemoryError};
 use crate::limits::FUEL_PER_EVALUATION;
 use crate::runtime::Rule;
 
-/// Places in the room where records can begin, each 8 bytes behind the other.
+/// The number of addresses at which a record can begin, [`abi::RECORD_ALIGN`] bytes apart.
 const PLACES: usize = 16;
 
-/// How often an evaluation that the host was too slow for is tried again before the engine gives up.
+/// How many calls in a row may pass their deadline before the engine gives up.
 const DEADLINE_RETRIES: u32 = 10;
 
-/// An instance for one binding at a time.
-pub(crate) struct Apart {
+/// An instance that evaluates one binding at a time.
+pub(crate) struct IsolatedInstance {
     instance: Instance,
-    /// Room for the records, wherever in it they begin.
-    room: Place,
-    /// Evaluations so far: each begins elsewhere.
+    /// The first of the addresses at which records can begin.
+    first: Addresses,
+    /// The number of evaluations so far. The records of each begin at other addresses than those of the one before.
     evaluations: usize,
     /// The state after the last evaluation.
     state: Vec<u8>,
-    /// Whether it was used since [`Self::take_used`].
     is_used: bool,
 }
 
-/// Where a binding's records are.
+/// The addresses of a binding's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) params_at: usize,
-    pub(crate) state_at: usize,
+pub(crate) struct Addresses {
+    pub(crate) params: usize,
+    pub(crate) state: usize,
 }
 
-/// The records of a binding before an evaluation, and where they lie for the others.
+/// The records of a binding before an evaluation.
 #[derive(Clone, Copy)]
 pub(crate) struct Records<'a> {
     pub(crate) params: &'a [u8],
     pub(crate) state: &'a [u8],
-    pub(crate) place: Place,
+    /// Their addresses in the instance of the group.
+    pub(crate) addresses: Addresses,
 }
 
-/// One evaluation.
+/// The result of an evaluation.
 pub(crate) struct Evaluated {
-    /// The answer, None for hold; or what it did instead.
+    /// The answer, `None` for hold.
     pub(crate) answer: Result<Option<Answer>, Fault>,
-    /// Fuel that it burnt, at most.
+    /// An upper bound of the fuel that it burnt.
     pub(crate) fuel: u64,
 }
 
-/// No evaluation came to an end.
+/// Why an evaluation has no result.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ApartError {
+pub(crate) enum IsolationError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error("{DEADLINE_RETRIES} calls in a row passed their deadline")]
     Deadline,
 }
 
-impl Apart {
+impl IsolatedInstance {
     pub(crate) fn new(rule: &Rule) -> Result<Self, MemoryError> {
         let manifest = rule.manifest();
         let mut instance = Instance::new(rule)?;
-        // A record of no bytes lies where it lies for the others: its address means nothing.
+        // The address of an empty record means nothing, so it needs no other ones.
         let slack = |bytes: usize| if bytes == 0 { 0 } else { PLACES * abi::RECORD_ALIGN };
         let (params_bytes, state_bytes) = (manifest.params.packed_bytes(), manifest.state_bytes);
-        let params_at = instance.allocate(params_bytes + slack(params_bytes))?;
-        let state_at = instance.allocate(state_bytes + slack(state_bytes))?;
-        let room = Place { params_at, state_at };
-        Ok(Self { instance, room, evaluations: 0, state: Vec::new(), is_used: true })
+        let params = instance.allocate(params_bytes + slack(params_bytes))?;
+        let state = instance.allocate(state_bytes + slack(state_bytes))?;
+        let first = Addresses { params, state };
+        Ok(Self { instance, first, evaluations: 0, state: Vec::new(), is_used: true })
     }
 
-    /// Evaluates a tick from the given records, on pages and globals as they are at first, and at other addresses than
-    /// the records have: a rule that looks at addresses is impure too.
-    pub(crate) fn evaluate(&mut self, tick: &Tick, records: Records<'_>) -> Result<Evaluated, ApartError> {
+    pub(crate) fn rule(&self) -> &Rule {
+        self.instance.rule()
+    }
+
+    /// Evaluates a tick from records, on the rule's first pages and globals, and with the records at other addresses than in
+    /// the group's instance: so a rule whose answers depend on addresses is found to be impure.
+    ///
+    /// # Errors
+    /// Where the machine is too slow.
+    pub(crate) fn evaluate(&mut self, tick: &Tick, records: Records<'_>) -> Result<Evaluated, IsolationError> {
         self.is_used = true;
         let Records { params, state, .. } = records;
-        let place = self.next_place(records);
+        let at = self.next_addresses(records);
         for _ in 0..DEADLINE_RETRIES {
-            self.instance.bytes_mut(place.params_at, params.len()).copy_from_slice(params);
-            self.instance.bytes_mut(place.state_at, state.len()).copy_from_slice(state);
+            self.instance.bytes_mut(at.params, params.len()).copy_from_slice(params);
+            self.instance.bytes_mut(at.state, state.len()).copy_from_slice(state);
             self.instance.set_tick(tick);
-            let end = self.instance.call(place.params_at, place.state_at, 1);
+            let end = self.instance.call(at.params, at.state, 1);
             let evaluated = match end {
                 CallEnd::Evaluated(Answered { answers, fuel, .. }) => {
                     let answer = Ok(self.instance.answers(answers).next());
@@ -96,52 +103,50 @@ impl Apart {
                 CallEnd::Deadline => None,
             };
             self.state.clear();
-            self.state.extend_from_slice(self.instance.bytes(place.state_at, state.len()));
+            self.state.extend_from_slice(self.instance.bytes(at.state, state.len()));
             self.instance.reset();
-            // Nothing of this binding is left for the next one, nor of this evaluation.
-            self.instance.bytes_mut(place.params_at, params.len()).fill(0);
-            self.instance.bytes_mut(place.state_at, state.len()).fill(0);
+            // The next evaluation, of another binding, must find nothing of this one.
+            self.instance.bytes_mut(at.params, params.len()).fill(0);
+            self.instance.bytes_mut(at.state, state.len()).fill(0);
             self.instance.clear_answer();
             if let Some(evaluated) = evaluated {
                 return Ok(evaluated);
             }
         }
-        Err(ApartError::Deadline)
+        Err(IsolationError::Deadline)
     }
 
-    /// Another place than the last one, with other addresses than the records have: a rule that looks at addresses should
-    /// not see the same ones twice.
-    fn next_place(&mut self, records: Records<'_>) -> Place {
-        let other = records.place;
-        let step = |is_there: bool, at: usize| if is_there { at % PLACES * abi::RECORD_ALIGN } else { 0 };
+    /// Returns the addresses of the next evaluation's records: others than those of the last one, and others than in the
+    /// group's instance.
+    fn next_addresses(&mut self, records: Records<'_>) -> Addresses {
+        let others = records.addresses;
+        let step = |has_bytes: bool, count: usize| if has_bytes { count % PLACES * abi::RECORD_ALIGN } else { 0 };
         let (has_params, has_state) = (!records.params.is_empty(), !records.state.is_empty());
         loop {
             self.evaluations = self.evaluations.wrapping_add(1);
             let (params, state) = (self.evaluations, self.evaluations + self.evaluations / PLACES);
-            let place = Place {
-                params_at: self.room.params_at + step(has_params, params),
-                state_at: self.room.state_at + step(has_state, state),
+            let next = Addresses {
+                params: self.first.params + step(has_params, params),
+                state: self.first.state + step(has_state, state),
             };
-            let differs = |is_there: bool, one: usize, other: usize| !is_there || one != other;
-            if differs(has_params, place.params_at, other.params_at)
-                && differs(has_state, place.state_at, other.state_at)
-            {
-                return place;
+            let differs = |has_bytes: bool, one: usize, other: usize| !has_bytes || one != other;
+            if differs(has_params, next.params, others.params) && differs(has_state, next.state, others.state) {
+                return next;
             }
         }
     }
 
-    /// The state after the last evaluation; of no meaning after a fault.
+    /// Returns the state after the last evaluation. It means nothing after a fault.
     pub(crate) fn state(&self) -> &[u8] {
         &self.state
     }
 
-    /// The same, for who takes it and gives it back.
+    /// Returns the buffer of [`Self::state`], for a caller that takes it and puts it back.
     pub(crate) fn state_mut(&mut self) -> &mut Vec<u8> {
         &mut self.state
     }
 
-    /// Whether it was used since the last call of this.
+    /// Returns whether it was used since the last call.
     pub(crate) fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.is_used)
     }

@@ -159,6 +159,6 @@ fn not_armed(stats: &EvaluatorStats, alert: AlertId, error: &ArmError) {
 
 /// Releases an armed binding from quarantine; one that has left it by itself stays as it is.
 pub(super) fn release(shard: &mut Shard, binding: BindingId) -> Result<(), EvaluatorError> {
-    let released = shard.release(binding);
+    let released = shard.unquarantine(binding);
     released.map(drop).map_err(|error| EvaluatorError::Arm(binding.0, error.to_string()))
 }
