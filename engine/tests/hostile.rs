@@ -330,7 +330,7 @@ fn an_empty_global_section_is_no_obstacle() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_violations_are_reported_together() {
     let manifest = r#"{"abi":2,"name":"Bad Name","version":"1"}"#;
     let many = format!(
         "{}(import \"env\" \"f\" (func)) (import \"env\" \"memory\" (memory 1)) (table 5000 funcref) (func $s) (start $s) (func (export \"x\"))",

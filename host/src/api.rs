@@ -1,10 +1,11 @@
-//! The API: translates REST and gRPC to use cases and back. It decides nothing.
+//! The API: translates REST and gRPC to use cases and back. It makes no decisions.
 
 mod accept;
 #[cfg(test)]
 mod fixture;
 pub mod grpc;
 mod guarded;
+mod process_status;
 pub mod rest;
 mod socket;
 mod unserved;
@@ -14,11 +15,10 @@ use std::sync::Arc;
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
 use crate::bus::Bus;
-use crate::connections::Connections;
 use crate::control::Control;
-use crate::health::Health;
 use crate::prices::Prices;
 
+pub use self::process_status::{AlertFigures, EvaluationFigures, FeedFigures, ProcessStatus, RoleFigures};
 pub use self::unserved::Warned;
 
 /// What both protocols are served from. Cloning is cheap.
@@ -28,28 +28,26 @@ pub struct Api {
     pub control: Control,
     /// The newest prices.
     pub prices: Prices,
-    /// Where live streams read ticks.
+    /// The log from which live streams read ticks.
     pub bus: Bus,
-    /// Health of this process.
-    pub health: Health,
-    /// Connections and streams of this process.
-    pub connections: Connections,
-    /// What is subscribed and served.
+    /// The status of this process, and its connections.
+    pub status: ProcessStatus,
+    /// The symbols that are subscribed and served.
     pub tickers: Arc<[Symbol]>,
-    /// Of which symbols the log has been warned that nobody serves them.
+    /// Symbols of which the log has been warned that this server does not serve them.
     pub warned: Arc<Warned>,
-    /// Who asks: [`Tenant::standard`] until authentication comes.
+    /// The tenant of every request: [`Tenant::standard`] until there is authentication.
     pub tenant: Tenant,
 }
 
 impl Api {
-    /// The symbols of a new alert that are none of this server's. It is an alert all the same, since ticks may come from
-    /// elsewhere; but a symbol that was misspelt would never be noticed.
+    /// Returns the symbols of a new alert that this server does not serve, and logs a warning. The alert is created all the
+    /// same, since other processes may publish their ticks; but a misspelt symbol would never be noticed.
     fn note_unserved(&self, alert: &Alert) -> Vec<Symbol> {
         self.warn_of_unserved(alert.bindings.iter().map(|binding| &binding.symbol))
     }
 
-    /// Warns of each symbol that is watched and is none of this server's; returns those.
+    /// Logs a warning for each watched symbol that this server does not serve; returns those symbols.
     pub fn warn_of_unserved<'a>(&self, watched: impl Iterator<Item = &'a Symbol>) -> Vec<Symbol> {
         let unserved: Vec<_> = watched.filter(|symbol| !self.tickers.contains(symbol)).cloned().collect();
         unserved.iter().for_each(|symbol| self.warned.warn(symbol));
@@ -57,9 +55,9 @@ impl Api {
     }
 }
 
-/// What GoStocks answers to a new price alert, in both protocols.
+/// Returns GoStocks' answer to a new price alert, for both protocols.
 fn price_alert_message(symbol: &str, condition: &str, target: f64) -> String {
-    // Cents mean nothing up there, and 1e308 in full has 309 digits.
+    // Cents mean nothing for larger numbers, and 1e308 in full has 309 digits.
     const LARGEST_IN_FULL: f64 = 1e15;
     match target < LARGEST_IN_FULL {
         true => format!("Alert created: {symbol} {condition} ${target:.2}"),

@@ -1,4 +1,4 @@
-//! The command line: what `tocsin` can be told, and all of it but `serve`. Everything that concerns a server's rules
+//! The command line of `tocsin`: all commands but `serve`. Everything that concerns a server's rules
 //! and alerts goes over its public REST API, so the CLI can do what any client can.
 //!
 //! Results go to standard output, failures to standard error; [`output`] is the only place that writes to either.
@@ -33,7 +33,7 @@ use self::failure::Failure;
 use self::output::Output;
 use crate::config::{ServeArgs, StoreArgs, env_file};
 
-/// Where `tocsin serve` listens unless told otherwise.
+/// The default address of `tocsin serve`.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
 
 /// Options of every command are shown behind its own.
@@ -54,7 +54,7 @@ pub struct Cli {
     version,
     about = "Watches a stream of trades and rings when your rules say so",
     override_usage = "tocsin [OPTIONS] [COMMAND]",
-    long_about = "Tocsin watches a stream of market trades and judges every tick against standing alerts.\n\
+    long_about = "Tocsin watches a stream of market trades and evaluates every tick against standing alerts.\n\
                   What an alert means is decided by a rule: a sandboxed WebAssembly module, built in or your own.\n\n\
                   Without a command it runs the server, as `tocsin serve` does, and takes the same options.",
     after_help = "\
@@ -116,7 +116,7 @@ Examples:
   tocsin migrate --database-url 'user=tocsin password=… dbname=tocsin host=127.0.0.1 port=5432 sslmode=disable'"
     )]
     Migrate(StoreArgs),
-    /// Replay recorded trades to whoever subscribes, in Finnhub's protocol
+    /// Replay recorded trades to subscribers, in Finnhub's protocol
     #[command(long_about = feed::LONG_ABOUT)]
     Feed(feed::FeedArgs),
     /// Check, upload and list rules
@@ -215,16 +215,16 @@ pub async fn run(command: Command, global: Global) -> ExitCode {
     output.finish(done)
 }
 
-/// What a server that ended tells whoever started it. Its errors have been written then.
+/// Returns the exit code of a server that ended. Its error is written here.
 pub fn exit_code(ended: anyhow::Result<()>, global: &Global) -> ExitCode {
     Output { json: global.json }.finish(ended.map_err(|error| Failure::Local(format!("{error:#}"))))
 }
 
-/// Tells which store was brought up to date, or why none was.
+/// Reports which store was brought up to date, or why none was.
 pub fn report_store(migrated: anyhow::Result<String>, global: &Global) -> ExitCode {
     let output = Output { json: global.json };
-    let told = |store: String| output.result(&json!({ "up_to_date": store }), || format!("up to date: {store}"));
-    output.finish(migrated.map_err(|error| Failure::Local(format!("{error:#}"))).and_then(told))
+    let report = |store: String| output.result(&json!({ "up_to_date": store }), || format!("up to date: {store}"));
+    output.finish(migrated.map_err(|error| Failure::Local(format!("{error:#}"))).and_then(report))
 }
 
 fn completions(shell: Shell, output: Output) -> Result<(), Failure> {

@@ -34,7 +34,7 @@ use self::roles::Shared;
 /// What is subscribed and served without `TICKERS`.
 const DEFAULT_TICKERS: &str = "AAPL,BINANCE:BTCUSDT,IC MARKETS:1";
 
-/// Hosts of this domain serve nobody without a key.
+/// Hosts of this domain refuse clients without a key.
 const FINNHUB_DOMAIN: &str = "finnhub.io";
 
 /// The most tickers: Finnhub's free plan takes 50, and each connection of Binance 1,024.
@@ -173,7 +173,7 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub compile_deadline_ms: u64,
 
-    /// Whom a tick is put before: those that it wakes, or, to find rules whose wake bands lie, all
+    /// Bindings that are evaluated on a tick: those that it wakes, or, to find rules whose wake bands lie, all
     #[arg(long, env = "TOCSIN_WAKING", value_enum, default_value_t)]
     pub waking: WakingChoice,
 
@@ -238,7 +238,7 @@ pub enum FeedChoice {
     None,
 }
 
-/// Whom a tick is put before. All of them fire alike; the oracle that looks at no bands is for tests only.
+/// Which bindings are evaluated on a tick. All choices fire alike; the oracle that ignores bands is for tests only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum WakingChoice {
     /// Those that it wakes.
@@ -278,7 +278,7 @@ impl StoreArgs {
 pub struct Settings {
     /// What this process does.
     pub roles: Roles,
-    /// The bus and where firings are told, if that is Kafka.
+    /// The topics of ticks and firings, if the bus is Kafka.
     pub kafka: Option<KafkaSettings>,
     /// Where the embedded log and database live.
     pub data_dir: PathBuf,
@@ -312,7 +312,7 @@ pub struct Settings {
 
 impl ServeArgs {
     /// Checks everything and fills in what depends on something else.
-    pub fn settle(self) -> Result<Settings, ConfigError> {
+    pub fn validate(self) -> Result<Settings, ConfigError> {
         if !self.bind.is_loopback() {
             return Err(ConfigError(format!(
                 "--bind {}: there is no authentication yet, so only a loopback address is served; \
@@ -321,7 +321,7 @@ impl ServeArgs {
             )));
         }
         let roles = Roles::of(&self.roles);
-        let kafka = self.kafka.clone().settle(self.partitions)?;
+        let kafka = self.kafka.clone().validate(self.partitions)?;
         let store = self.store.choice()?;
         let prices = redis_address(&self.redis_addr)?;
         let is_postgres = matches!(store, StoreChoice::Postgres(_));
@@ -403,7 +403,7 @@ impl ServeArgs {
         // Another server than Finnhub's decides for itself whether it wants a key.
         if key.is_empty() && server.host.ends_with(FINNHUB_DOMAIN) {
             return Err(ConfigError(
-                "FINNHUB_API_KEY is not set, and Finnhub serves nobody without a key: set it, or choose another \
+                "FINNHUB_API_KEY is not set, and Finnhub refuses clients without a key: set it, or choose another \
                  TOCSIN_FEED (binance needs no key, simulated no network)"
                     .into(),
             ));

@@ -5,12 +5,13 @@
 //! Nothing here reads or writes a connection: `api` does.
 
 pub mod budget;
+pub mod health;
 pub mod open_files;
 mod streams;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use self::budget::{Activity, Budget, Place, Request};
 pub use self::streams::{STREAMS_RETRY_AFTER, StreamPlace, Streams};
@@ -24,9 +25,6 @@ pub const STATUS_CONNECTIONS: u32 = 16;
 
 /// The most live streams (SSE, WebSocket, gRPC watches) where nothing else is set.
 pub const DEFAULT_MAX_STREAMS: u32 = 2_048;
-
-/// How long `/health` names a connection that was refused, or could not be accepted, among the problems.
-const PROBLEM_FOR: Duration = Duration::from_secs(60);
 
 /// The connections and streams of a process, on all its ports. Cloning is cheap.
 #[derive(Clone)]
@@ -114,41 +112,6 @@ impl Connections {
             streams_max: streams.max(),
             streams_refused: streams.refused(),
         }
-    }
-
-    /// Returns the problems of the last minute, for people: refusals and failures to accept.
-    pub fn problems(&self) -> Vec<String> {
-        let Inner { budget, streams, failed, .. } = &*self.0;
-        let lately = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < PROBLEM_FOR);
-        let mut problems = Vec::new();
-        if lately(budget.last_refused()) {
-            problems.push(format!(
-                "connections are refused: all {} were in use within the last {} s ({} refused since the start); raise \
-                 --max-connections, or the limit of open files (ulimit -n)",
-                budget.max(),
-                PROBLEM_FOR.as_secs(),
-                budget.refused()
-            ));
-        }
-        if lately(streams.last_refused()) {
-            problems.push(format!(
-                "streams are refused: all {} were open within the last {} s ({} refused since the start); raise \
-                 --max-streams",
-                streams.max(),
-                PROBLEM_FOR.as_secs(),
-                streams.refused()
-            ));
-        }
-        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, error)) = failed.last.as_ref().filter(|(at, _)| lately(Some(*at))) {
-            problems.push(format!(
-                "connections cannot be accepted: {error} ({} times since the start, the last {} s ago); raise the limit of \
-                 open files (ulimit -n)",
-                failed.count,
-                at.elapsed().as_secs()
-            ));
-        }
-        problems
     }
 }
 

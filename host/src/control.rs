@@ -32,7 +32,7 @@ pub use self::rules::Upload;
 /// The largest page that a list answers with.
 pub const MAX_PAGE: u32 = 500;
 
-/// The page of a client that asks for none.
+/// The page size where a client gives none.
 pub const DEFAULT_PAGE: u32 = 100;
 
 /// When a client that met [`ControlError::Busy`] may try again, in seconds: the compiler gives up on a module after less.
@@ -94,7 +94,7 @@ pub enum ControlError {
     /// A backend is away; the same request may succeed later.
     #[error("{0}; try again later")]
     Unavailable(String),
-    /// Too many ask for the same at once; the same request will succeed in some seconds.
+    /// Too many requests of this kind are under way; the same request will succeed in some seconds.
     #[error("{0}")]
     Busy(String),
     /// Something is broken on this side.
@@ -156,7 +156,7 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Makes a page of one item more than was asked for: that one tells whether there is a next page.
+    /// Makes a page of one item more than was asked for: if it is there, there is a next page.
     fn of(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> String) -> Self {
         let more = items.len() > limit as usize;
         items.truncate(limit as usize);

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::deliverer::Deliverer;
 use crate::bus::{BusError, KafkaConfig};
-use crate::health::Part;
+use crate::health::Component;
 use crate::store::{Store, StoreError};
 
 /// Writes a firing as it is told: JSON.
@@ -52,7 +52,7 @@ enum DeliveryError {
 }
 
 /// Delivers until `stop` is cancelled; then what is leased is told or given back. Backends that are away are waited for,
-/// and told of by `part`.
-pub async fn run(store: Store, config: DeliveryConfig, part: Part, stop: CancellationToken) {
-    Deliverer::new(store, config, part, stop).run().await;
+/// and reported by `component`.
+pub async fn run(store: Store, config: DeliveryConfig, component: Component, stop: CancellationToken) {
+    Deliverer::new(store, config, component, stop).run().await;
 }

@@ -1,4 +1,4 @@
-//! Named points at which a test lets the process die, as a crash there would: between two steps of which whoever comes after
+//! Named points at which a test lets the process die, as a crash there would: between two steps of which the next process
 //! may find one. `TOCSIN_FAILPOINT=name:8` lets it pass the point eight times and aborts at the ninth, in a build with the
 //! feature `failpoints`; in any other build the points are nothing.
 

@@ -7,6 +7,7 @@
 mod binance;
 mod connect;
 mod finnhub;
+pub mod health;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
-use crate::health::Part;
+use crate::health::Component;
 use crate::store::{Lease, Leased, Store, StoreError};
 
 /// How long a lock outlives its holder's last word: so soon another takes over.
@@ -109,11 +109,11 @@ async fn release(store: &Store, lock: &Lease) {
 pub async fn while_held<E, W: Future<Output = Result<(), E>>>(
     store: &Store,
     lock: &Lease,
-    part: &Part,
+    component: &Component,
     stop: &CancellationToken,
     work: impl Fn(CancellationToken) -> W,
 ) -> Result<(), E> {
-    let mut waiting = Waiting::new(lock, part);
+    let mut waiting = Waiting::new(lock, component);
     while !stop.is_cancelled() {
         let asked = Instant::now();
         let wait = match timeout(LEASE, store.acquire_lease(lock)).await {
@@ -128,7 +128,7 @@ pub async fn while_held<E, W: Future<Output = Result<(), E>>>(
         };
         stop.run_until_cancelled(sleep(wait)).await;
     }
-    part.clear();
+    component.clear();
     Ok(())
 }
 
@@ -178,27 +178,27 @@ async fn renew(store: Store, lock: Lease, tenure: Arc<Tenure>) {
 /// Tells once for whom, or for what, one stands by.
 struct Waiting<'a> {
     lock: &'a Lease,
-    part: &'a Part,
+    component: &'a Component,
     told: Option<String>,
     backoff: Backoff,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(lock: &'a Lease, part: &'a Part) -> Self {
-        Self { lock, part, told: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
+    fn new(lock: &'a Lease, component: &'a Component) -> Self {
+        Self { lock, component, told: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
     }
 
     fn over(&mut self) {
         info!(lock = self.lock.name, "the lock is held");
         (self.told, self.backoff) = (None, Backoff::new(ASK_EVERY, MAX_BACKOFF));
-        self.part.clear();
+        self.component.clear();
     }
 
     fn for_owner(&mut self, owner: String) -> Duration {
         self.backoff.reset();
         if !owner.is_empty() && self.told.as_ref() != Some(&owner) {
             info!(lock = self.lock.name, owner, "standing by: another process holds the lock");
-            self.part.stand_by(format!("for {owner}, which holds {}", self.lock.name));
+            self.component.stand_by(format!("for {owner}, which holds {}", self.lock.name));
             self.told = Some(owner);
         }
         ASK_EVERY
@@ -209,7 +209,7 @@ impl<'a> Waiting<'a> {
         if self.told.is_none() {
             warn!("{told}; trying again");
         }
-        self.part.tell(told.clone());
+        self.component.report(told.clone());
         self.told = Some(told);
         self.backoff.next(rand::random())
     }
@@ -228,8 +228,8 @@ mod tests {
         Lease { name: "feed".into(), owner: owner.into(), duration: LEASE }
     }
 
-    fn part() -> Part {
-        Health::new(About::default(), Arc::new(|| 0)).part("ingest")
+    fn component() -> Component {
+        Health::new(About::default(), &[]).component("ingest")
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,7 +240,7 @@ mod tests {
         let start = |owner: &'static str| {
             let (store, working, begun, stop) =
                 (store.clone(), working.clone(), begun.clone(), CancellationToken::new());
-            let (stopped, part) = (stop.clone(), part());
+            let (stopped, component) = (stop.clone(), component());
             let task = tokio::spawn(async move {
                 let work = |ended: CancellationToken| {
                     let (working, begun) = (working.clone(), begun.clone());
@@ -252,7 +252,7 @@ mod tests {
                         Ok::<(), Infallible>(())
                     }
                 };
-                while_held(&store, &lock(owner), &part, &stopped, work).await.unwrap();
+                while_held(&store, &lock(owner), &component, &stopped, work).await.unwrap();
             });
             (stop, task)
         };
@@ -295,7 +295,7 @@ mod tests {
                 Ok::<(), Infallible>(())
             }
         };
-        while_held(&store, &lock("busy"), &part(), &stop, work).await.unwrap();
+        while_held(&store, &lock("busy"), &component(), &stop, work).await.unwrap();
         assert_eq!(begins.load(SeqCst), 1, "it lost the lock while it worked");
     }
 

@@ -1,6 +1,7 @@
-//! Tocsin: ticks in, WASM rules judge them, alerts fire. The binary is a thin shell around this library.
+//! Tocsin evaluates a stream of trades against standing alerts, whose conditions are WebAssembly rules. The binary only calls
+//! this library.
 //!
-//! `ARCHITECTURE.md` says who may import whom; [`roles`] wires it all together.
+//! `ARCHITECTURE.md` has the map of the modules, and which may import which. Start reading at [`roles`], which wires a process.
 
 pub mod api;
 mod backoff;
@@ -14,18 +15,19 @@ pub mod delivery;
 pub mod disk;
 pub mod evaluator;
 mod failpoint;
-pub mod feed;
+
 pub mod health;
 pub mod ingest;
+mod key_values;
 pub mod lease;
 mod lock_holder;
 pub mod prices;
 pub mod program;
 #[cfg(test)]
 mod proxy;
+pub mod replay_server;
 pub mod roles;
 pub mod rules;
 pub mod signals;
 pub mod store;
 pub mod telemetry;
-mod words;

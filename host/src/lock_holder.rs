@@ -1,4 +1,4 @@
-//! Which process holds a file's lock, for whoever finds it locked.
+//! Finds the process that holds a file's lock, for error messages.
 
 use std::fmt;
 use std::fs::File;

@@ -7,6 +7,7 @@ mod candle;
 mod conformance;
 mod embedded;
 mod encoding;
+pub mod health;
 mod projector;
 mod redis;
 mod series;

@@ -1,4 +1,5 @@
-//! The program: parses, matches, runs. It stands in the library so that all of it is compiled once; `main.rs` only calls it.
+//! The program: parses the command line and runs the command. It is part of the library so that it is compiled once; `main.rs`
+//! only calls it.
 
 use std::process::ExitCode;
 
@@ -8,13 +9,13 @@ use crate::cli::{self, Cli, Command, Global};
 use crate::rules::compiler;
 use crate::{config, data_dir, roles, signals, telemetry};
 
-/// Does what the command line says; the exit code of the process.
+/// Runs the command of the command line; returns the exit code of the process.
 ///
 /// # Safety
-/// No other thread may run yet: settings are read into the environment, which all threads share.
+/// No other thread may run yet: settings are written to the environment, which all threads share.
 #[expect(unsafe_code, reason = "the environment is written to")]
 pub unsafe fn run() -> ExitCode {
-    // A compiler of strangers' modules has no business with settings.
+    // The child that compiles uploaded modules reads no settings.
     if let Some(ended) = compiler::run_if_child(std::env::args_os()) {
         return ended;
     }
@@ -35,7 +36,7 @@ pub unsafe fn run() -> ExitCode {
             other => cli::run(other, cli.global).await,
         }
     });
-    // What still waits for a backend is not waited for.
+    // Do not wait for tasks that are blocked on a backend.
     runtime.shutdown_background();
     ended
 }
@@ -44,7 +45,7 @@ async fn serve(args: config::ServeArgs, global: &Global) -> ExitCode {
     let started = telemetry::start(args.log_format, &args.log).map_err(anyhow::Error::msg);
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone());
-    let ended = match started.and_then(|()| Ok(args.settle()?)) {
+    let ended = match started.and_then(|()| Ok(args.validate()?)) {
         Ok(settings) => roles::serve(settings, stop).await,
         Err(error) => Err(error),
     };

@@ -9,6 +9,7 @@ pub(crate) mod conformance;
 mod error;
 mod evaluation;
 mod faults;
+pub mod health;
 mod lease;
 mod logs;
 mod migrations;

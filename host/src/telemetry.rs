@@ -26,7 +26,7 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        // Told on standard error as well, by a macro that panics where nobody reads that any more.
+        // Not printed with a macro that panics where standard error is closed.
         .log_internal_errors(false);
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
     // Only a test that starts two logs in a process meets the error.

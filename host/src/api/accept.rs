@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::connections::{Connections, Place};
 
-/// How long a new connection may send nothing. A client that has something to ask sends it at once.
+/// How long a new connection may send nothing. A client with a request sends it at once.
 pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first wait after a connection could not be accepted is up to so long.

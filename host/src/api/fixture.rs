@@ -6,15 +6,15 @@ use tempfile::TempDir;
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{Symbol, Tenant};
 
-use super::Api;
+use super::{Api, ProcessStatus, RoleFigures};
 use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use crate::connections::Connections;
+use crate::connections::{self, Connections};
 use crate::control::Control;
 use crate::health::{About, Health};
-use crate::prices::{EmbeddedPrices, Prices};
+use crate::prices::{self, EmbeddedPrices, Prices};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
-use crate::store::{BindingCaps, Store};
+use crate::store::{self, BindingCaps, Store};
 
 /// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;
@@ -47,13 +47,14 @@ pub(super) async fn backends() -> Backends {
     let control = Control::new(store.clone(), bus.clone(), library, clock, CAPS);
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();
-    let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, Arc::new(|| NOW_MS));
-    health.watch_store(store.clone());
-    health.watch_prices(prices.clone());
-    health.begun();
+    let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, &[]);
+    store::health::register(&health, store.clone());
+    prices::health::register(&health, prices.clone());
+    health.set_running();
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
     let connections = Connections::new(MAX_CONNECTIONS, MAX_STREAMS);
-    health.watch_connections(connections.clone());
-    let api = Api { control, prices, bus, health, connections, tickers, warned: Arc::default(), tenant };
+    connections::health::register(&health, connections.clone());
+    let status = ProcessStatus { health, connections, figures: Arc::new(RoleFigures::default) };
+    let api = Api { control, prices, bus, status, tickers, warned: Arc::default(), tenant };
     Backends { api, store, _dir: dir }
 }

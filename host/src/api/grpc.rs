@@ -67,9 +67,9 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
                 .max_decoding_message_size(MAX_REQUEST_BYTES),
         )
         .add_service(RuleServiceServer::new(rules::Service(api.clone())).max_decoding_message_size(MAX_UPLOAD_BYTES));
-    let calls = Calls::new(routes, api.connections.streams().clone());
+    let calls = Calls::new(routes, api.status.connections.streams().clone());
     tokio::join!(
-        http2::serve(listener, calls, &api.connections, GRACE, stop.clone()),
-        health::watch(&api.health, &reporter, &stop),
+        http2::serve(listener, calls, &api.status.connections, GRACE, stop.clone()),
+        health::watch(&api.status.health, &reporter, &stop),
     );
 }

@@ -12,8 +12,9 @@ mod faults;
 mod firings;
 mod gostocks;
 mod host_check;
+mod json_reader;
 mod logs;
-mod members;
+
 mod openapi;
 mod problem;
 mod promotion;
@@ -36,9 +37,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::connections::Routers;
 use self::problem::{Kind, Problem};
 use self::trades::TradeFeed;
-use super::Api;
-use crate::connections::Connections;
-use crate::health::Health;
+use super::{Api, ProcessStatus};
 
 pub use self::firings::firing_json;
 
@@ -68,38 +67,32 @@ impl Served {
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
     let served = Served::new(api.clone(), stop.clone());
     let tasks = served.tasks.clone();
-    let routers = Routers { within: router(served), beyond: overloaded(api.health, &api.connections) };
-    connections::serve(listener, routers, &api.connections, tasks, stop).await;
+    let routers = Routers { within: router(served), beyond: overloaded(api.status.clone()) };
+    connections::serve(listener, routers, &api.status.connections, tasks, stop).await;
     Ok(())
 }
 
 /// Serves `/health` and `/ready` until `stop` is cancelled: what a process answers that has no API, or has one that it does
 /// not serve at this moment.
-pub async fn serve_status(
-    listener: TcpListener,
-    health: Health,
-    connections: &Connections,
-    has_api: bool,
-    stop: CancellationToken,
-) {
+pub async fn serve_status(listener: TcpListener, status: ProcessStatus, has_api: bool, stop: CancellationToken) {
     let (kind, absent) = if has_api {
-        (Kind::Unavailable, "this process is starting or stopping: GET /ready tells; try again")
+        (Kind::Unavailable, "this process is starting or stopping: GET /ready says when it is ready; try again")
     } else {
         (
             Kind::NotFound,
-            "this process answers GET /health and GET /ready only: its roles, which /health tells, have no API",
+            "this process answers GET /health and GET /ready only: none of its roles, which /health lists, has an API",
         )
     };
-    let beyond = overloaded(health.clone(), connections);
-    let routers = Routers { within: status_router(health, kind, absent.into()), beyond };
-    connections::serve(listener, routers, connections, TaskTracker::new(), stop).await;
+    let beyond = overloaded(status.clone());
+    let routers = Routers { within: status_router(status.clone(), kind, absent.into()), beyond };
+    connections::serve(listener, routers, &status.connections, TaskTracker::new(), stop).await;
 }
 
 /// What is answered on connections beyond the budget.
-fn overloaded(health: Health, connections: &Connections) -> Router {
-    let max = connections.counts().max;
+fn overloaded(status: ProcessStatus) -> Router {
+    let max = status.connections.counts().max;
     status_router(
-        health,
+        status,
         Kind::Busy,
         format!(
             "all {max} connections that this server allows are in use: try again; --max-connections and the limit of open \
@@ -109,18 +102,18 @@ fn overloaded(health: Health, connections: &Connections) -> Router {
 }
 
 /// `/health` and `/ready`, and one answer to everything else.
-fn status_router(health: Health, kind: Kind, otherwise: String) -> Router {
+fn status_router(status: ProcessStatus, kind: Kind, otherwise: String) -> Router {
     let (router, _) = OpenApiRouter::new().merge(status::routes()).split_for_parts();
     router
         .fallback(async move || Problem::new(kind, otherwise))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(axum::middleware::from_fn(host_check::check))
-        .with_state(health)
+        .with_state(status)
 }
 
-impl FromRef<Served> for Health {
+impl FromRef<Served> for ProcessStatus {
     fn from_ref(served: &Served) -> Self {
-        served.api.health.clone()
+        served.api.status.clone()
     }
 }
 
@@ -153,7 +146,8 @@ fn router(served: Served) -> Router {
         .with_state(served)
 }
 
-/// Any page may call: the trading app's clients do. That is why nobody but this machine is served, see `host_check`.
+/// Allows calls from any page, which the trading app's clients make. Only this machine is served for that reason: see
+/// `host_check`.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)

@@ -17,7 +17,7 @@ impl Warned {
     pub(super) fn warn(&self, symbol: &Symbol) {
         if self.is_news(symbol) {
             tracing::warn!(
-                %symbol, "there are alerts on a symbol that is none of TICKERS: they wait until somebody publishes its ticks"
+                %symbol, "there are alerts on a symbol that is not in TICKERS: they wait until another process publishes its ticks"
             );
         }
     }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::output::Output;
 use super::{alert_view, watch};
 
-pub(super) const LONG_ABOUT: &str = "An alert asks a rule to judge every tick of some symbols, from now on. It fires \
+pub(super) const LONG_ABOUT: &str = "An alert has a rule evaluated on every tick of some symbols, from now on. It fires \
     once for each symbol, or each time with --every.";
 
 /// Create, list and delete alerts, and see them fire
@@ -44,7 +44,7 @@ pub enum AlertCommand {
         /// The alert's number
         id: i64,
     },
-    /// Release an alert from quarantine: it is judged again, on probe
+    /// Release an alert from quarantine: it is evaluated again, on probe
     #[command(after_help = "\
 Examples:
   tocsin alert release 1
@@ -103,7 +103,7 @@ Examples:
       --param percent=2.5 --param direction=up --every
   tocsin alert create --user 1 --symbol AAPL --rule percent-move --params '{\"percent\":2.5}'
 
-`tocsin rule show NAME` tells a rule's params.")]
+`tocsin rule show NAME` lists a rule's params.")]
 pub struct CreateArgs {
     /// The number of the user, from 1; users need not be created first
     #[arg(long, value_name = "N")]

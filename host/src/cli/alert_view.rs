@@ -56,9 +56,9 @@ pub(super) fn faults(faults: &[Value]) -> String {
     let row = |fault: &Value| {
         let rule = format!("{} {}", text(&fault["rule"]), text(&fault["version"]));
         let quarantined = if fault["quarantined"] == true { " (quarantined)" } else { "" };
-        let told = format!("{}{quarantined}", text(&fault["fault"]));
+        let fault_text = format!("{}{quarantined}", text(&fault["fault"]));
         let cells = [time(&fault["timestamp"]), text(&fault["symbol"]), text(&fault["price"]), rule];
-        cells.into_iter().chain([told, text(&fault["id"])]).collect()
+        cells.into_iter().chain([fault_text, text(&fault["id"])]).collect()
     };
     let rows: Vec<Vec<_>> = faults.iter().map(row).collect();
     table(&["TIME", "SYMBOL", "PRICE", "RULE", "FAULT", "ID"], &rows)

@@ -1,4 +1,4 @@
-//! Why a command did not do what it was told.
+//! Why a command failed.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ pub(super) enum Failure {
     Problem(Value),
     /// Anything else; the text says what to do.
     Local(String),
-    /// Whoever read the output has gone, as `head` does when it has enough.
+    /// The reader of the output has closed it, as `head` does when it has enough.
     ReaderGone,
 }
 

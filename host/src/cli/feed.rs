@@ -11,12 +11,12 @@ use super::failure::Failure;
 use super::output::Output;
 use super::table::{pairs, table};
 use crate::config::from_one;
-use crate::feed::{self, FeedOptions, FeedReport, Speed};
+use crate::replay_server::{self, ReplayOptions, ReplayReport, Speed};
 use crate::telemetry::{self, LogFormat};
 
-pub(super) const LONG_ABOUT: &str = "Replays recorded trades to whoever subscribes, in Finnhub's protocol: a server of \
+pub(super) const LONG_ABOUT: &str = "Replays recorded trades to subscribers, in Finnhub's protocol: a server of \
     prices for trying rules, and for tests.\n\n\
-    Playback moves while somebody is subscribed. GET /price keeps the price with the newest event time: give a server \
+    Playback moves while a client is subscribed. GET /price keeps the price with the newest event time: give a server \
     that listens to an old recording a data folder of its own, or it goes on showing what a newer feed said. On request it misbehaves as real feeds do: it drops connections, \
     sends garbage, refuses tokens and subscriptions.";
 
@@ -72,7 +72,7 @@ pub struct FeedArgs {
     close_at_end: bool,
 }
 
-/// Serves until the end or a signal, then tells what was sent.
+/// Serves until the end or a signal, then reports what was sent.
 pub(super) async fn run(args: FeedArgs, output: Output) -> Result<(), Failure> {
     telemetry::start(LogFormat::Auto, "info").map_err(Failure::Local)?;
     let address = args.listen;
@@ -81,7 +81,8 @@ pub(super) async fn run(args: FeedArgs, output: Output) -> Result<(), Failure> {
     })?;
     let stop = CancellationToken::new();
     crate::signals::cancel_on_signal(stop.clone());
-    let report = feed::run(args.into(), listener, stop).await.map_err(|error| Failure::Local(error.to_string()))?;
+    let report =
+        replay_server::run(args.into(), listener, stop).await.map_err(|error| Failure::Local(error.to_string()))?;
     let sent: serde_json::Map<_, _> = report.sent.iter().map(|(symbol, n)| (symbol.to_string(), json!(n))).collect();
     let value = json!({
         "sent": sent, "total_sent": report.total_sent(), "passed_over": report.passed_over, "drops": report.drops,
@@ -90,7 +91,7 @@ pub(super) async fn run(args: FeedArgs, output: Output) -> Result<(), Failure> {
     output.result(&value, || render(&report))
 }
 
-impl From<FeedArgs> for FeedOptions {
+impl From<FeedArgs> for ReplayOptions {
     fn from(args: FeedArgs) -> Self {
         Self {
             file: args.file,
@@ -106,7 +107,7 @@ impl From<FeedArgs> for FeedOptions {
     }
 }
 
-fn render(report: &FeedReport) -> String {
+fn render(report: &ReplayReport) -> String {
     let mut rows: Vec<_> = report.sent.iter().map(|(symbol, n)| vec![symbol.to_string(), n.to_string()]).collect();
     rows.push(vec!["all".into(), report.total_sent().to_string()]);
     let rest = pairs(&[

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_accepted_is_said_with_what_waits() {
+    fn an_accepted_log_is_reported_with_what_waits() {
         let answer = |moved: u64| json!({"log": {"identity": "kafka:a"}, "moved_bindings": moved});
         assert_eq!(accepted(&answer(0), "end"), "evaluation goes on with kafka:a from its end on");
         assert!(accepted(&answer(2), "earliest").contains("; 2 live symbols of alerts wait"));

@@ -25,18 +25,18 @@ impl Output {
         if self.json { self.text(&value.to_string()) } else { self.text(&render()) }
     }
 
-    /// Writes a text and the end of its last line. Flushed, since whoever reads may wait for it.
+    /// Writes a text and the end of its last line. Flushed, since its reader may wait for it.
     pub(super) fn text(self, text: &str) -> Result<(), Failure> {
         write(&mut io::stdout().lock(), text)
     }
 
     /// Writes a remark that is not part of the result.
     pub(super) fn remark(self, text: &str) {
-        // If standard error is gone there is nobody to tell.
+        // If standard error is closed there is nowhere to report that.
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// Tells how a command ended.
+    /// Reports how a command ended, and returns its exit code.
     pub(super) fn finish(self, done: Result<(), Failure>) -> ExitCode {
         match done {
             Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,

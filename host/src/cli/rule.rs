@@ -33,7 +33,7 @@ Examples:
   tocsin rule upload my_rule.wasm
   tocsin rule show percent-move              its params, with defaults and bounds")]
 pub enum RuleCommand {
-    /// Validate a module without a server, and tell all about it
+    /// Validate a module without a server, and print all about it
     #[command(after_help = "\
 Examples:
   tocsin rule check my_rule.wasm
@@ -73,7 +73,7 @@ Examples:
   tocsin rule promote my-rule 2.0.0 --reset-state
 
 All alerts move, or none: if the params of one do not fit the version's schema, or the version cannot take its state over,
-everything stays as it is. No tick is lost or judged twice.")]
+everything stays as it is. No tick is lost or evaluated twice.")]
     Promote {
         /// The rule's name
         name: String,
@@ -106,8 +106,7 @@ Examples:
   curl -so bundle.json http://127.0.0.1:8080/api/v1/faults/ID/bundle
   tocsin rule reproduce bundle.json
 
-Exit status: 0 if the same fault comes of it, 1 if something else does, or if the file is no bundle; what differs is
-told.")]
+Exit status: 0 if the fault is the same, 1 if the result differs, which is printed, or if the file is not a bundle.")]
     Reproduce {
         /// The bundle, a .json file
         bundle: PathBuf,

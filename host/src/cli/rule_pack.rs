@@ -78,7 +78,7 @@ fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     partial.push(".partial");
     let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, file));
     if written.is_err() {
-        // What went wrong is told; a remainder that cannot be removed either adds nothing.
+        // The first error is reported; that the remainder cannot be removed adds nothing to it.
         let _ = fs::remove_file(&partial);
     }
     written

@@ -49,8 +49,8 @@ pub(super) fn show(rule: &Value) -> String {
     ];
     let quarantine = &rule["quarantine"];
     if quarantine.is_object() {
-        let told = format!("since {}, for ever: {}", text(&quarantine["at"]), text(&quarantine["reason"]));
-        lines.push(("quarantine", told));
+        let quarantined = format!("since {}, for ever: {}", text(&quarantine["at"]), text(&quarantine["reason"]));
+        lines.push(("quarantine", quarantined));
     }
     lines.retain(|(_, value)| !value.is_empty());
     let rows: Vec<_> = properties(manifest).map(|(name, schema)| param(name, schema)).collect();

@@ -44,7 +44,7 @@ fn the_options_of_serve_need_no_word_before_them() {
         let Command::Serve(serve) = parse(args).unwrap().command else { panic!("{args:?}") };
         assert_eq!(serve.port, port, "{args:?}");
     }
-    // The word that is missing is told by the usage.
+    // The usage names the missing argument.
     for bad in [&["--prot", "0"][..], &["--port", "0", "rule", "list"], &["-p", "0"]] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert!(error.to_string().contains("Usage: tocsin serve"), "{error}");
@@ -91,9 +91,9 @@ fn a_wrong_command_line_exits_with_2() {
     ] {
         let error = parse(bad).err().unwrap_or_else(|| panic!("{bad:?} is understood"));
         assert_eq!(error.exit_code(), 2, "{bad:?}");
-        let Value::String(told) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
-        assert!(!told.is_empty() && !told.starts_with("error"), "{told}");
-        assert!(!told.contains('\n') && !told.contains("Usage:"), "{told}");
+        let Value::String(detail) = usage_failure(&error).problem()["detail"].take() else { panic!("{bad:?}") };
+        assert!(!detail.is_empty() && !detail.starts_with("error"), "{detail}");
+        assert!(!detail.contains('\n') && !detail.contains("Usage:"), "{detail}");
     }
 }
 
@@ -165,7 +165,7 @@ fn metered() -> Vec<u8> {
 }
 
 #[test]
-fn a_good_module_is_told_in_full() {
+fn a_good_module_is_reported_in_full() {
     insta::assert_snapshot!("check_above", rule_check::check(builtin::ABOVE).unwrap().text());
     insta::assert_snapshot!("check_metered", rule_check::check(&metered()).unwrap().text());
     let json = rule_check::check(builtin::ABOVE).unwrap().json();
@@ -234,7 +234,7 @@ fn results_as_text() {
 }
 
 #[test]
-fn symbols_that_nobody_serves_are_noted() {
+fn symbols_that_are_not_served_are_noted() {
     let note = alert_view::unserved(&json!({ "unserved": ["TYPO", "X"] })).unwrap();
     assert!(note.starts_with("note: TYPO, X: none of this server's tickers"), "{note}");
     assert_eq!(alert_view::unserved(&json!({ "unserved": [] })).or(alert_view::unserved(&alert())), None);
@@ -284,7 +284,7 @@ fn a_fault_is_reproduced_from_its_bundle() {
 }
 
 #[test]
-fn what_keeps_a_fault_from_being_reproduced_is_told() {
+fn why_a_fault_is_not_reproduced_is_reported() {
     for (member, value, expect) in [
         ("/state", json!("0100000000000000"), "evaluated again, it held"),
         ("/fault/kind", json!("out_of_fuel"), "\n  fault: "),
@@ -316,7 +316,7 @@ fn what_keeps_a_fault_from_being_reproduced_is_told() {
 }
 
 #[test]
-fn a_problem_is_told_once() {
+fn a_problem_is_printed_once() {
     let problem = json!({
         "title": "the request is wrong", "status": 400, "detail": "user_id: 0 is not …", "error": "user_id: 0 is not …",
         "violations": [{ "field": "user_id", "message": "0 is not …" }, { "code": "limit", "message": "too large" }],

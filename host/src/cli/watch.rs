@@ -27,7 +27,7 @@ pub(super) async fn run(
     let mut query: Vec<_> = alert.map(|id| ("alert_id", id.to_string())).into_iter().collect();
     query.extend(after.map(|after| ("after", after)));
     let mut last_id = None;
-    // The first attempt tells at once that there is no server; later ones wait for it.
+    // The first attempt fails at once if there is no server; later ones wait for it.
     let mut response = client.stream(&query, None).await?;
     loop {
         let lost = follow(response, &mut last_id, output).await?;

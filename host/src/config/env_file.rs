@@ -254,8 +254,8 @@ mod tests {
 
     #[track_caller]
     fn check_refused(text: &[u8], line: usize, what: &str) {
-        let (at, told) = parse(text).unwrap_err();
-        assert!(at == line && told.contains(what), "line {at}: {told}");
+        let (at, message) = parse(text).unwrap_err();
+        assert!(at == line && message.contains(what), "line {at}: {message}");
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
             let option = argument.unwrap_or_else(|| panic!("{name} is no setting")).get_long().unwrap();
             typed.push(format!("--{option}={value}"));
         }
-        let settings: Settings = Typed::parse_from(typed).args.settle().unwrap();
+        let settings: Settings = Typed::parse_from(typed).args.validate().unwrap();
         assert_eq!(settings.tickers.len(), 3);
     }
 }

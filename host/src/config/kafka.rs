@@ -1,10 +1,10 @@
-//! Settings of Kafka: the bus, and the topic on which firings are told.
+//! Settings of Kafka: the bus, and the topic to which firings are delivered.
 
 use clap::Args;
 
 use super::{ConfigError, from_one};
 use crate::bus::KafkaConfig;
-use crate::words::words;
+use crate::key_values::key_values;
 
 /// What may be written, for messages.
 const OPTION_FORMS: &str = "librdkafka's settings as name=value name='a value'";
@@ -20,7 +20,7 @@ pub struct KafkaArgs {
     #[arg(long, env = "KAFKA_TOPIC", default_value = "market_ticks", value_name = "TOPIC")]
     pub kafka_topic: String,
 
-    /// Topic on which firings are told; made if missing, with --partitions
+    /// Topic to which firings are delivered; made if missing, with --partitions
     #[arg(long, env = "KAFKA_FIRINGS_TOPIC", default_value = "alert_firings", value_name = "TOPIC")]
     pub kafka_firings_topic: String,
 
@@ -45,13 +45,13 @@ pub struct KafkaArgs {
 pub struct KafkaSettings {
     /// Ticks: the bus.
     pub ticks: KafkaConfig,
-    /// Firings, where they are told.
+    /// The topic of firings.
     pub firings: KafkaConfig,
 }
 
 impl KafkaArgs {
     /// None without brokers: then everything is embedded.
-    pub(super) fn settle(self, partitions: u32) -> Result<Option<KafkaSettings>, ConfigError> {
+    pub(super) fn validate(self, partitions: u32) -> Result<Option<KafkaSettings>, ConfigError> {
         let brokers: Vec<&str> = self.kafka_brokers.split(',').map(str::trim).filter(|at| !at.is_empty()).collect();
         if brokers.is_empty() {
             return Ok(None);
@@ -65,7 +65,7 @@ impl KafkaArgs {
             topic: topic("KAFKA_TOPIC", &self.kafka_topic)?,
             partitions,
             replication: self.kafka_replication,
-            options: words(&self.kafka_options, OPTION_FORMS).map_err(|error| wrong(&error))?,
+            options: key_values(&self.kafka_options, OPTION_FORMS).map_err(|error| wrong(&error))?,
         };
         let firings = KafkaConfig { topic: topic("KAFKA_FIRINGS_TOPIC", &self.kafka_firings_topic)?, ..ticks.clone() };
         if firings.topic == ticks.topic {

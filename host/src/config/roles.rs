@@ -11,9 +11,9 @@ pub enum Role {
     Ingest,
     /// Keep the newest prices.
     Project,
-    /// Judge ticks against alerts.
+    /// Evaluate ticks against alerts.
     Evaluate,
-    /// Tell of firings on Kafka.
+    /// Deliver firings to Kafka.
     Deliver,
     /// Serve REST, WebSockets and gRPC.
     Api,

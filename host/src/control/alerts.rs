@@ -16,7 +16,7 @@ pub const MAX_SYMBOLS: usize = 100;
 /// The longest Idempotency-Key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-/// An alert as a client asks for it.
+/// A client's request for an alert.
 #[derive(Clone, Debug)]
 pub struct CreateAlert {
     /// From 1.
@@ -34,7 +34,7 @@ pub struct CreateAlert {
     /// The request's Idempotency-Key, if it had one.
     pub idempotency: Option<Idempotency>,
     /// What was wrong with it where it came in; what is missing above is among it. The rest is checked all the same, so
-    /// that a client hears of everything at once.
+    /// that a client learns of all violations at once.
     pub violations: Vec<FieldViolation>,
 }
 

@@ -16,7 +16,7 @@ pub enum Condition {
     Below,
 }
 
-/// A price alert as a client asks for it.
+/// A client's request for a price alert.
 #[derive(Clone, Debug)]
 pub struct CreatePriceAlert {
     /// From 1.

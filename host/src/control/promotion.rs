@@ -36,7 +36,7 @@ const STATES_AT_ONCE: u32 = 256;
 /// The first wait of a rollback for a store that failed.
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// The lock of whoever carries a promotion out.
+/// The lock of the process that carries a promotion out.
 const PROMOTION_LOCK: &str = "promotion";
 
 /// How long evaluators have for handing over: milliseconds are usual, a replay after a start takes longer.
@@ -46,7 +46,7 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// it waits for may have halted.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A promotion as a client asks for it.
+/// A client's request for a promotion.
 #[derive(Clone, Debug)]
 pub struct PromoteRule {
     /// The rule's name.
@@ -360,7 +360,7 @@ impl Migrations {
         let state = match self.paths.get(&from) {
             Some(Path::Reset) => vec![0; self.rule.manifest().state_bytes],
             Some(Path::Migration(old)) => {
-                // One that was never judged remembers what every state begins with.
+                // A binding that was never evaluated has the initial state.
                 let old_state = saved.map_or_else(|| vec![0; old.state_bytes], |saved| saved.state);
                 let migration = match self.running.entry(from) {
                     Entry::Occupied(entry) => entry.into_mut(),

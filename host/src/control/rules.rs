@@ -120,10 +120,10 @@ pub(super) fn parse_version(field: &str, text: &str) -> Result<Version, ControlE
     domain::parse_version(text).map_err(|error| ControlError::invalid(field, error.to_string()))
 }
 
-/// Nothing can be asked of a rule version that is judged no more.
+/// Returns the error of a request on a rule version that is no longer evaluated.
 pub(super) fn rule_quarantined(rule: &RuleRef, quarantine: &RuleQuarantine) -> ControlError {
     ControlError::Precondition(format!(
-        "the rule {} {} is impure and is judged no more: {}; upload a version without this fault and create the alert \
+        "the rule {} {} is impure and no longer evaluated: {}; upload a version without this fault and create the alert \
          on that one",
         rule.name, rule.version, quarantine.reason
     ))

@@ -9,7 +9,7 @@ use super::ControlError;
 pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
     let (done, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("tocsin-migrate".into()).stack_size(THREAD_STACK_BYTES);
-    // Nobody listens only where the whole process is ending.
+    // The receiver is gone only where the whole process is ending.
     let started = thread.spawn(move || drop(done.send(work())));
     started.map_err(|error| ControlError::Unavailable(format!("a thread could not be started: {error}")))?;
     receiver.await.map_err(|_| ControlError::Internal("a thread that ran a rule panicked".into()))

@@ -12,7 +12,7 @@ use super::kafka::Publisher;
 use super::{DeliveryConfig, DeliveryError};
 use crate::backoff::Backoff;
 use crate::failpoint;
-use crate::health::Part;
+use crate::health::Component;
 use crate::store::{OutboxLease, Store};
 
 /// Firings that are leased and published together. They are all that is kept in memory.
@@ -40,7 +40,7 @@ const BACKOFF_CAP: Duration = Duration::from_secs(5);
 pub(super) struct Deliverer {
     store: Store,
     config: DeliveryConfig,
-    part: Part,
+    component: Component,
     stop: CancellationToken,
     lease: OutboxLease,
     publisher: Option<Publisher>,
@@ -49,9 +49,9 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    pub(super) fn new(store: Store, config: DeliveryConfig, part: Part, stop: CancellationToken) -> Self {
+    pub(super) fn new(store: Store, config: DeliveryConfig, component: Component, stop: CancellationToken) -> Self {
         let lease = OutboxLease { owner: config.owner.clone(), duration: LEASE };
-        Self { store, config, part, stop, lease, publisher: None, told: false }
+        Self { store, config, component, stop, lease, publisher: None, told: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -156,14 +156,14 @@ impl Deliverer {
         if !std::mem::replace(&mut self.told, true) {
             warn!("{problem}; trying again");
         }
-        self.part.tell(problem);
+        self.component.report(problem);
     }
 
     fn well(&mut self) {
         if std::mem::take(&mut self.told) {
             info!("firings are told again");
         }
-        self.part.clear();
+        self.component.clear();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::slice::from_ref;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::Message as _;
@@ -62,9 +61,9 @@ impl Fixture {
 
     /// Starts a deliverer; what stops it, and its end.
     fn start(&self, owner: &str) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-        let part = Health::new(About::default(), Arc::new(|| 0)).part("deliver");
+        let component = Health::new(About::default(), &[]).component("deliver");
         let (stop, config) = (CancellationToken::new(), config(owner, &self.topic));
-        (stop.clone(), tokio::spawn(run(self.store.clone(), config, part, stop)))
+        (stop.clone(), tokio::spawn(run(self.store.clone(), config, component, stop)))
     }
 
     /// Reads as many records of the topic as are asked for, and all that are there behind them.
@@ -218,8 +217,8 @@ async fn brokers_that_are_away_are_told_of_and_the_firings_are_given_back_at_the
     store.commit(from_ref(&claim), &Commit { firings: made, outbox: true, ..Commit::default() }).await.unwrap();
     let mut config = config("a", "nowhere");
     config.kafka.brokers = "127.0.0.1:1".into();
-    let (health, stop) = (Health::new(About::default(), Arc::new(|| 0)), CancellationToken::new());
-    let running = tokio::spawn(run(store.clone(), config, health.part("deliver"), stop.clone()));
+    let (health, stop) = (Health::new(About::default(), &[]), CancellationToken::new());
+    let running = tokio::spawn(run(store.clone(), config, health.component("deliver"), stop.clone()));
     while !health.report().await.problems.iter().any(|problem| problem.contains("firings wait for Kafka")) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

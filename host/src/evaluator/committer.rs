@@ -1,8 +1,8 @@
-//! Writes what a worker hands over, in its order, and tries again while the store is away: the worker waits meanwhile,
-//! and nothing is lost.
+//! Writes what a worker sends, in its order, and retries while the store is away: the worker waits meanwhile, and nothing is
+//! lost.
 //!
 //! What belongs to a partition is written under the worker's claim on it. Where another evaluator has claimed the
-//! partition, all that is left of it is dropped: the other one judges those ticks itself.
+//! partition, all that is left of it is dropped: the other one evaluates those ticks itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,8 @@ use tocsin_engine::domain::Symbol;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use super::{EvaluatorError, EvaluatorStats, Handed, Stopped};
+use super::worker::WorkerOutput;
+use super::{EvaluatorError, EvaluatorStats, Stopped};
 use crate::backoff::patient;
 use crate::bus::Clock;
 use crate::failpoint;
@@ -29,15 +30,15 @@ const MAX_FAULTS: usize = 2_000;
 /// The first wait for a store that failed: what it keeps waiting is an alert.
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// Firings that are told in the log, for each worker, in [`LOG_INTERVAL`]: a flood must not become one there.
+/// Firings that each worker logs in [`LOG_INTERVAL`]: a flood of firings must not flood the log.
 const MAX_LOGGED: u64 = 5;
 
-/// Time after which more firings are told, and how many were not.
+/// Time after which more firings are logged, and how many were not.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Committer {
     store: Store,
-    queue: mpsc::Receiver<Handed>,
+    queue: mpsc::Receiver<WorkerOutput>,
     /// Where partitions are reported of which nothing more is written: another evaluator has claimed them, or the store has
     /// refused their checkpoint. None where partitions cannot go to another evaluator: then that is an error.
     stopped: Option<mpsc::UnboundedSender<Stopped>>,
@@ -54,7 +55,7 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn new(
         store: Store,
-        queue: mpsc::Receiver<Handed>,
+        queue: mpsc::Receiver<WorkerOutput>,
         stopped: Option<mpsc::UnboundedSender<Stopped>>,
         stats: Arc<EvaluatorStats>,
         clock: Clock,
@@ -64,25 +65,25 @@ impl Committer {
         Self { store, queue, stopped, stats, clock, outbox, claims, fired: 0, log_begun }
     }
 
-    /// Ends when the worker is gone and all that it handed over is written.
+    /// Returns once the worker is gone and all that it sent is written.
     pub(super) async fn run(mut self) -> Result<(), EvaluatorError> {
         let mut next = self.queue.recv().await;
-        while let Some(handed) = next.take() {
-            match handed {
-                Handed::Claimed(claim) => self.claims.push(claim),
-                Handed::Left(partitions, leaving) => {
+        while let Some(output) = next.take() {
+            match output {
+                WorkerOutput::Claimed(claim) => self.claims.push(claim),
+                WorkerOutput::GaveUp(partitions, how) => {
                     self.claims.retain(|claim| !partitions.contains(&claim.partition));
-                    drop(leaving);
+                    drop(how);
                 }
-                Handed::Seen(symbol, partition) => self.settle(&symbol, partition).await?,
-                Handed::Halted(partition, why) => self.halt(partition, &why).await?,
-                Handed::Marker(marker) => drop(marker),
-                Handed::OutOfService(commit, written) => {
+                WorkerOutput::SymbolSeen(symbol, partition) => self.assign_symbol(&symbol, partition).await?,
+                WorkerOutput::Marker(marker) => drop(marker),
+                WorkerOutput::Halted(partition, why) => self.halt(partition, &why).await?,
+                WorkerOutput::OutOfService(commit, written) => {
                     self.write(*commit).await?;
-                    // The worker may have given up.
+                    // The worker may have stopped waiting.
                     let _ = written.send(());
                 }
-                Handed::Events(mut commit) => {
+                WorkerOutput::Commit(mut commit) => {
                     next = self.gather(&mut commit);
                     self.write(*commit).await?;
                 }
@@ -94,15 +95,15 @@ impl Committer {
         Ok(())
     }
 
-    /// Adds to a commit what waits behind it; returns what does not belong there.
-    fn gather(&mut self, commit: &mut Commit) -> Option<Handed> {
+    /// Adds commits that wait behind this one to it. Returns the first output that is none.
+    fn gather(&mut self, commit: &mut Commit) -> Option<WorkerOutput> {
         // A checkpoint ends a transaction: within one, what it remembers is written last.
         while commit.firings.len() < MAX_FIRINGS
             && commit.faults.len() < MAX_FAULTS
             && commit.checkpoints.is_empty()
-            && let Ok(handed) = self.queue.try_recv()
+            && let Ok(output) = self.queue.try_recv()
         {
-            let Handed::Events(more) = handed else { return Some(handed) };
+            let WorkerOutput::Commit(more) = output else { return Some(output) };
             commit.firings.extend(more.firings);
             commit.faults.extend(more.faults);
             commit.impure_rules.extend(more.impure_rules);
@@ -111,7 +112,7 @@ impl Committer {
         None
     }
 
-    /// Notes in the store that a partition is not evaluated, for whoever waits for it.
+    /// Records in the store that a partition is not evaluated, for promotions that wait for it.
     async fn halt(&mut self, partition: u32, why: &str) -> Result<(), EvaluatorError> {
         let Some(at) = self.claims.iter().position(|claim| claim.partition == partition) else { return Ok(()) };
         let claim = self.claims.swap_remove(at);
@@ -125,15 +126,15 @@ impl Committer {
         Ok(())
     }
 
-    /// Assigns a symbol to a partition. Evaluators hear of it as of any other change.
-    async fn settle(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
-        let settle = || self.store.assign_symbol(symbol, partition);
-        let home = settle
+    /// Assigns a symbol to a partition. Evaluators are notified of it as of any other change.
+    async fn assign_symbol(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
+        let assign = || self.store.assign_symbol(symbol, partition);
+        let assigned = assign
             .retry(patient(MIN_WAIT))
             .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's partition waits for the store"))
             .await?;
-        match home {
+        match assigned {
             Some(partition) => {
                 info!(%symbol, partition, "the first tick of a watched symbol assigns it to its partition")
             }
@@ -176,11 +177,12 @@ impl Committer {
                 }
             }
         };
-        self.tell(&commit, inserted);
+        self.report(&commit, inserted);
         Ok(())
     }
 
-    fn tell(&mut self, commit: &Commit, inserted: u64) {
+    /// Counts and logs what was written.
+    fn report(&mut self, commit: &Commit, inserted: u64) {
         self.stats.firings.fetch_add(inserted, Relaxed);
         self.stats.checkpoints.fetch_add(commit.checkpoints.len() as u64, Relaxed);
         for checkpoint in &commit.checkpoints {

@@ -23,7 +23,7 @@ pub struct EvaluatorStats {
     pub(super) bindings: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicI64>>>,
     partitions: Mutex<BTreeMap<u32, PartitionState>>,
-    strays: Mutex<BTreeMap<Symbol, Strays>>,
+    misrouted: Mutex<BTreeMap<Symbol, MisroutedTicks>>,
     unassigned: Mutex<BTreeMap<Symbol, UnassignedTick>>,
     not_armed: Mutex<BTreeMap<AlertId, String>>,
     /// By worker.
@@ -79,15 +79,15 @@ pub struct UnassignedTick {
     pub published_ms: i64,
 }
 
-/// Symbols whose strays are told: more than a broken partitioner needs to be found.
-const MAX_STRAY_SYMBOLS: usize = 16;
+/// Symbols whose misrouted ticks are reported: enough to find a broken partitioner.
+const MAX_MISROUTED_SYMBOLS: usize = 16;
 
-/// Ticks of a watched symbol beside its home, which nobody judges.
+/// Ticks of a watched symbol on other partitions than the one that the symbol is assigned to. They are not evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Strays {
+pub struct MisroutedTicks {
     /// The partition whose ticks count.
-    pub home: u32,
-    /// Where the last other one was.
+    pub assigned: u32,
+    /// The partition of the last misrouted tick.
     pub partition: u32,
     /// How many there were.
     pub ticks: u64,
@@ -96,11 +96,11 @@ pub struct Strays {
 /// How a partition is that this evaluator has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
-    /// The next offset to be judged, at the last checkpoint.
+    /// The next offset to be evaluated, at the last checkpoint.
     pub next_offset: Option<u64>,
-    /// Why it is judged no more, where it has halted.
+    /// Why it is not evaluated any more, where it has halted.
     pub halted: Option<String>,
-    /// Bindings that are to leave quarantine and are not armed.
+    /// Bindings that are to be unquarantined and are not armed.
     pub unquarantine_waiting: usize,
 }
 
@@ -112,7 +112,7 @@ pub(super) struct Progress(Arc<AtomicI64>);
 const CAUGHT_UP: i64 = i64::MAX;
 
 impl Progress {
-    /// When the next tick to be judged was published; None if none waits.
+    /// Records when the next tick to be evaluated was published, Unix milliseconds; None if no tick waits.
     pub(super) fn reached(&self, published_ms: Option<i64>) {
         self.0.store(published_ms.unwrap_or(CAUGHT_UP), Relaxed);
     }
@@ -121,9 +121,9 @@ impl Progress {
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvaluatorSnapshot {
-    /// Ticks judged.
+    /// Ticks evaluated.
     pub ticks: u64,
-    /// Verdicts asked for.
+    /// Evaluations of bindings.
     pub evaluations: u64,
     /// Firings that were new to the store.
     pub firings: u64,
@@ -142,20 +142,20 @@ pub struct EvaluatorSnapshot {
 }
 
 impl EvaluatorStats {
-    /// For one more worker to tell how far it has come.
+    /// Adds a worker, which reports how far it has come.
     pub(super) fn progress(&self) -> Progress {
         let progress = Arc::new(AtomicI64::new(CAUGHT_UP));
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(progress.clone());
         Progress(progress)
     }
 
-    /// When the oldest tick that waits for its worker was published, Unix milliseconds; None if none waits.
+    /// Returns when the oldest tick that waits for its worker was published, Unix milliseconds; None if none waits.
     pub fn oldest_waiting_ms(&self) -> Option<i64> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.iter().map(|progress| progress.load(Relaxed)).min().filter(|oldest| *oldest != CAUGHT_UP)
     }
 
-    /// The partitions that this evaluator has.
+    /// Returns the partitions that this evaluator has.
     pub fn partitions(&self) -> BTreeMap<u32, PartitionState> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -172,7 +172,7 @@ impl EvaluatorStats {
         self.update(partition, |state| state.next_offset = Some(next_offset));
     }
 
-    /// Says why a partition has halted; whether that is news.
+    /// Records why a partition has halted. Returns whether that differs from what was recorded before.
     pub(super) fn halted(&self, partition: u32, why: String) -> bool {
         let mut is_news = false;
         self.update(partition, |state| {
@@ -186,13 +186,13 @@ impl EvaluatorStats {
         self.update(partition, |state| state.halted = None);
     }
 
-    pub(super) fn stray_tick(&self, symbol: &Symbol, home: u32, partition: u32) {
-        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = strays.get_mut(symbol) {
-            *known = Strays { home, partition, ticks: known.ticks + 1 };
-        } else if strays.len() < MAX_STRAY_SYMBOLS {
-            error!(%symbol, home, partition, "a symbol's ticks turn up beside its home: they are not judged");
-            strays.insert(symbol.clone(), Strays { home, partition, ticks: 1 });
+    pub(super) fn misrouted_tick(&self, symbol: &Symbol, assigned: u32, partition: u32) {
+        let mut misrouted = self.misrouted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = misrouted.get_mut(symbol) {
+            *known = MisroutedTicks { assigned, partition, ticks: known.ticks + 1 };
+        } else if misrouted.len() < MAX_MISROUTED_SYMBOLS {
+            error!(%symbol, assigned, partition, "a symbol's ticks turn up on another partition: they are not evaluated");
+            misrouted.insert(symbol.clone(), MisroutedTicks { assigned, partition, ticks: 1 });
         }
     }
 
@@ -211,13 +211,13 @@ impl EvaluatorStats {
     /// A symbol was assigned to a partition, or its first tick is looked for anew: what was reported of it before is over.
     pub(super) fn assigned(&self, symbol: &Symbol, partition: Option<u32>) {
         self.unassigned.lock().unwrap_or_else(PoisonError::into_inner).remove(symbol);
-        let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        if strays.get(symbol).is_some_and(|known| Some(known.home) != partition) {
-            strays.remove(symbol);
+        let mut misrouted = self.misrouted.lock().unwrap_or_else(PoisonError::into_inner);
+        if misrouted.get(symbol).is_some_and(|known| Some(known.assigned) != partition) {
+            misrouted.remove(symbol);
         }
     }
 
-    /// Symbols of which ticks were read though they are assigned to no partition, some of them.
+    /// Returns symbols of which ticks were read though they are assigned to no partition, at most 1,000.
     pub fn unassigned(&self) -> BTreeMap<Symbol, UnassignedTick> {
         self.unassigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -234,31 +234,31 @@ impl EvaluatorStats {
         self.not_armed.lock().unwrap_or_else(PoisonError::into_inner).remove(&alert);
     }
 
-    /// Alerts that could not be armed, some of them, and why.
+    /// Returns alerts that could not be armed, at most 16, and why.
     pub fn alerts_not_armed(&self) -> BTreeMap<AlertId, String> {
         self.not_armed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Symbols whose ticks turned up beside their homes, some of them.
-    pub fn strays(&self) -> BTreeMap<Symbol, Strays> {
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns symbols with misrouted ticks, at most 16.
+    pub fn misrouted(&self) -> BTreeMap<Symbol, MisroutedTicks> {
+        self.misrouted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// For one more worker to report the usage of its rules; the number to report it by.
+    /// Adds a worker that reports the usage of its rules. Returns the index to report it by.
     pub(super) fn add_worker(&self) -> usize {
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         usage.push(WorkerUsage::default());
         usage.len() - 1
     }
 
-    /// Takes what a worker's rules have cost since it began.
+    /// Records what a worker's rules have cost since it began.
     pub(super) fn report_usage(&self, worker: usize, total: Vec<RuleUsage>) {
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut usage[worker].total, total);
         usage[worker].before = before;
     }
 
-    /// What rule versions have cost since the start, the dearest first.
+    /// Returns what rule versions have cost since the start, the dearest first.
     pub fn rule_usage(&self) -> Vec<RuleUsage> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sums = sums(usage.iter().flat_map(|worker| &worker.total));
@@ -266,7 +266,7 @@ impl EvaluatorStats {
         sums
     }
 
-    /// The rule version that took most of the time lately, with its share in hundredths; None if none stands out.
+    /// Returns the rule version that took most of the time lately, with its share in hundredths; None if none stands out.
     pub fn busiest_rule(&self) -> Option<(RuleUsage, u32)> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sums(usage.iter().flat_map(|worker| &worker.before));
@@ -293,7 +293,7 @@ impl EvaluatorStats {
         count(alerts.entry(alert).or_default());
     }
 
-    /// The most active alerts since the start, at most `most`, the most active first.
+    /// Returns the most active alerts since the start, at most `most`, the most active first.
     pub fn active_alerts(&self, most: usize) -> Vec<(AlertId, AlertActivity)> {
         let alerts = self.alerts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut active: Vec<_> = alerts.iter().map(|(alert, activity)| (*alert, *activity)).collect();
@@ -304,11 +304,11 @@ impl EvaluatorStats {
 
     fn update(&self, partition: u32, update: impl FnOnce(&mut PartitionState)) {
         let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that was given up meanwhile is told of no more.
+        // One that was given up meanwhile is not reported any more.
         partitions.get_mut(&partition).map(update);
     }
 
-    /// The counters now.
+    /// Returns the counters as they are now.
     pub fn snapshot(&self) -> EvaluatorSnapshot {
         EvaluatorSnapshot {
             ticks: self.ticks.load(Relaxed),

@@ -1,46 +1,39 @@
-//! The thread that owns a shard: reads ticks, judges them, hands over what happened.
+//! The thread that feeds a processor: it reads records from the bus, steps the processor through them, and sends what
+//! comes of it to the committer.
 //!
-//! `lanes` is about its partitions, which come and go; `arming` about bindings that begin; `due` about what is done to
-//! bindings right behind a checkpoint.
+//! `rereads` reads records again where the processor asks for it; `outputs` turns what the processor returns into commits,
+//! counters and log messages.
 
-mod arming;
-mod due;
-mod lanes;
+mod outputs;
+mod rereads;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tocsin_engine::domain::{AlertId, BindingId, Digest, Symbol};
+use tocsin_engine::domain::{Position, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
-use tocsin_engine::{EvaluateError, EvaluationOptions, Event, Shard};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use self::arming::begin;
-use self::lanes::Lane;
+use self::outputs::Outputs;
+use super::changes::Changes;
+use super::processor::{Input, Output, Processor, Restored};
 use super::stats::Progress;
-use super::{Change, Changes, EvaluatorConfig, EvaluatorError, EvaluatorStats, Handed, Message};
-use crate::bus::{Bus, BusError, Reader, Record, Waker};
-use crate::store::{Commit, NewFault, SymbolAssignment};
+use super::{EvaluatorConfig, EvaluatorError, EvaluatorStats};
+use crate::bus::{Bus, BusError, Handover, Reader, Record, Waker};
+use crate::store::{Claim, Commit, SymbolAssignment};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;
 
-/// How long ticks are evaluated before firings are handed over and changes are applied. One tick may take longer, where very
-/// many costly bindings watch its symbol: then what has fired so far is handed over meanwhile, and a stop is obeyed.
+/// How long ticks are evaluated before firings are sent to the committer and changes are applied. One tick may take longer,
+/// where very many costly bindings watch its symbol: then what has fired so far is sent meanwhile, and a stop is obeyed.
 const EVALUATION_TIME: Duration = Duration::from_millis(20);
-
-/// Events after which a commit is handed over though its batch is not done.
-const MAX_EVENTS: usize = 8192;
-
-/// Bytes of records in fault bundles after which a commit is handed over: together with the queue of commits they bound
-/// what a flood of faults can hold in memory.
-const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 
 /// How long to wait for ticks where nothing else is due.
 const POLL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -48,8 +41,47 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long an evaluator that panicked waits for the store to take the rule version out of service.
 const PANIC_WRITE_TIME: Duration = Duration::from_secs(20);
 
-/// Wait before the bus is asked again after it failed.
+/// Wait before the bus is called again after it failed.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
+
+/// What the coordinator sends to a worker. Messages are applied in their order.
+pub(super) enum Message {
+    /// Bindings have changed.
+    Changes(Changes),
+    /// A partition is the worker's from now on. The sender is dropped once its bindings are armed.
+    Take { claim: Claim, restored: Box<Restored>, armed: oneshot::Sender<()> },
+    /// Partitions are not the worker's any more.
+    GiveUp(Vec<u32>, GiveUp),
+}
+
+/// How partitions are given up.
+#[derive(Clone)]
+pub(super) enum GiveUp {
+    /// The group has revoked them: with a checkpoint. The handover is dropped once that is written.
+    Revoked(#[expect(dead_code, reason = "its end is what is waited for")] Arc<Handover>),
+    /// With a checkpoint, and they stay this evaluator's: it does not evaluate the log that is there.
+    Halted,
+    /// They are another evaluator's already: without a checkpoint.
+    Lost,
+}
+
+/// What a worker sends to its committer. The order matters.
+pub(super) enum WorkerOutput {
+    /// A partition is the worker's.
+    Claimed(Claim),
+    /// Firings and faults, or checkpoints.
+    Commit(Box<Commit>),
+    /// Is dropped once all that was sent before it is written.
+    Marker(Arc<()>),
+    /// A rule version is taken out of service before the evaluator ends; the sender is notified once that is written.
+    OutOfService(Box<Commit>, std::sync::mpsc::Sender<()>),
+    /// The first tick of an unassigned symbol is on this partition.
+    SymbolSeen(Symbol, u32),
+    /// A partition is not evaluated until an operator acts, and why.
+    Halted(u32, String),
+    /// Partitions are not the worker's any more.
+    GaveUp(Vec<u32>, GiveUp),
+}
 
 pub(super) struct Worker {
     bus: Bus,
@@ -57,55 +89,25 @@ pub(super) struct Worker {
     /// What was read, and how much of it is evaluated.
     batch: Vec<Record>,
     evaluated: usize,
-    shard: Shard,
-    /// The partitions that are its own.
-    lanes: BTreeMap<u32, Lane>,
-    /// The symbols that somebody watches or watched.
-    homes: HashMap<Symbol, Home>,
-    /// Changes up to this revision are applied.
-    revision: u64,
-    handed: mpsc::Sender<Handed>,
+    processor: Processor,
+    /// What the processor returned last; empty between steps.
+    returned: Vec<Output>,
+    outputs: Outputs,
     messages: mpsc::Receiver<Message>,
     stats: Arc<EvaluatorStats>,
     progress: Progress,
-    /// What it reports the usage of its rules by.
-    number: usize,
+    /// The index by which it reports the usage of its rules.
+    index: usize,
     checkpoint_interval: Duration,
-    /// Alive until the last checkpoint is written.
-    unwritten_checkpoint: Weak<()>,
-    evaluation: EvaluationOptions,
-    counted: Counted,
-    /// The partition of a tick, or of a catch-up, that a stop has broken off.
-    broken_off: Option<u32>,
-    /// New bindings that are catching up.
-    catching_up: Option<Shard>,
     stop: CancellationToken,
 }
 
-/// Where the ticks of a symbol count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
-    /// On this partition alone.
-    At(u32),
-    /// Where the first one turns up.
-    Awaited,
-    /// The first one has turned up, and the store is to say whether it was the first of all.
-    Seen,
-}
-
-/// What this worker has added to the shared counters.
-#[derive(Default)]
-struct Counted {
-    evaluations: u64,
-    bindings: u64,
-}
-
 impl Worker {
-    /// A worker that has no partitions yet.
+    /// A worker without partitions.
     pub(super) fn new(
         bus: Bus,
         revision: u64,
-        handed: mpsc::Sender<Handed>,
+        committer: mpsc::Sender<WorkerOutput>,
         messages: mpsc::Receiver<Message>,
         stats: Arc<EvaluatorStats>,
         config: &EvaluatorConfig,
@@ -116,21 +118,14 @@ impl Worker {
             bus,
             batch: Vec::new(),
             evaluated: 0,
-            shard: Shard::new(config.evaluation),
-            lanes: BTreeMap::new(),
-            homes: HashMap::new(),
-            revision,
-            handed,
+            processor: Processor::new(config.evaluation, revision),
+            returned: Vec::new(),
+            outputs: Outputs::new(committer, stats.clone()),
             messages,
             progress: stats.progress(),
-            number: stats.add_worker(),
+            index: stats.add_worker(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
-            unwritten_checkpoint: Weak::new(),
-            evaluation: config.evaluation,
-            counted: Counted::default(),
-            broken_off: None,
-            catching_up: None,
             stop,
         })
     }
@@ -139,14 +134,14 @@ impl Worker {
         self.reader.waker()
     }
 
-    /// Runs on a thread of its own, whose stack rules may use up; the receiver hears how it ended.
+    /// Runs on a thread of its own, whose stack rules may use up. The receiver gets how it ended.
     pub(super) fn spawn(mut self) -> Result<oneshot::Receiver<Result<(), EvaluatorError>>, EvaluatorError> {
         let (done, receiver) = oneshot::channel();
         std::thread::Builder::new().name("tocsin-shard".into()).stack_size(THREAD_STACK_BYTES).spawn(move || {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| self.run()));
             let ended = ended.unwrap_or_else(|panic| Err(self.panicked(panic.as_ref())));
             drop(self);
-            // Nobody listens only where the whole evaluator is gone.
+            // The receiver is gone only where the whole evaluator is.
             let _ = done.send(ended);
         })?;
         Ok(receiver)
@@ -156,31 +151,26 @@ impl Worker {
         let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !self.stop.is_cancelled() {
             self.follow_messages()?;
-            self.give_up_broken_off();
-            self.do_what_is_due()?;
+            if self.processor.has_pending() {
+                self.report_positions()?;
+                self.step(Input::ApplyPending)?;
+                self.outputs.count(&self.processor);
+            }
             if self.evaluated == self.batch.len() {
                 let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
                 self.poll(wait)?;
             }
             self.evaluate_batch()?;
-            self.give_up_broken_off();
             if Instant::now() >= checkpoint_due {
                 // Where states are larger than the store can write in an interval, checkpoints must not pile up in memory.
-                if self.unwritten_checkpoint.strong_count() == 0 {
+                if self.outputs.checkpoint_is_written() {
                     self.checkpoint()?;
                 }
-                self.stats.report_usage(self.number, self.shard.usage().collect());
+                self.stats.report_usage(self.index, self.processor.usage());
                 checkpoint_due = Instant::now() + self.checkpoint_interval;
             }
         }
         self.checkpoint()
-    }
-
-    /// Lets go of a partition whose states are those of no offset: its last checkpoint stays.
-    fn give_up_broken_off(&mut self) {
-        if let Some(partition) = self.broken_off.take() {
-            self.forget(&[partition]);
-        }
     }
 
     /// The engine panicked: the rule version that was being evaluated is taken out of service, durably, so that the next
@@ -188,8 +178,7 @@ impl Worker {
     fn panicked(&mut self, panic: &(dyn std::any::Any + Send)) -> EvaluatorError {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let text = text.unwrap_or("no message").to_owned();
-        let catching_up = self.catching_up.as_ref().and_then(Shard::evaluated_in_panic);
-        let Some(rule) = catching_up.or(self.shard.evaluated_in_panic()) else {
+        let Some(rule) = self.processor.evaluated_in_panic() else {
             return EvaluatorError::Ended(format!("an evaluator thread panicked: {text}"));
         };
         error!(
@@ -200,12 +189,77 @@ impl Worker {
         let commit = Commit { impure_rules: vec![(rule.clone(), reason)], ..Commit::default() };
         // The process ends with this error: by then it must be written.
         let (written, is_written) = std::sync::mpsc::channel();
-        if self.send(Handed::OutOfService(Box::new(commit), written)).is_err()
+        if self.outputs.send(WorkerOutput::OutOfService(Box::new(commit), written)).is_err()
             || is_written.recv_timeout(PANIC_WRITE_TIME).is_err()
         {
             error!(rule = %rule.name, version = %rule.version, "the store did not take it out of service in time");
         }
         EvaluatorError::Panicked { rule: Box::new(rule), text }
+    }
+
+    fn follow_messages(&mut self) -> Result<(), EvaluatorError> {
+        while let Ok(message) = self.messages.try_recv() {
+            self.report_positions()?;
+            match message {
+                Message::Changes(changes) => {
+                    for SymbolAssignment { symbol, partition } in &changes.assignments {
+                        self.stats.assigned(symbol, *partition);
+                    }
+                    self.step(Input::Changes(changes))?;
+                    self.reread()?;
+                }
+                Message::Take { claim, restored, armed } => {
+                    self.take(claim, restored)?;
+                    drop(armed);
+                }
+                Message::GiveUp(partitions, how) => self.give_up(partitions, how)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, claim: Claim, restored: Box<Restored>) -> Result<(), EvaluatorError> {
+        let (partition, from) = (claim.partition, restored.from);
+        // Also where it halts at once: that is noted under the claim.
+        self.outputs.send(WorkerOutput::Claimed(claim))?;
+        match self.retry_bus(|worker| worker.reader.add(vec![from])) {
+            Err(error @ BusError::OffsetOutOfRange { .. }) => return self.halt(partition, &error),
+            added => added?,
+        }
+        self.step(Input::Take(restored))?;
+        self.reread()
+    }
+
+    fn give_up(&mut self, partitions: Vec<u32>, how: GiveUp) -> Result<(), EvaluatorError> {
+        if !matches!(how, GiveUp::Lost) {
+            self.checkpoint()?;
+        }
+        self.drop_partitions(&partitions)?;
+        self.outputs.send(WorkerOutput::GaveUp(partitions, how))
+    }
+
+    /// Stops evaluating one partition, and reports it: an operator has to decide how it goes on.
+    fn halt(&mut self, partition: u32, why: &BusError) -> Result<(), EvaluatorError> {
+        error!(partition, error = %why, "evaluation of a partition has halted");
+        self.stats.halted(partition, why.to_string());
+        self.checkpoint()?;
+        self.drop_partitions(&[partition])?;
+        self.outputs.send(WorkerOutput::Halted(partition, why.to_string()))
+    }
+
+    /// Evaluates partitions no more.
+    fn drop_partitions(&mut self, partitions: &[u32]) -> Result<(), EvaluatorError> {
+        self.stop_reading(partitions);
+        self.step(Input::GiveUp(partitions))?;
+        self.outputs.count(&self.processor);
+        Ok(())
+    }
+
+    fn stop_reading(&mut self, partitions: &[u32]) {
+        self.reader.remove(partitions);
+        self.batch.drain(..self.evaluated);
+        self.evaluated = 0;
+        self.batch.retain(|record| !partitions.contains(&record.position.partition));
     }
 
     fn poll(&mut self, wait: Duration) -> Result<(), EvaluatorError> {
@@ -221,258 +275,89 @@ impl Worker {
         }
     }
 
-    fn follow_messages(&mut self) -> Result<(), EvaluatorError> {
-        while let Ok(message) = self.messages.try_recv() {
-            match message {
-                Message::Changes(changes) => self.apply(changes)?,
-                Message::Take(restored, taken) => {
-                    self.take(*restored)?;
-                    drop(taken);
-                }
-                Message::Leave(partitions, leaving) => self.leave(&partitions, leaving)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, changes: Changes) -> Result<(), EvaluatorError> {
-        for SymbolAssignment { symbol, partition } in changes.homes {
-            self.stats.assigned(&symbol, partition);
-            self.homes.insert(symbol, partition.map_or(Home::Awaited, Home::At));
-        }
-        let partitions: Vec<u32> = self.lanes.keys().copied().collect();
-        self.seek(&changes.sought, &partitions)?;
-        let mut new = Vec::new();
-        for change in changes.list {
-            match change {
-                Change::Arm(arming, counts_from) => new.push((*arming, counts_from)),
-                Change::Disarm(binding) => {
-                    new.retain(|(arming, _)| arming.binding != binding);
-                    self.shard.disarm(binding);
-                    self.forget_waiting(|arming| arming.binding == binding);
-                    self.nothing_due(binding);
-                }
-                Change::Release(binding, partition) => self.when_due(partition, |lane| lane.due.unquarantine(binding)),
-                Change::HandOver(asked, partition) => self.when_due(partition, |lane| lane.due.hand_over(asked)),
-                Change::Keep(binding, partition) => self.when_due(partition, |lane| lane.due.keep(binding)),
-                Change::DisarmRule(rule) => {
-                    new.retain(|(arming, _)| arming.rule.reference().digest != rule);
-                    self.disarm_rule(&rule);
-                }
-            }
-        }
-        self.revision = changes.revision;
-        self.arm_new(new)
-    }
-
-    fn disarm_rule(&mut self, rule: &Digest) {
-        let due = self.armed_and_due();
-        self.shard.disarm_rule(rule);
-        self.forget_waiting(|arming| arming.rule.reference().digest == *rule);
-        for binding in due.into_iter().filter(|binding| !self.shard.holds(*binding)).collect::<Vec<_>>() {
-            self.nothing_due(binding);
-        }
-    }
-
-    /// Judges what was read, or as much of it as there is time for.
+    /// Evaluates what was read, or as much of it as there is time for.
     fn evaluate_batch(&mut self) -> Result<(), EvaluatorError> {
-        self.tell_progress();
+        self.report_progress();
+        let first = self.evaluated;
         let batch = std::mem::take(&mut self.batch);
-        let evaluated = self.evaluate_some(&batch[self.evaluated..]);
+        let evaluated = self.evaluate_until(&batch[first..], Instant::now() + EVALUATION_TIME);
         self.batch = batch;
-        self.evaluated += evaluated?;
-        self.tell_progress();
-        Ok(())
+        self.stats.ticks.fetch_add((self.evaluated - first) as u64, Relaxed);
+        if let Some(partition) = evaluated? {
+            self.stop_reading(&[partition]);
+        }
+        self.outputs.count(&self.processor);
+        self.report_progress();
+        self.outputs.flush()
     }
 
-    fn tell_progress(&self) {
-        self.progress.reached(self.batch.get(self.evaluated).map(|record| record.published_ms));
-    }
-
-    fn evaluate_some(&mut self, records: &[Record]) -> Result<usize, EvaluatorError> {
-        let begun = Instant::now();
-        let (mut events, mut bundle_bytes, mut evaluated) = (Vec::new(), 0, 0);
+    /// Evaluates records until a deadline. Returns the partition of the one whose evaluation was interrupted.
+    fn evaluate_until(&mut self, records: &[Record], deadline: Instant) -> Result<Option<u32>, EvaluatorError> {
         for record in records {
-            let position = record.position;
-            if let Some(lane) = self.lanes.get_mut(&position.partition) {
-                begin(&mut self.shard, &self.stats, &mut lane.waiting, position.offset)?;
+            self.step(Input::Record(record))?;
+            if let Some(partition) = self.outputs.take_interrupted() {
+                return Ok(Some(partition));
             }
-            match self.homes.get(&record.tick.symbol) {
-                Some(Home::At(home)) if *home == position.partition => {
-                    let is_evaluated = self.evaluate(record, &mut events, &mut bundle_bytes)?;
-                    if !is_evaluated {
-                        self.broken_off = Some(position.partition);
-                        break;
-                    }
-                }
-                None => {}
-                Some(_) => self.stray(record)?,
-            }
-            evaluated += 1;
-            if events.len() >= MAX_EVENTS || bundle_bytes >= MAX_BUNDLE_BYTES {
-                bundle_bytes = 0;
-                self.hand_over(&mut events)?;
-            }
-            if begun.elapsed() >= EVALUATION_TIME {
+            self.evaluated += 1;
+            if Instant::now() >= deadline {
                 break;
             }
         }
-        self.hand_over(&mut events)?;
-        self.stats.ticks.fetch_add(evaluated as u64, Relaxed);
-        let evaluations = self.shard.evaluations();
-        self.stats.evaluations.fetch_add(evaluations - self.counted.evaluations, Relaxed);
-        self.counted.evaluations = evaluations;
-        Ok(evaluated)
+        Ok(None)
     }
 
-    /// Evaluates one tick, and adds to the bytes of records that all events carry. False if it was broken off by a stop:
-    /// the states of its partition are those of no offset.
-    fn evaluate(
-        &mut self,
-        record: &Record,
-        events: &mut Vec<Event>,
-        bundle_bytes: &mut usize,
-    ) -> Result<bool, EvaluatorError> {
-        let (handed, stop) = (&self.handed, &self.stop);
-        let before = events.len();
-        let (mut handed_over, mut early) = (Instant::now(), Vec::new());
-        let mut between = |events: &mut Vec<Event>| {
-            if stop.is_cancelled() {
-                return ControlFlow::Break(());
-            }
-            if handed_over.elapsed() >= EVALUATION_TIME {
-                handed_over = Instant::now();
-                return hand_over_firings(handed, events, &mut early);
-            }
-            ControlFlow::Continue(())
-        };
-        let evaluated = self.shard.evaluate_in_turns(&record.tick, record.position, events, &mut between);
-        // Firings that have left carried none, but the events behind them have moved up.
-        let (counted, new) = if early.is_empty() { (*bundle_bytes, &events[before..]) } else { (0, &events[..]) };
-        *bundle_bytes = counted + new.iter().map(record_bytes).sum::<usize>();
-        for (alert, binding, last) in early {
-            self.count_firing(alert, binding, last);
-        }
-        match evaluated {
-            Ok(()) => Ok(true),
-            Err(EvaluateError::Interrupted) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    fn report_progress(&self) {
+        self.progress.reached(self.batch.get(self.evaluated).map(|record| record.published_ms));
     }
 
-    /// Reports a tick that does not count, since its symbol is assigned to another partition or to none yet.
-    fn stray(&mut self, record: &Record) -> Result<(), EvaluatorError> {
-        let (symbol, partition) = (&record.tick.symbol, record.position.partition);
-        match self.homes.get(symbol) {
-            Some(Home::At(home)) => self.stats.stray_tick(symbol, *home, partition),
-            Some(Home::Awaited) => {
-                self.homes.insert(symbol.clone(), Home::Seen);
-                self.stats.unassigned_tick(symbol, record.position, record.published_ms);
-                self.send(Handed::Seen(symbol.clone(), partition))?;
-            }
-            Some(Home::Seen) | None => {}
+    fn checkpoint(&mut self) -> Result<(), EvaluatorError> {
+        self.report_positions()?;
+        self.step(Input::Checkpoint)
+    }
+
+    /// Gives the processor the positions up to which partitions were read: there may be offsets without ticks behind the
+    /// last ones.
+    fn report_positions(&mut self) -> Result<(), EvaluatorError> {
+        let read = self.processor.partitions().map(|partition| (partition, self.reader.position(partition)));
+        let left = self.batch[self.evaluated..].iter().rev().map(|record| record.position);
+        let next: BTreeMap<u32, u64> = read.chain(left.map(|position| (position.partition, position.offset))).collect();
+        for (partition, offset) in next {
+            self.step(Input::ReadTo(Position { partition, offset }))?;
         }
         Ok(())
     }
 
-    /// The next offset of each partition to be evaluated.
-    fn positions(&self) -> BTreeMap<u32, u64> {
-        let read = self.lanes.keys().map(|partition| (*partition, self.reader.position(*partition)));
-        let left = self.batch[self.evaluated..].iter().rev().map(|record| record.position);
-        read.chain(left.map(|position| (position.partition, position.offset))).collect()
-    }
-
-    /// Hands events to the committer, waiting while its queue is full.
-    fn hand_over(&mut self, events: &mut Vec<Event>) -> Result<(), EvaluatorError> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let mut commit = Commit::default();
-        for event in events.drain(..) {
-            match event {
-                Event::Fired { firing, last } => {
-                    self.count_firing(firing.alert, firing.binding, last);
-                    commit.firings.push((firing, last));
-                }
-                Event::Faulted { alert, binding, fault, quarantined, bundle } => {
-                    self.stats.faults.fetch_add(1, Relaxed);
-                    self.stats.count_alert(alert, |activity| activity.faults += 1);
-                    if quarantined {
-                        warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
-                        self.stats.quarantined.fetch_add(1, Relaxed);
-                        self.when_due(bundle.position.partition, |lane| {
-                            lane.recovered.retain(|other| *other != binding)
-                        });
-                    }
-                    commit.faults.push(NewFault { alert, binding, quarantined, bundle });
-                }
-                Event::Recovered { alert, binding, position } => {
-                    info!(
-                        alert = alert.0,
-                        binding = binding.0,
-                        "a quarantined binding was tried again and is evaluated"
-                    );
-                    self.stats.recovered.fetch_add(1, Relaxed);
-                    // Told with the checkpoint that remembers it: before, a replay would begin with it in quarantine.
-                    self.when_due(position.partition, |lane| lane.recovered.push(binding));
-                }
-                Event::Impure { rule, impurity } => {
-                    error!(rule = %rule.name, version = %rule.version, %impurity, "a rule is impure: it is quarantined");
-                    self.stats.impurities.fetch_add(1, Relaxed);
-                    self.disarm_rule(&rule.digest);
-                    commit.impure_rules.push((rule, impurity.to_string()));
+    /// Steps the processor, and passes on what it returns. Meanwhile, firings of a long tick are sent, and a stop interrupts.
+    fn step(&mut self, input: Input<'_>) -> Result<(), EvaluatorError> {
+        let (outputs, stop) = (&mut self.outputs, &self.stop);
+        let mut sent = Instant::now();
+        let mut pause = |returned: &mut Vec<Output>| {
+            if stop.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            if sent.elapsed() >= EVALUATION_TIME {
+                sent = Instant::now();
+                // It fails where the committer is gone.
+                if outputs.accept(returned).and_then(|()| outputs.flush()).is_err() {
+                    return ControlFlow::Break(());
                 }
             }
-        }
-        self.count_bindings();
-        if commit.is_empty() { Ok(()) } else { self.send(Handed::Events(Box::new(commit))) }
+            ControlFlow::Continue(())
+        };
+        self.processor.step(input, &mut self.returned, &mut pause)?;
+        self.outputs.accept(&mut self.returned)
     }
 
-    fn count_firing(&mut self, alert: AlertId, binding: BindingId, last: bool) {
-        self.stats.count_alert(alert, |activity| activity.firings += 1);
-        if last {
-            self.nothing_due(binding);
-        }
-    }
-
-    fn send(&self, handed: Handed) -> Result<(), EvaluatorError> {
-        let gone = |_| EvaluatorError::Ended("the committer is gone".into());
-        self.handed.blocking_send(handed).map_err(gone)
-    }
-
-    fn count_bindings(&mut self) {
-        let bindings = self.shard.len() as u64;
-        self.stats.bindings.fetch_add(bindings.wrapping_sub(self.counted.bindings), Relaxed);
-        self.counted.bindings = bindings;
-    }
-}
-
-/// Hands the firings among some events to the committer, and notes them in `early`. Breaks off where it is gone.
-fn hand_over_firings(
-    handed: &mpsc::Sender<Handed>,
-    events: &mut Vec<Event>,
-    early: &mut Vec<(AlertId, BindingId, bool)>,
-) -> ControlFlow<()> {
-    let mut commit = Commit::default();
-    for event in std::mem::take(events) {
-        match event {
-            Event::Fired { firing, last } => {
-                early.push((firing.alert, firing.binding, last));
-                commit.firings.push((firing, last));
+    /// Calls the bus again for as long as its brokers are away.
+    fn retry_bus<T>(&mut self, mut call: impl FnMut(&mut Self) -> Result<T, BusError>) -> Result<T, BusError> {
+        loop {
+            match call(self) {
+                Err(error) if error.is_transient() && !self.stop.is_cancelled() => {
+                    warn!(%error, "evaluation waits for the bus");
+                    std::thread::sleep(RETRY_WAIT);
+                }
+                other => return other,
             }
-            other => events.push(other),
         }
-    }
-    if !commit.is_empty() && handed.blocking_send(Handed::Events(Box::new(commit))).is_err() {
-        return ControlFlow::Break(());
-    }
-    ControlFlow::Continue(())
-}
-
-/// The bytes of records that an event carries.
-fn record_bytes(event: &Event) -> usize {
-    match event {
-        Event::Faulted { bundle, .. } => bundle.params.len() + bundle.state.len(),
-        _ => 0,
     }
 }

@@ -20,7 +20,7 @@ use super::recorded_tests::{capture, shared_data, texts};
 use super::session::Patience;
 use super::supervisor::Timing;
 use super::{Feed, FeedKind, FeedSnapshot, FeedStatus, RejectReason, Secret, run_timed};
-use crate::feed::{self, FeedError, FeedOptions, FeedReport, Speed};
+use crate::replay_server::{self, ReplayError, ReplayOptions, ReplayReport, Speed};
 
 const KEY: &str = "sesame-0pen";
 const EURUSD_2019: &str = "ticks/fx_EURUSD_dukascopy_bid_20190204_00h.csv.gz";
@@ -57,21 +57,21 @@ fn rows(file: &str) -> Vec<Tick> {
 struct Server {
     address: SocketAddr,
     stop: CancellationToken,
-    running: JoinHandle<Result<FeedReport, FeedError>>,
+    running: JoinHandle<Result<ReplayReport, ReplayError>>,
 }
 
 /// A fast server that knows the key.
-fn options(file: impl AsRef<Path>) -> FeedOptions {
-    let mut options = FeedOptions::new(file.as_ref());
+fn options(file: impl AsRef<Path>) -> ReplayOptions {
+    let mut options = ReplayOptions::new(file.as_ref());
     options.speed = Speed::Max;
     options.token = Some(KEY.into());
     options
 }
 
-async fn serve(options: FeedOptions) -> Server {
+async fn serve(options: ReplayOptions) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let running = tokio::spawn(feed::run(options, listener, stop.clone()));
+    let running = tokio::spawn(replay_server::run(options, listener, stop.clone()));
     Server { address, stop, running }
 }
 
@@ -80,7 +80,7 @@ impl Server {
         Feed::Finnhub { url: format!("ws://{}", self.address), key: Secret::new(key), symbols: symbols(asked) }
     }
 
-    async fn end(self) -> FeedReport {
+    async fn end(self) -> ReplayReport {
         self.stop.cancel();
         self.running.await.unwrap().unwrap()
     }
@@ -141,8 +141,13 @@ async fn every_trade_arrives_once_and_in_order_whatever_the_server_does() {
             (Some(777), Some(2), 7, Speed::Max),
         ] {
             let case = format!("{file} {drop_every:?} {garbage_every:?} {trades_per_frame} {speed}");
-            let server =
-                serve(FeedOptions { drop_every, garbage_every, trades_per_frame, speed, ..options(shared_data(file)) });
+            let server = serve(ReplayOptions {
+                drop_every,
+                garbage_every,
+                trades_per_frame,
+                speed,
+                ..options(shared_data(file))
+            });
             let server = server.await;
             let (ticks, snapshot) = collect(server.feed(KEY, &["EURUSD"]), expect.len()).await;
             assert_same(&ticks, &expect, &case);
@@ -202,7 +207,7 @@ async fn trades_that_nobody_wants_are_passed_over() {
 #[tokio::test]
 async fn a_server_that_closes_at_the_end_has_sent_everything() {
     let expect = rows(EURUSD_2019);
-    let server = serve(FeedOptions { close_at_end: true, ..options(shared_data(EURUSD_2019)) }).await;
+    let server = serve(ReplayOptions { close_at_end: true, ..options(shared_data(EURUSD_2019)) }).await;
     let (ticks, snapshot) = collect(server.feed(KEY, &["EURUSD"]), expect.len()).await;
     assert_same(&ticks, &expect, "to the end");
     assert!(!snapshot.connected && snapshot.last_error.is_some());
@@ -227,7 +232,7 @@ async fn a_refused_key_is_told_apart_and_tried_again() {
 #[tokio::test]
 async fn too_many_symbols_are_told_apart_and_the_accepted_go_on() {
     let expect = rows(EURUSD_2019);
-    let server = serve(FeedOptions { max_symbols: 2, ..options(shared_data(EURUSD_2019)) }).await;
+    let server = serve(ReplayOptions { max_symbols: 2, ..options(shared_data(EURUSD_2019)) }).await;
     let (ticks, snapshot) = collect(server.feed(KEY, &["AAPL", "EURUSD", "MSFT", "TSLA"]), expect.len()).await;
     assert_same(&ticks, &expect, "the accepted one");
     let text = snapshot.last_error.unwrap().text;
@@ -258,7 +263,7 @@ async fn the_key_is_shown_nowhere() {
     let (log, _guard) = capture_log();
     let mut shown = String::new();
     let file = shared_data(EURUSD_2019);
-    let right = serve(FeedOptions { drop_every: Some(1_000), max_symbols: 1, ..options(&file) }).await;
+    let right = serve(ReplayOptions { drop_every: Some(1_000), max_symbols: 1, ..options(&file) }).await;
     let mut other = options(&file);
     other.token = Some("another".into());
     let wrong = serve(other).await;

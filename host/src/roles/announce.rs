@@ -1,15 +1,15 @@
-//! What a process says of itself: its roles and backends, and where it is reached. No secrets.
+//! Describes a process: its roles and backends, and its addresses. Without secrets.
 
 use tracing::info;
 
-use super::door::Door;
+use super::listeners::Listeners;
 use crate::config::{Role, Settings, StoreChoice};
 use crate::health::About;
 use crate::ingest::Feed;
 
 const EMBEDDED: &str = "embedded, in the data folder";
 
-/// Roles and backends.
+/// Returns the roles and the backends.
 pub(super) fn about(settings: &Settings) -> About {
     let roles = &settings.roles;
     let bus = settings.kafka.as_ref().map_or_else(|| EMBEDDED.to_owned(), |kafka| kafka.ticks.to_string());
@@ -35,11 +35,11 @@ pub(super) fn about(settings: &Settings) -> About {
     About { roles: roles.names(), backends }
 }
 
-/// The line that says that all roles work.
-pub(super) fn ready(settings: &Settings, door: &Door) {
+/// Logs that all roles have started.
+pub(super) fn ready(settings: &Settings, listeners: &Listeners) {
     let About { roles, backends } = about(settings);
-    let of = |port: &str| backends.iter().find(|(name, _)| *name == port).map(|(_, told)| told.as_str());
-    let (rest, grpc) = door.addresses();
+    let of = |port: &str| backends.iter().find(|(name, _)| *name == port).map(|(_, backend)| backend.as_str());
+    let (rest, grpc) = listeners.addresses();
     let url = |address: Option<std::net::SocketAddr>| address.map(|address| format!("http://{address}"));
     let tickers = settings.tickers.iter().map(|symbol| symbol.as_str()).collect::<Vec<_>>().join(", ");
     let feed = match &settings.feed {

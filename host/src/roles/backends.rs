@@ -1,5 +1,5 @@
-//! The backends of this process: each is chosen by the settings, opened when the first role asks for it, and waited for
-//! while it is away.
+//! The backends of this process: each is chosen by the settings and opened for the first role that uses it. Where a backend
+//! is away, opening it is retried.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock}
 use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::data_dir;
 use crate::health::Health;
-use crate::prices::{EmbeddedPrices, Prices, RedisPrices};
+use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
 use crate::rules::RuleCache;
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{ChildCompiler, Compiler};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 pub(super) struct Backends<'a> {
     settings: &'a Settings,
@@ -51,7 +51,7 @@ impl<'a> Backends<'a> {
             }
             Some(kafka) => {
                 let open = async || KafkaBus::open(kafka.ticks.clone()).await;
-                let bus = until_there(&self.health.part("bus"), &kafka.ticks, BusError::is_transient, open).await;
+                let bus = until_there(&self.health.component("bus"), &kafka.ticks, BusError::is_transient, open).await;
                 let bus = Bus::Kafka(bus.with_context(|| format!("opening {}", kafka.ticks))?);
                 self.report_missing_promises(&bus).await;
                 Ok(bus)
@@ -60,16 +60,16 @@ impl<'a> Backends<'a> {
         self.bus.get_or_try_init(open).await.cloned()
     }
 
-    /// Says what the log does not promise. It makes the process no less ready: nothing has been lost yet.
+    /// Reports what the log does not promise. The process stays ready: nothing has been lost yet.
     async fn report_missing_promises(&self, bus: &Bus) {
         match bus.missing_promises().await {
             Ok(missing) if missing.is_empty() => {}
             Ok(missing) => {
                 missing.iter().for_each(|what| warn!("{what}"));
-                self.health.part("promises").tell(missing.join("; "));
+                self.health.component("promises").report(missing.join("; "));
             }
             Err(error) => {
-                warn!(%error, "what Kafka promises could not be checked; it is tried again at the next start")
+                warn!(%error, "the durability settings of Kafka could not be checked; the next start checks them again")
             }
         }
     }
@@ -81,30 +81,32 @@ impl<'a> Backends<'a> {
                 // A folder that is not there now will not be there soon.
                 StoreChoice::Sqlite => open().await,
                 StoreChoice::Postgres(_) => {
-                    until_there(&self.health.part("store"), "the store", StoreError::is_transient, open).await
+                    until_there(&self.health.component("store"), "the store", StoreError::is_transient, open).await
                 }
             };
-            store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))
+            let store = store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))?;
+            store::health::register(self.health, store.clone());
+            anyhow::Ok(store)
         };
-        let store = self.store.get_or_try_init(open).await?;
-        self.health.watch_store(store.clone());
-        Ok(store.clone())
+        self.store.get_or_try_init(open).await.cloned()
     }
 
     pub(super) async fn prices(&self) -> anyhow::Result<Prices> {
-        let open = async || match &self.settings.prices {
-            None => {
-                let prices = EmbeddedPrices::open(self.embedded().await?).with_context(|| self.folder())?;
-                anyhow::Ok(Prices::Embedded(prices))
-            }
-            Some(address) => Ok(Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?)),
+        let open = async || {
+            let prices = match &self.settings.prices {
+                None => {
+                    let prices = EmbeddedPrices::open(self.embedded().await?);
+                    Prices::Embedded(prices.with_context(|| self.folder())?)
+                }
+                Some(address) => Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?),
+            };
+            prices::health::register(self.health, prices.clone());
+            anyhow::Ok(prices)
         };
-        let prices = self.prices.get_or_try_init(open).await?;
-        self.health.watch_prices(prices.clone());
-        Ok(prices.clone())
+        self.prices.get_or_try_init(open).await.cloned()
     }
 
-    /// The compiled rules: one cache for all roles of the process.
+    /// Returns the cache of compiled rules: one for all roles of the process.
     pub(super) async fn library(&self) -> anyhow::Result<RuleCache> {
         let open = async || {
             let program = std::env::current_exe().context("finding this program, which is its own compiler")?;
@@ -129,18 +131,18 @@ impl<'a> Backends<'a> {
         format!("opening the data folder {}", self.settings.data_dir.display())
     }
 
-    /// Closes what was opened.
+    /// Closes the backends that were opened.
     pub(super) async fn close(self) {
         if let Some(store) = self.store.get() {
             store.close().await;
         }
         let Self { bus, prices, embedded, .. } = self;
-        // The last words to the brokers are waited for, on a thread that may wait.
+        // Closing flushes what is queued for the brokers, on a thread that may block.
         let _ = tokio::task::spawn_blocking(move || drop((bus, prices, embedded))).await;
     }
 }
 
-/// Brings the schema of the store that is configured up to date; returns which that is.
+/// Brings the schema of the configured store up to date; returns which store that is.
 pub async fn migrate(args: StoreArgs) -> anyhow::Result<String> {
     let choice = args.choice()?;
     let store = open_store(&choice, &args.data_dir).await.with_context(|| opening(&choice, &args.data_dir))?;

@@ -1,4 +1,4 @@
-//! How many connections and streams this process takes: what is set, within the limit of open files.
+//! Divides the limit of open files: how many connections and streams this process takes.
 
 use anyhow::Context;
 use tracing::{info, warn};
@@ -7,16 +7,16 @@ use crate::config::Settings;
 use crate::connections::open_files::{Limit, Needs, raise_limit};
 use crate::connections::{Connections, DEFAULT_MAX_STREAMS};
 
-/// Streams take this part of the connections at most where nothing else is set, so that requests find room beside them.
+/// The part of the connections that streams may take by default, so that requests find room beside them.
 const STREAMS_OF_CONNECTIONS: (u32, u32) = (3, 4);
 
-/// Raises the limit of open files and divides it.
+/// Raises the limit of open files and returns the connections that it allows.
 pub(super) fn connections(settings: &Settings) -> anyhow::Result<Connections> {
     let embedded = settings.kafka.is_none() || settings.prices.is_none();
     let kafka_workers = settings.kafka.as_ref().map(|_| settings.evaluator.workers);
     let needs = Needs { embedded, kafka_workers };
     let limit = raise_limit().unwrap_or_else(|error| {
-        warn!(%error, "the limit of open files cannot be raised: going on with what there is");
+        warn!(%error, "the limit of open files cannot be raised: going on with the present one");
         Limit::current()
     });
     let max = needs.connections(limit, settings.max_connections).context("dividing the limit of open files")?;

@@ -1,18 +1,19 @@
-//! The deliver role. It stops last, and so tells what the evaluator of its process has found out at its end.
+//! The deliver role. It stops last, and so delivers what the evaluator of its process finds until its end.
 
-use super::owner;
-use super::stages::Stages;
+use super::{Process, owner};
 use crate::api::rest::firing_json;
-use crate::bus::KafkaConfig;
 use crate::delivery::{self, DeliveryConfig};
-use crate::health::Health;
-use crate::store::Store;
 
-pub(super) fn start(kafka: &KafkaConfig, store: Store, health: &Health, stages: &mut Stages) {
-    let config = DeliveryConfig { owner: owner::name(), kafka: kafka.clone(), body: firing_json };
-    let (part, stop) = (health.part("deliver"), stages.senders.stop.clone());
-    stages.senders.spawn(async move {
-        delivery::run(store, config, part, stop).await;
+/// Starts to deliver firings, where there is a Kafka to deliver them to.
+pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
+    let Some(kafka) = &process.settings.kafka else { return Ok(()) };
+    let store = process.backends.store().await?;
+    let config = DeliveryConfig { owner: owner::name(), kafka: kafka.firings.clone(), body: firing_json };
+    let component = process.status.health.component("deliver");
+    let stop = process.tasks.delivery.stop.clone();
+    process.tasks.delivery.spawn(async move {
+        delivery::run(store, config, component, stop).await;
         Ok(())
     });
+    Ok(())
 }

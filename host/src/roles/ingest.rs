@@ -5,11 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::backends::Backends;
-use super::stages::Stages;
-use super::{owner, publish};
-use crate::bus::Bus;
-use crate::health::{Health, Part};
+use super::{Process, owner, publish};
+use crate::bus::{Bus, system_clock};
+use crate::health::Component;
 use crate::ingest::{self, Feed, FeedStatus};
 use crate::lease;
 use crate::store::Lease;
@@ -17,26 +15,24 @@ use crate::store::Lease;
 /// Frames' worth of ticks that may wait to be published; then the feed's reader waits.
 const INGEST_QUEUE: usize = 256;
 
-/// Starts to take ticks; `shared` says that other processes may do so for the same bus.
-pub(super) async fn start(
-    feed: Feed,
-    shared: bool,
-    backends: &Backends<'_>,
-    health: &Health,
-    stages: &mut Stages,
-) -> anyhow::Result<()> {
+/// Starts to take ticks from the feed, if there is one.
+pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
+    let Process { settings, backends, status: process_status, figures, tasks, .. } = process;
+    let (health, Some(feed)) = (&process_status.health, settings.feed.clone()) else { return Ok(()) };
     let status = Arc::new(FeedStatus::new(feed.kind()));
-    health.watch_feed(status.clone());
-    let (bus, publishing, stop) = (backends.bus().await?, health.part("publish"), stages.front.stop.clone());
-    if !shared {
-        stages.front.spawn(take(feed, status, bus, publishing, stop));
+    ingest::health::register(health, status.clone(), system_clock());
+    figures.add_feed(status.clone());
+    let (bus, publisher, stop) = (backends.bus().await?, health.component("publish"), tasks.intake.stop.clone());
+    let bus_is_shared = settings.kafka.is_some();
+    if !bus_is_shared {
+        tasks.intake.spawn(take(feed, status, bus, publisher, stop));
         return Ok(());
     }
-    let (store, standing) = (backends.store().await?, health.part("ingest"));
+    let (store, component) = (backends.store().await?, health.component("ingest"));
     let lock = Lease { name: feed.lock_name(), owner: owner::name(), duration: lease::LEASE };
-    stages.front.spawn(async move {
-        let work = |ended| take(feed.clone(), status.clone(), bus.clone(), publishing.clone(), ended);
-        lease::while_held(&store, &lock, &standing, &stop, work).await
+    tasks.intake.spawn(async move {
+        let work = |ended| take(feed.clone(), status.clone(), bus.clone(), publisher.clone(), ended);
+        lease::while_held(&store, &lock, &component, &stop, work).await
     });
     Ok(())
 }
@@ -46,11 +42,11 @@ async fn take(
     feed: Feed,
     status: Arc<FeedStatus>,
     bus: Bus,
-    part: Part,
+    publisher: Component,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (sink, ticks) = mpsc::channel(INGEST_QUEUE);
     let taking = ingest::run(feed, sink, status, stop);
-    let ((), published) = tokio::join!(taking, publish::run(ticks, &bus, &part));
+    let ((), published) = tokio::join!(taking, publish::run(ticks, &bus, &publisher));
     published
 }

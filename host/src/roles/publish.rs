@@ -1,4 +1,4 @@
-//! From the feed to the bus: what waits is published together, and tried again while the bus is away.
+//! Publishes the feed's ticks to the bus: those that wait go together, and are retried while the bus is away.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::bus::{Bus, BusError};
 use crate::failpoint;
-use crate::health::Part;
+use crate::health::Component;
 
-/// Ticks published together at most.
+/// The most ticks that are published together.
 const MAX_BATCH: usize = 8192;
 
-/// Ticks that wait for so long are told of: brokers that are away fail nothing at first.
-const TELL_AFTER: Duration = Duration::from_secs(3);
+/// Ticks that wait for so long are reported: brokers that are away fail nothing at first.
+const REPORT_AFTER: Duration = Duration::from_secs(3);
 
-/// The first wait after a failure is up to so long.
+/// The upper bound of the first wait before a retry; it doubles with each one.
 const BASE: Duration = Duration::from_millis(100);
 
-/// And none is longer.
+/// The longest wait.
 const CAP: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, part: &Part) -> anyhow::Result<()> {
+pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, component: &Component) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
     while let Some(mut batch) = ticks.recv().await {
         while batch.len() < MAX_BATCH
@@ -39,27 +39,27 @@ pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, part: &
                 seen.insert(tick.symbol.clone());
             }
         }
-        publish(&batch, bus, part).await?;
+        publish(&batch, bus, component).await?;
     }
     Ok(())
 }
 
-async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError> {
+async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(), BusError> {
     let mut backoff = Backoff::new(BASE, CAP);
-    let mut told = false;
-    let mut tell = |problem: String| {
-        if !std::mem::replace(&mut told, true) {
+    let mut reported = false;
+    let mut report = |problem: String| {
+        if !std::mem::replace(&mut reported, true) {
             warn!("{problem}");
         }
-        part.tell(problem);
+        component.report(problem);
     };
     loop {
         let publishing = bus.publish(batch.to_vec());
         let mut publishing = std::pin::pin!(publishing);
         let published = tokio::select! {
             published = &mut publishing => published,
-            () = sleep(TELL_AFTER) => {
-                tell(format!("ticks wait for the bus, which has not taken them for {} s", TELL_AFTER.as_secs()));
+            () = sleep(REPORT_AFTER) => {
+                report(format!("ticks wait for the bus, which has not taken them for {} s", REPORT_AFTER.as_secs()));
                 publishing.await
             }
         };
@@ -68,14 +68,14 @@ async fn publish(batch: &[Tick], bus: &Bus, part: &Part) -> Result<(), BusError>
                 failpoint::pass("after-publish");
                 break;
             }
-            Err(error) if error.is_transient() => tell(format!("ticks wait for the bus: {error}")),
+            Err(error) if error.is_transient() => report(format!("ticks wait for the bus: {error}")),
             Err(error) => return Err(error),
         }
         sleep(backoff.next(rand::random())).await;
     }
-    if told {
+    if reported {
         info!("the bus takes ticks again");
-        part.clear();
+        component.clear();
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One line in the log every ten seconds: what flowed.
+//! Logs rates and counters every ten seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +7,15 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::figures::Figures;
 use crate::bus::Bus;
 use crate::evaluator::EvaluatorStats;
-use crate::health::Health;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(
     stats: Arc<EvaluatorStats>,
-    health: Health,
+    figures: Figures,
     bus: Bus,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub(super) async fn run(
             quarantined = now.quarantined,
             recovered = now.recovered,
             impurities = now.impurities,
-            feed_rejected = health.feed().map_or(0, |feed| feed.rejected_total()),
+            feed_rejected = figures.feed_rejected(),
             log_mib = bus.stats().ok().and_then(|stats| stats.retained_bytes).map(|bytes| bytes >> 20),
             "summary"
         );

@@ -150,7 +150,7 @@ fn probes_are_answered_while_all_connections_are_in_use() {
 }
 
 #[test]
-fn too_many_open_files_are_named_and_waited_out() {
+fn too_many_open_files_are_logged_and_retried() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["--feed", "none"]);
     let pid = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();

@@ -14,8 +14,8 @@ const MIB: u64 = 1 << 20;
 const MAX_BALLAST_MIB: u64 = 2048;
 
 fn free_mib(folder: &Path) -> u64 {
-    let told = statvfs(folder).unwrap();
-    told.f_bavail * told.f_frsize / MIB
+    let stats = statvfs(folder).unwrap();
+    stats.f_bavail * stats.f_frsize / MIB
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(crate) fn section<'a>(doc: &'a str, heading: &str) -> &'a str {
     rest.split("\n## ").next().expect("a split has a first part")
 }
 
-/// Somebody who follows a text, in the root of the repository.
+/// A reader who follows a text, in the root of the repository.
 struct Reader<'a> {
     server: &'a Server,
     /// Where the tutorial's crate is.
@@ -140,7 +140,7 @@ pub(crate) fn target_folder() -> &'static Path {
 }
 
 #[test]
-fn the_readme_does_what_it_says() {
+fn the_readme_can_be_followed() {
     let [run, test] = commands(section(README, "Two commands")).try_into().expect("two commands");
     let folder = tempfile::tempdir().unwrap();
     // Both commands stand for what is running here: the built binary without arguments, and the task of this test.
@@ -195,7 +195,7 @@ fn the_tutorial_ends_with_a_rule_that_fires() {
                     }
                 }
             }
-            (None, language) => panic!("a block in {language} that names no file: nobody follows it"),
+            (None, language) => panic!("a block in {language} that names no file: no reader follows it"),
         }
     }
     assert!(has_fired, "the text shows no stream of firings");
@@ -204,7 +204,7 @@ fn the_tutorial_ends_with_a_rule_that_fires() {
     assert_eq!(server.stop(), Some(0));
 }
 
-/// Whether a line of server-sent events tells of a firing with all that the text promises: the alert, the tick and the
+/// Whether a line of server-sent events is a firing with all that the text promises: the alert, the tick and the
 /// evidence. The first event is the cursor.
 fn is_firing_of_the_tutorial(line: &str) -> bool {
     let Some(firing) = line.strip_prefix("data:").map(json).filter(|data| !data["rule"].is_null()) else {
@@ -221,7 +221,7 @@ fn is_firing_of_the_tutorial(line: &str) -> bool {
 }
 
 #[test]
-fn blocks_are_read_as_they_are_shown() {
+fn blocks_are_parsed() {
     let doc = "Text.\n\n**`a/b.rs`**\n```rust\nfn f() {}\n```\n\n```sh\nx 1 \\\n  2\ny\n```\n\n## Next\n";
     let rust = Block { language: "rust", file: Some("a/b.rs"), text: "fn f() {}\n".into() };
     let shell = Block { language: "sh", file: None, text: "x 1 \\\n  2\ny\n".into() };

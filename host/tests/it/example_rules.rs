@@ -1,4 +1,4 @@
-//! The example rules as their users run them: uploaded as WebAssembly, judged on every recorded file through `tocsin
+//! The example rules as their users run them: uploaded as WebAssembly, evaluated on every recorded file through `tocsin
 //! feed` and the Finnhub client. They fire exactly where their definitions say, with the same evidence bit for bit.
 
 use std::collections::BTreeMap;
@@ -26,12 +26,12 @@ struct Expected {
 }
 
 #[test]
-fn example_rules_fire_as_their_definitions_say() {
+fn example_rules_fire_by_their_definitions() {
     check_files(Deployment::Alone);
 }
 
 #[test]
-fn by_role_example_rules_fire_as_their_definitions_say() {
+fn by_role_example_rules_fire_by_their_definitions() {
     check_files(Deployment::ByRole);
 }
 

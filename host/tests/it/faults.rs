@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::server::{Server, tocsin, wait_for};
 
-/// Counts its evaluations in its state, and traps when it has judged more than a trial run has ticks.
+/// Counts its evaluations in its state, and traps when it was evaluated more often than a trial run has ticks.
 const TIRES: &str = r#"(module (memory (export "memory") 1)
   (func (export "evaluate") (param i32 i32) (param $state i32) (param i32) (result i32)
     (if (i64.ge_u (i64.load (local.get $state)) (i64.const 100)) (then unreachable))
@@ -23,7 +23,7 @@ const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut
     (i32.and (global.get $count) (i32.const 1)))
   (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"impure\",\"version\":\"1.0.0\"}"))"#;
 
-/// Once it has judged more than a trial run has ticks, it promises to hold for ever, and fires all the same.
+/// Once it was evaluated more often than a trial run has ticks, it promises to hold for ever, and fires all the same.
 const LIAR: &str = r#"(module (memory (export "memory") 1)
   (func (export "evaluate") (param i32 i32) (param $state i32) (param $verdict i32) (result i32)
     (f64.store offset=32 (local.get $verdict) (f64.const -1e300))
@@ -65,7 +65,7 @@ fn save_bundle(server: &Server, fault: &Value, path: &Path, change: impl FnOnce(
 }
 
 #[test]
-fn a_fault_is_quarantined_reproduced_and_released_over_a_restart() {
+fn a_fault_is_quarantined_reproduced_and_unquarantined_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &FEED);
     upload(&server, TIRES);
@@ -75,34 +75,34 @@ fn a_fault_is_quarantined_reproduced_and_released_over_a_restart() {
     assert_eq!(first.len(), 5, "{first:?}");
     assert_eq!((&first[4]["kind"], &first[4]["quarantined"]), (&json!("trap"), &json!(true)));
     assert_eq!(server.firings().len(), 100);
-    let (code, told) = tocsin(&server, &["alert", "faults", "1"]);
-    assert!(code == Some(0) && told.contains("unreachable") && told.contains("(quarantined)"), "{told}");
+    let (code, output) = tocsin(&server, &["alert", "faults", "1"]);
+    assert!(code == Some(0) && output.contains("unreachable") && output.contains("(quarantined)"), "{output}");
 
     let path = folder.path().join("bundle.json");
     let file = path.to_str().unwrap();
     save_bundle(&server, &first[0], &path, |_| {});
-    let (code, told) = tocsin(&server, &["rule", "reproduce", file]);
-    assert!(code == Some(0) && told.starts_with("tires 1.0.0 on AAPL at "), "{told}");
-    let (code, told) = tocsin(&server, &["--json", "rule", "reproduce", file]);
-    assert_eq!((code, &serde_json::from_str::<Value>(&told).unwrap()["reproduced"]), (Some(0), &json!(true)));
+    let (code, output) = tocsin(&server, &["rule", "reproduce", file]);
+    assert!(code == Some(0) && output.starts_with("tires 1.0.0 on AAPL at "), "{output}");
+    let (code, output) = tocsin(&server, &["--json", "rule", "reproduce", file]);
+    assert_eq!((code, &serde_json::from_str::<Value>(&output).unwrap()["reproduced"]), (Some(0), &json!(true)));
     save_bundle(&server, &first[0], &path, |bundle| bundle["state"] = json!("0000000000000000"));
-    let (code, told) = tocsin(&server, &["rule", "reproduce", file]);
-    assert!(code == Some(1) && told.contains("evaluated again, it fired"), "{told}");
+    let (code, output) = tocsin(&server, &["rule", "reproduce", file]);
+    assert!(code == Some(1) && output.contains("evaluated again, it fired"), "{output}");
 
     server.kill();
     let server = Server::start(folder.path(), &FEED);
     wait_for_quarantine(&server, 1);
     let before = faults(&server, 1).len();
-    let (code, told) = tocsin(&server, &["alert", "release", "1", "--symbol", "AAPL"]);
-    assert!(code == Some(0) && told.contains("active"), "{told}");
+    let (code, output) = tocsin(&server, &["alert", "release", "1", "--symbol", "AAPL"]);
+    assert!(code == Some(0) && output.contains("active"), "{output}");
     // It is tired still: one fault on probe quarantines it again.
     wait_for_quarantine(&server, 1);
     wait_for("the probe's fault to be listed", || faults(&server, 1).len() > before);
     assert_eq!(server.stop(), Some(0));
     let quiet = Server::start(folder.path(), &["--feed", "none"]);
     wait_for_quarantine(&quiet, 1);
-    let (code, told) = tocsin(&quiet, &["alert", "release", "1", "--symbol", "MSFT"]);
-    assert!(code == Some(1) && told.contains("does not watch MSFT"), "{told}");
+    let (code, output) = tocsin(&quiet, &["alert", "release", "1", "--symbol", "MSFT"]);
+    assert!(code == Some(1) && output.contains("does not watch MSFT"), "{output}");
 }
 
 #[test]
@@ -114,19 +114,19 @@ fn an_impure_rule_is_quarantined_for_ever() {
     (0..5).for_each(|_| assert_eq!(create(&server, "impure").0, 201));
     wait_for("the rule to be out of service", || server.get("/health").to_string().contains("impure 1.0.0"));
     wait_for_quarantine(&server, 1);
-    let (code, told) = tocsin(&server, &["rule", "show", "impure"]);
-    assert!(code == Some(0) && told.contains("quarantine ") && told.contains("for ever: "), "{told}");
+    let (code, output) = tocsin(&server, &["rule", "show", "impure"]);
+    assert!(code == Some(0) && output.contains("quarantine ") && output.contains("for ever: "), "{output}");
     assert!(server.get("/health")["problems"][0].as_str().unwrap().contains("impure 1.0.0"));
     assert_eq!(server.stop(), Some(0));
 
     let server = Server::start(folder.path(), &FEED);
     let (status, refused) = create(&server, "impure");
-    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("is judged no more"), "{refused}");
+    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("no longer evaluated"), "{refused}");
     let (status, again) = server.upload(wat::parse_str(IMPURE).unwrap());
     assert!(status == 200 && again["quarantine"]["reason"].is_string(), "{again}");
-    let (code, told) = tocsin(&server, &["alert", "release", "1"]);
-    assert!(code == Some(1) && told.contains("is judged no more"), "{told}");
-    // Ticks are judged, but not by it.
+    let (code, output) = tocsin(&server, &["alert", "release", "1"]);
+    assert!(code == Some(1) && output.contains("no longer evaluated"), "{output}");
+    // Ticks are evaluated, but not by it.
     let before = server.firings().len();
     let (status, _) = server.post(
         "/alerts",
@@ -141,7 +141,7 @@ fn an_impure_rule_is_quarantined_for_ever() {
 }
 
 #[test]
-fn a_lying_wake_band_is_found_where_waking_is_checked() {
+fn a_false_wake_band_is_found_where_waking_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[&FEED[..], &["--waking", "checked"]].concat());
     upload(&server, LIAR);

@@ -75,14 +75,14 @@ fn a_producer_a_client_and_a_reader_of_gostocks_work_unchanged() {
     assert_eq!(stack.redis("GET price:AAPL:timestamp"), (now_ms + 2).to_string());
     let firings = api.firings();
     assert_eq!((firings.len(), &firings[0]["price"], &firings[0]["volume"]), (1, &150.25.into(), &0.0.into()));
-    check_told(&stack, &firings[0]);
+    check_published(&stack, &firings[0]);
     for server in servers {
         assert_eq!(server.stop(), Some(0));
     }
 }
 
 /// The firing is on the topic of firings: keyed by its alert, with its id in a header.
-fn check_told(stack: &Stack, firing: &Value) {
+fn check_published(stack: &Stack, firing: &Value) {
     let mut settings = ClientConfig::new();
     settings.set("bootstrap.servers", &stack.brokers).set("group.id", "reader").set("enable.auto.commit", "false");
     let consumer: BaseConsumer = settings.create().unwrap();
@@ -93,10 +93,10 @@ fn check_told(stack: &Stack, firing: &Value) {
         all.add_partition_offset(&topic, partition.id(), Offset::Beginning).unwrap();
     }
     consumer.assign(&all).unwrap();
-    let told = consumer.poll(PATIENCE).expect("the firing is told").unwrap();
-    assert_eq!(told.key(), Some(&b"1"[..]));
-    assert_eq!(&serde_json::from_slice::<Value>(told.payload().unwrap()).unwrap(), firing);
-    let headers = told.headers().unwrap();
+    let record = consumer.poll(PATIENCE).expect("the firing is published").unwrap();
+    assert_eq!(record.key(), Some(&b"1"[..]));
+    assert_eq!(&serde_json::from_slice::<Value>(record.payload().unwrap()).unwrap(), firing);
+    let headers = record.headers().unwrap();
     let id = headers.iter().find(|header| header.key == "ce_id").and_then(|header| header.value);
     assert_eq!(id, firing["id"].as_str().map(str::as_bytes));
 }

@@ -10,7 +10,7 @@ use crate::server::{FeedServer, Server, wait_for};
 const KILLS: u32 = 20;
 
 #[test]
-fn killed_again_and_again_it_loses_and_doubles_nothing() {
+fn a_server_killed_repeatedly_loses_and_doubles_nothing() {
     let files = tocsin_testdata::tick_files();
     let path = files.iter().find(|path| path.to_string_lossy().contains("binance_spot")).expect("the spot recording");
     let feed = FeedServer::start(path, 2);
@@ -33,11 +33,11 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
         seen = ids;
         server.kill();
     }
-    // With nothing new coming in, everything in the log is judged: the alert fires on every tick, so that the offsets of
+    // With nothing new coming in, everything in the log is evaluated: the alert fires on every tick, so that the offsets of
     // each partition are dense from 0.
     let server = Server::start(folder.path(), &["--feed", "none"]);
     let mut before = usize::MAX;
-    wait_for("the log to be judged", || {
+    wait_for("the log to be evaluated", || {
         let now = server.firings().len();
         std::mem::replace(&mut before, now) == now
     });
@@ -57,14 +57,14 @@ fn killed_again_and_again_it_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn a_server_whose_log_nobody_reads_any_more_goes_on() {
+fn a_server_continues_when_its_log_is_no_longer_read() {
     let folder = tempfile::tempdir().unwrap();
     let feed = ["--tickers", "AAPL", "--simulated-rate", "200"];
     let server = Server::start_unheard(folder.path(), &feed);
     let alert = json!({"user_id": 1, "symbols": ["AAPL"], "rule": "above", "params": {"target": 0.01},
         "lifecycle": {"repeat": "every"}});
     assert_eq!(server.post("/api/v1/alerts", &alert).0, 201);
-    // Each is told in the log.
+    // Each is logged.
     wait_for("firings", || server.firings().len() > 20);
     assert_eq!(server.stop(), Some(0));
 }

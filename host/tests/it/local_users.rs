@@ -22,7 +22,7 @@ fn is_root() -> bool {
 }
 
 /// A command that another user runs.
-fn as_stranger(program: &str) -> Command {
+fn as_other_user(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     let user = STRANGER.to_string();
     command.args(["--reuid", &user, "--regid", &user, "--clear-groups", program]);
@@ -94,7 +94,7 @@ fn what_a_server_keeps_is_its_users_alone() {
     }
     if is_root() {
         for path in [data.join("log.lock"), data.join("tocsin.sqlite"), data.join("compiled.key")] {
-            let read = as_stranger("cat").arg(&path).output().unwrap();
+            let read = as_other_user("cat").arg(&path).output().unwrap();
             assert!(!read.status.success() && read.stdout.is_empty(), "{} was read", path.display());
         }
     }
@@ -151,7 +151,7 @@ fn a_data_folder_or_key_of_another_user_is_refused() {
 }
 
 #[test]
-fn who_holds_the_lock_of_a_folder_is_named() {
+fn the_holder_of_a_folders_lock_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["--feed", "none"]);
     check_no_start(folder.path(), &["in use by process ", "(tocsin, of user ", "has locked log.lock"]);
@@ -182,7 +182,7 @@ fn a_reader_of_another_user_holds_no_lock_once_the_folder_is_closed() {
 /// Another user's process that holds a lock on a file that it can read, if it can read it.
 fn hold(lock: &Path) -> Child {
     // Without a fork, so that killing it gives the lock free.
-    as_stranger("flock")
+    as_other_user("flock")
         .args(["--no-fork", "--shared"])
         .arg(lock)
         .args(["sleep", "600"])
@@ -299,7 +299,7 @@ fn a_file_of_settings_that_others_may_change_is_refused() {
 }
 
 #[test]
-fn roots_settings_are_good_for_all() {
+fn settings_of_root_are_accepted_for_all_users() {
     if !is_root() {
         return;
     }
@@ -310,7 +310,7 @@ fn roots_settings_are_good_for_all() {
     let binary = folder.path().join("tocsin");
     // The target folder may be closed to others.
     fs::copy(BINARY, &binary).unwrap();
-    let mut help = as_stranger(binary.to_str().unwrap());
+    let mut help = as_other_user(binary.to_str().unwrap());
     let said =
         help.args(["rule", "list", "--help"]).current_dir(folder.path()).env_remove("TOCSIN_SERVER").output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();

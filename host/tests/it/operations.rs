@@ -1,4 +1,4 @@
-//! `docs/operations.md` keeps its word: its limits are those of the code, and none is missing.
+//! `docs/operations.md` has the limits of the code, and none is missing.
 
 use std::collections::BTreeSet;
 
@@ -44,10 +44,11 @@ fn the_limits_are_those_of_the_code() {
     let known: BTreeSet<&str> = rows.map(|(name, _)| name).into();
     let (_, section) = DOC.split_once("\n## Limits\n").expect("the doc has the limits");
     let section = section.split("\n## ").next().expect("the section");
-    let told: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    assert_eq!(told, known, "a row that nobody checks");
+    let listed: BTreeSet<&str> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(listed, known, "a row that this test does not check");
     let defined = LIMITS.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
     for name in defined {
-        assert!(told.contains(name), "the doc lacks {name} of engine/src/limits.rs");
+        assert!(listed.contains(name), "the doc lacks {name} of engine/src/limits.rs");
     }
 }

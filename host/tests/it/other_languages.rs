@@ -1,4 +1,4 @@
-//! docs/other-languages.md keeps its word: each of its lines builds a rule, and all of them judge recorded trades alike,
+//! docs/other-languages.md is followed: each of its commands builds a rule, and all of them evaluate recorded trades alike,
 //! as the definition says.
 
 use std::env;
@@ -85,7 +85,7 @@ struct Story {
     state: Vec<u8>,
 }
 
-/// Judges trades by all rules side by side; one story for each rule and alert, and how many evaluations it took.
+/// Evaluates trades with all rules side by side; one story for each rule and alert, and how many evaluations it took.
 fn evaluate(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f64)]) -> (Vec<Story>, u64) {
     let symbol = Symbol::parse(&trades[0].symbol).unwrap();
     let mut shard = Shard::new(EvaluationOptions { waking, audit_every_calls: 1_000, ..EvaluationOptions::default() });
@@ -113,7 +113,7 @@ fn evaluate(rules: &[Rule], waking: Waking, trades: &[&Trade], alerts: &[(f64, f
 }
 
 #[test]
-fn a_rule_in_four_languages_fires_as_its_definition_says() {
+fn a_rule_in_four_languages_fires_by_its_definition() {
     let engine = Engine::new().unwrap();
     let rules = LANGUAGES.map(|language| engine.load(&build(&language)).unwrap());
     let wakings = [Waking::Naive, Waking::Checked, Waking::Indexed];

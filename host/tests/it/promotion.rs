@@ -95,8 +95,8 @@ fn alerts_move_with_their_states_while_ticks_flow() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
     upload(&server, version(2, ""));
-    let (code, told) = tocsin(&server, &["rule", "promote", "counts", "2.0.0"]);
-    assert_eq!((code, told.trim()), (Some(0), "1 alert (1 live symbol) moved to counts 2.0.0"));
+    let (code, output) = tocsin(&server, &["rule", "promote", "counts", "2.0.0"]);
+    assert_eq!((code, output.trim()), (Some(0), "1 alert (1 live symbol) moved to counts 2.0.0"));
     assert_eq!(version_of_the_alert(&server), "2.0.0");
     wait_for_version(&server, 2);
 
@@ -104,9 +104,9 @@ fn alerts_move_with_their_states_while_ticks_flow() {
     let unless_zero =
         |trouble: &str| format!("(if (f64.gt (f64.load (local.get $old)) (f64.const 0)) (then {trouble}))");
     upload(&server, version(3, &unless_zero("(return (i32.const 7))")));
-    let (code, told) = tocsin(&server, &["rule", "promote", "counts", "3.0.0"]);
+    let (code, output) = tocsin(&server, &["rule", "promote", "counts", "3.0.0"]);
     let expect = "alert 1 on AAPL: `migrate` refused the state with code 7; nothing is moved";
-    assert!(code == Some(1) && told.contains(expect), "{told}");
+    assert!(code == Some(1) && output.contains(expect), "{output}");
     let (status, problem) = server.upload(version(4, "unreachable"));
     assert!(status == 422 && problem["violations"][0]["code"] == "trial_fault", "{problem}");
     upload(&server, version(4, &unless_zero("unreachable")));
@@ -114,8 +114,8 @@ fn alerts_move_with_their_states_while_ticks_flow() {
     assert!(status == 409 && problem["detail"].as_str().unwrap().contains("unreachable"), "{problem}");
     assert_eq!(version_of_the_alert(&server), "2.0.0");
 
-    let (code, told) = tocsin(&server, &["rule", "cancel-promotion", "counts", "4.0.0"]);
-    assert!(code == Some(1) && told.contains("no promotion of counts to 4.0.0 is under way"), "{told}");
+    let (code, output) = tocsin(&server, &["rule", "cancel-promotion", "counts", "4.0.0"]);
+    assert!(code == Some(1) && output.contains("no promotion of counts to 4.0.0 is under way"), "{output}");
 
     upload(&server, version(5, ""));
     let promote = |from: &str| {
@@ -144,7 +144,7 @@ fn alerts_move_with_their_states_while_ticks_flow() {
 }
 
 #[test]
-fn killed_during_promotions_it_has_moved_all_or_nothing() {
+fn a_server_killed_during_promotions_moves_all_alerts_or_none() {
     const ROUNDS: usize = 12;
     let folder = tempfile::tempdir().unwrap();
     start(folder.path()).kill();

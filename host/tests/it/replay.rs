@@ -1,4 +1,4 @@
-//! A recorded file through all of the binary: `tocsin feed` plays it, the Finnhub client takes it, the rules judge it.
+//! A recorded file through all of the binary: `tocsin feed` plays it, the Finnhub client reads it, the rules evaluate it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

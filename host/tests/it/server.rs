@@ -66,7 +66,7 @@ impl Server {
         running(Self::launch(command))
     }
 
-    /// One whose log nobody reads any more once it says where it listens.
+    /// One whose log is no longer read once it has the address.
     pub(crate) fn start_unheard(data_dir: &Path, arguments: &[&str]) -> Self {
         running(Self::launch_heard_by(serve(data_dir, arguments), drop))
     }

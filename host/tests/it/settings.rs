@@ -45,7 +45,7 @@ fn a_file_with_a_bad_line_ends_the_start() {
 }
 
 #[test]
-fn a_variable_that_is_set_to_nothing_is_not_set() {
+fn an_empty_variable_counts_as_not_set() {
     let folder = tempfile::tempdir().unwrap();
     let empty =
         [("GRPC_PORT", ""), ("TICKERS", ""), ("FINNHUB_URL", ""), ("TOCSIN_WORKERS", ""), ("TOCSIN_SERVER", "")];

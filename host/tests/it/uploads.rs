@@ -48,8 +48,8 @@ fn compile_bombs_are_refused_with_their_reasons_and_the_api_answers_meanwhile() 
         for (name, module) in modules::heavy_modules() {
             let (status, answer) = server.upload(module);
             let first = &answer["violations"][0]["code"];
-            let told = first == "compile_limit" || first == "trial_fault";
-            assert!(status == 201 || status == 409 || status == 422 && told, "{name}: {status} {answer}");
+            let is_refusal = first == "compile_limit" || first == "trial_fault";
+            assert!(status == 201 || status == 409 || status == 422 && is_refusal, "{name}: {status} {answer}");
         }
     });
     assert!(answered > 0);
@@ -58,7 +58,7 @@ fn compile_bombs_are_refused_with_their_reasons_and_the_api_answers_meanwhile() 
 }
 
 #[test]
-fn a_child_over_its_limits_is_killed_and_the_uploader_told() {
+fn a_child_over_its_limits_is_killed_and_the_upload_refused() {
     let heavy = || modules::heavy_modules().swap_remove(0).1;
     for (option, value, words) in [
         ("--compile-deadline-ms", "1", "took longer than 1 ms"),

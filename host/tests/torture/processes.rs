@@ -181,7 +181,7 @@ impl Process {
 
     /// Whether it did not come to its end in the time that it gives itself, and ended as a kill would have it.
     fn was_cut_off(&self, status: ExitStatus) -> bool {
-        status.code() == Some(1) && self.last_log_lines().contains("error: stopping what ")
+        status.code() == Some(1) && self.last_log_lines().contains("error: stopping the ")
     }
 
     pub(crate) fn log(&self) -> PathBuf {

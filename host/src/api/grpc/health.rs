@@ -11,13 +11,13 @@ use tonic_health::server::HealthReporter;
 
 use crate::health::Health;
 
-/// How often readiness is looked at.
+/// How often readiness is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 
-/// Every service, and the empty name that stands for the server.
+/// Every service, and the empty name, which stands for the server.
 pub(super) const SERVICES: [&str; 4] = ["", PRICE_ALERTS, ALERTS, RULES];
 
-/// Keeps the service's answer up to date until stopped, and then says that nothing is served any more.
+/// Publishes readiness until stopped, and then that no service is served any more.
 pub(super) async fn watch(health: &Health, reporter: &HealthReporter, stop: &CancellationToken) {
     let follow = async {
         loop {
@@ -29,7 +29,7 @@ pub(super) async fn watch(health: &Health, reporter: &HealthReporter, stop: &Can
     publish(reporter, false).await;
 }
 
-/// Tells whoever asks, and whoever watches.
+/// Sets the status of all services, for checks and for watches.
 pub(super) async fn publish(reporter: &HealthReporter, ready: bool) {
     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in SERVICES {

@@ -61,11 +61,11 @@ pub(super) fn list_status(error: ControlError) -> Status {
 fn invalid(message: &str, violations: Vec<FieldViolation>) -> Status {
     let (total, mut bytes) = (violations.len(), 0);
     let mut details = ErrorDetails::new();
-    for (told, violation) in violations.into_iter().enumerate() {
+    for (listed, violation) in violations.into_iter().enumerate() {
         let (field, text) = (clip(&violation.field), clip(&violation.message));
         bytes += field.len() + text.len();
         if bytes > MAX_DETAIL_BYTES {
-            let rest = format!("and {} more: mend these first", total - told);
+            let rest = format!("and {} more: mend these first", total - listed);
             details.add_bad_request_violation(field, rest);
             break;
         }
@@ -129,7 +129,10 @@ mod tests {
         let status = status(ControlError::Invalid(vec![violation; 1_000]));
         assert!(status.message().len() < 1_024);
         assert!((1_024..6_144).contains(&status.details().len()), "{}", status.details().len());
-        let told = status.get_details_bad_request().unwrap().field_violations;
-        assert_eq!(told.last().unwrap().description, format!("and {} more: mend these first", 1_001 - told.len()));
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(
+            violations.last().unwrap().description,
+            format!("and {} more: mend these first", 1_001 - violations.len())
+        );
     }
 }

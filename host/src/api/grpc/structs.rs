@@ -134,9 +134,9 @@ mod tests {
         ]);
         let mut violations = to_json("params", value).unwrap_err();
         violations.sort_by(|a, b| a.field.cmp(&b.field));
-        let told: Vec<_> = violations.iter().map(|v| (v.field.as_str(), v.message.as_str())).collect();
+        let found: Vec<_> = violations.iter().map(|v| (v.field.as_str(), v.message.as_str())).collect();
         assert_eq!(
-            told,
+            found,
             [
                 ("params.a.b", "NaN is not a finite number"),
                 ("params.a.c", "has no value: give one, or null"),

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_not_read_ends_and_says_so() {
+    async fn a_watch_that_is_not_read_ends_with_a_reason() {
         let (gone, is_gone) = oneshot::channel::<()>();
         let messages = stream::iter(0..).map(move |number| {
             let _held = &gone;
@@ -65,7 +65,7 @@ mod tests {
             sleep(STALL_TIMEOUT / 2).await;
             read.push(watch.next().await.unwrap().unwrap());
         }
-        is_gone.await.expect_err("what the watch reads from is let go though nobody reads on");
+        is_gone.await.expect_err("the watch drops its source although its client reads no further");
         let end = loop {
             match watch.next().await.unwrap() {
                 Ok(number) => read.push(number),

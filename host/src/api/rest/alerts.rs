@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath, rfc3339};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody, internal};
 use crate::control::{AlertQuery, CreateAlert, FieldViolation};
 use crate::store::Idempotency;
@@ -41,7 +41,7 @@ struct CreateAlertBody {
     rule: Option<String>,
     /// A semantic version, fixed at creation. If absent, the newest release; a pre-release only where there is none.
     version: Option<String>,
-    /// What the rule's manifest asks for.
+    /// Params that satisfy the schema of the rule's manifest.
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
     lifecycle: Option<LifecycleBody>,
@@ -115,8 +115,8 @@ struct AlertsBody {
 }
 
 impl LifecycleBody {
-    fn read(members: &mut Members) -> Self {
-        Self { repeat: members.word("repeat", &[("once", RepeatBody::Once), ("every", RepeatBody::Every)]) }
+    fn read(reader: &mut JsonReader) -> Self {
+        Self { repeat: reader.one_of("repeat", &[("once", RepeatBody::Once), ("every", RepeatBody::Every)]) }
     }
 
     fn into_lifecycle(self) -> Lifecycle {
@@ -181,9 +181,9 @@ impl BindingBody {
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such rule, or it has no such version"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Idempotency-Key was used for another request, or the rule is impure and is judged no more"),
+            description = "The Idempotency-Key was used for another request, or the rule is impure and no longer evaluated"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
     ),
@@ -209,18 +209,18 @@ async fn create(
 
 impl CreateAlertBody {
     /// The members, and what is wrong with their types.
-    fn read(mut members: Members) -> (Self, Vec<FieldViolation>) {
-        members.require(&["user_id", "symbols", "rule"]);
+    fn read(mut reader: JsonReader) -> (Self, Vec<FieldViolation>) {
+        reader.require(&["user_id", "symbols", "rule"]);
         let body = Self {
-            user_id: members.whole_number("user_id"),
-            symbols: members.texts("symbols"),
-            rule: members.text("rule"),
-            version: members.text("version"),
-            params: members.value("params"),
-            lifecycle: members.object("lifecycle", LifecycleBody::read),
+            user_id: reader.whole_number("user_id"),
+            symbols: reader.texts("symbols"),
+            rule: reader.text("rule"),
+            version: reader.text("version"),
+            params: reader.value("params"),
+            lifecycle: reader.object("lifecycle", LifecycleBody::read),
         };
-        members.refuse_unknown();
-        (body, members.into_violations())
+        reader.refuse_unknown();
+        (body, reader.into_violations())
     }
 
     fn into_request(self, idempotency: Option<Idempotency>, violations: Vec<FieldViolation>) -> CreateAlert {

@@ -1,4 +1,4 @@
-//! Answers that are known by the digest of their bytes: a client that has them already is told so, not sent them again.
+//! Answers that are known by the digest of their bytes: a client that has them already gets 304 in place of the bytes.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -17,7 +17,7 @@ use tocsin_engine::strict_json::repeated_members;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Kind, Problem};
 use crate::control::{ControlError, FieldViolation};
 
@@ -182,21 +182,21 @@ impl Query {
 }
 
 /// Reads the members of a JSON object, each given once.
-pub(super) fn json(body: &[u8]) -> Result<Members, Problem> {
+pub(super) fn json(body: &[u8]) -> Result<JsonReader, Problem> {
     // Of anything else no member could be named.
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::invalid(BODY, "is not a JSON object"));
     }
-    let members = read_json(body)?;
+    let object = read_json(body)?;
     let repeated = repeated_members(body).unwrap_or_default().into_iter();
     let violations: Vec<_> = repeated.map(|path| FieldViolation::new(path, "is given more than once")).collect();
-    if violations.is_empty() { Ok(Members::new(members)) } else { Err(ControlError::Invalid(violations).into()) }
+    if violations.is_empty() { Ok(JsonReader::new(object)) } else { Err(ControlError::Invalid(violations).into()) }
 }
 
 /// Reads the members of a JSON object as [`json`] does; a body that is left out has none.
-pub(super) fn json_if_any(headers: &HeaderMap, body: &Body) -> Result<Members, Problem> {
+pub(super) fn json_if_any(headers: &HeaderMap, body: &Body) -> Result<JsonReader, Problem> {
     if body.0.is_empty() {
-        return Ok(Members::new(Map::new()));
+        return Ok(JsonReader::new(Map::new()));
     }
     content_type(headers, &["application/json"])?;
     json(&body.0)

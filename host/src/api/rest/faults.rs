@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::Served;
 use super::alerts::AlertBody;
 use super::extract::{self, Body, Query, UrlPath};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody, internal};
 use crate::store::{FaultRecord, StoredBundle};
 
@@ -130,9 +130,9 @@ struct ReleaseBody {
 }
 
 impl ReleaseBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        let body = Self { symbol: members.text("symbol") };
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        let body = Self { symbol: reader.text("symbol") };
+        reader.finish()?;
         Ok(body)
     }
 }
@@ -239,7 +239,7 @@ async fn bundle(
     Ok(Json(BundleBody::from_stored(stored)?))
 }
 
-/// Releases an alert from quarantine, on all its symbols or on one: it is judged again within milliseconds, on probe.
+/// Releases an alert from quarantine, on all its symbols or on one: it is evaluated again within milliseconds, on probe.
 /// One good evaluation ends the probe, one fault quarantines it again. The body may be left out.
 #[utoipa::path(post, path = "/api/v1/alerts/{id}/release",
     operation_id = "release_alert", tag = "faults", request_body = Option<ReleaseBody>,
@@ -251,9 +251,9 @@ async fn bundle(
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "There is no such alert"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "Nothing of it is quarantined, or its rule is impure and is judged no more"),
+            description = "Nothing of it is quarantined, or its rule is impure and no longer evaluated"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
     ),

@@ -76,7 +76,7 @@ impl FiringBody {
     }
 }
 
-/// A firing as an element of `GET /api/v1/firings`: whoever tells of firings elsewhere tells the same.
+/// Returns a firing as an element of `GET /api/v1/firings`. Deliveries have the same body.
 pub fn firing_json(firing: Firing) -> String {
     serde_json::to_string(&FiringBody::from_firing(firing)).expect("texts and numbers are JSON")
 }
@@ -156,7 +156,7 @@ async fn live(State(served): State<Served>, headers: HeaderMap, mut query: Query
     let last_seen = extract::header_text(&headers, LAST_EVENT_ID)?.filter(|id| !id.is_empty());
     let resumed = last_seen.is_some();
     let after = last_seen.or(after);
-    let streams = served.api.connections.streams();
+    let streams = served.api.status.connections.streams();
     let place = streams.open_one().ok_or_else(|| Problem::new(Kind::TooManyStreams, streams.refusal()))?;
     let firings = served.api.control.watch_firings(&served.api.tenant, alert, after.as_deref()).await;
     let (cursor, firings) = firings.map_err(|error| {

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::api;
 use crate::control::{Condition, CreatePriceAlert};
@@ -36,7 +36,7 @@ struct UnknownPriceBody {
     symbol: String,
 }
 
-/// Members that GoStocks does not know are ignored, as there.
+/// JsonReader that GoStocks does not know are ignored, as there.
 #[derive(ToSchema)]
 struct CreatePriceAlertBody {
     /// From 1.
@@ -111,7 +111,7 @@ async fn price(State(served): State<Served>, uri: Uri, symbol: Result<UrlPath<St
     (status = 400, body = ProblemBody, content_type = "application/json",
         description = "The request is wrong: `violations` lists all that is"),
     (status = 413, body = ProblemBody, content_type = "application/json",
-        description = "The body is larger than this route takes: `detail` tells the limit"),
+        description = "The body is larger than this route takes: `detail` has the limit"),
 ))]
 async fn create_alert(State(served): State<Served>, body: Result<Body, Problem>) -> Response {
     match create_price_alert(&served, body).await {
@@ -162,16 +162,16 @@ async fn list_alerts(State(served): State<Served>, mut query: Query) -> Response
 }
 
 impl CreatePriceAlertBody {
-    fn read(mut members: Members) -> CreatePriceAlert {
-        members.require(&["user_id", "symbol", "target_price", "condition"]);
+    fn read(mut reader: JsonReader) -> CreatePriceAlert {
+        reader.require(&["user_id", "symbol", "target_price", "condition"]);
         let body = Self {
-            user_id: members.whole_number("user_id"),
-            symbol: members.text("symbol"),
-            target_price: members.number("target_price"),
-            condition: members.word("condition", &Condition::ALL.map(|condition| (condition.as_str(), condition))),
+            user_id: reader.whole_number("user_id"),
+            symbol: reader.text("symbol"),
+            target_price: reader.number("target_price"),
+            condition: reader.one_of("condition", &Condition::ALL.map(|condition| (condition.as_str(), condition))),
         };
         let Self { user_id, symbol, target_price, condition } = body;
-        CreatePriceAlert { user_id, symbol, target_price, condition, violations: members.into_violations() }
+        CreatePriceAlert { user_id, symbol, target_price, condition, violations: reader.into_violations() }
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, rfc3339};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody};
 use crate::control::{AcceptFrom, LogReport};
 use crate::store::TickLog;
@@ -63,11 +63,11 @@ struct AcceptBody {
 }
 
 impl AcceptBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        members.require(&["log", "from"]);
-        let log = members.text("log");
-        let from = members.word("from", &[("earliest", AcceptFrom::Earliest), ("end", AcceptFrom::End)]);
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        reader.require(&["log", "from"]);
+        let log = reader.text("log");
+        let from = reader.one_of("from", &[("earliest", AcceptFrom::Earliest), ("end", AcceptFrom::End)]);
+        reader.finish()?;
         // Whatever is missing was refused.
         Ok(Self { log: log.unwrap_or_default(), from: from.unwrap_or(AcceptFrom::Earliest) })
     }
@@ -101,7 +101,7 @@ async fn log(State(served): State<Served>, query: Query) -> Result<Json<LogRepor
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "The log that is there is another one, there is nothing to accept, or a promotion is under way"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",

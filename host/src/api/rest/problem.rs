@@ -46,7 +46,7 @@ pub(super) enum Kind {
     Internal,
     /// A backend is away.
     Unavailable,
-    /// Too many ask for the same at once.
+    /// Too many requests of this kind are under way.
     Busy,
     /// As many streams are open as may be.
     TooManyStreams,
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_internal_problem_that_tells_nothing() {
+    async fn a_panic_is_an_internal_problem_without_details() {
         let response = from_panic(Box::new("a secret"));
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");

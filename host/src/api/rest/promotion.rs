@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
-use super::members::Members;
+use super::json_reader::JsonReader;
 use super::problem::{Problem, ProblemBody};
 use crate::control::{CancelledPromotion, PromoteRule, Promoted};
 
@@ -31,9 +31,9 @@ struct PromotionBody {
 }
 
 impl PromotionBody {
-    fn read(mut members: Members) -> Result<Self, Problem> {
-        let body = Self { from: members.text("from"), reset_state: members.flag("reset_state") };
-        members.finish()?;
+    fn read(mut reader: JsonReader) -> Result<Self, Problem> {
+        let body = Self { from: reader.text("from"), reset_state: reader.flag("reset_state") };
+        reader.finish()?;
         Ok(body)
     }
 }
@@ -54,7 +54,7 @@ struct PromotedBody {
 }
 
 /// Moves the live alerts of other versions of a rule to this one, with their params and states: all of them or, if one
-/// cannot move, none. No tick is lost or judged twice. The body may be left out.
+/// cannot move, none. No tick is lost or evaluated twice. The body may be left out.
 #[utoipa::path(post, path = "/api/v1/rules/{name}/versions/{version}/promote",
     operation_id = "promote_rule", tag = "rules",
     request_body = Option<PromotionBody>,
@@ -74,7 +74,7 @@ struct PromotedBody {
             description = "The version cannot take a state over, it is impure, a partition of its alerts has halted, another \
                            promotion is under way, or this one was cancelled"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",

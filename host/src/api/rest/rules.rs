@@ -40,12 +40,12 @@ struct RuleBody {
     manifest: Box<RawValue>,
     #[schema(format = DateTime)]
     created_at: String,
-    /// Set once the version was found to be impure: it is judged no more, and no alert is created on it.
+    /// Set once the version was found to be impure: it is no longer evaluated, and no alert is created on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     quarantine: Option<RuleQuarantineBody>,
 }
 
-/// Why a rule version is judged no more.
+/// Why a rule version is no longer evaluated.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RuleQuarantine)]
 struct RuleQuarantineBody {
@@ -107,11 +107,11 @@ impl RuleBody {
     responses(
         (status = 201, body = RuleBody, description = "The version is new",
             headers(("Location" = String, description = "The stored version"))),
-        (status = 200, body = RuleBody, description = "These very bytes were stored before; `quarantine` tells if they are impure"),
+        (status = 200, body = RuleBody, description = "These very bytes were stored before; `quarantine` says whether they are impure"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "Name and version are taken by other bytes"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` tells the limit"),
+            description = "The body is larger than this route takes: `detail` has the limit"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "The Content-Type is none that this route takes: `detail` names those"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",

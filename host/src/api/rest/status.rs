@@ -1,4 +1,4 @@
-//! `/health` and `/ready`: what every process answers, whatever its roles. `/health` is GoStocks', with more members.
+//! `/health` and `/ready`, which every process answers, whatever its roles. `/health` is GoStocks', with more members.
 
 use std::collections::BTreeMap;
 
@@ -11,31 +11,31 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::{AlertFigures, EvaluationFigures, ProcessStatus};
 use crate::connections::ConnectionCounts;
-use crate::health::{EvaluationReport, Health};
 
 pub(super) fn routes<S>() -> OpenApiRouter<S>
 where
     S: Clone + Send + Sync + 'static,
-    Health: FromRef<S>,
+    ProcessStatus: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready))
 }
 
 #[derive(Serialize, ToSchema)]
 struct HealthBody {
-    /// `ok`, or `unavailable` where it cannot do its work.
+    /// `ok`, or `unavailable` if the process cannot do its work.
     status: &'static str,
     /// Always `gateway`.
     service: &'static str,
-    /// What this process does: `ingest`, `project`, `evaluate`, `deliver`, `api`.
+    /// The roles of this process: `ingest`, `project`, `evaluate`, `deliver`, `api`.
     roles: Vec<&'static str>,
-    /// What it does it with: `bus`, `store`, `prices`.
+    /// Its backends by port: `bus`, `store`, `prices`, `firings`.
     backends: BTreeMap<&'static str, String>,
-    /// For which other process it waits, where only one may do the work.
+    /// The process it waits for, where only one may do the work.
     #[serde(skip_serializing_if = "Option::is_none")]
     standby: Option<String>,
-    /// The partitions whose ticks it judges, with the role `evaluate`.
+    /// The partitions that it evaluates, with the role `evaluate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<Vec<u32>>,
     /// Where ticks come from: `finnhub`, `binance`, `simulated` or `none`.
@@ -48,11 +48,9 @@ struct HealthBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation: Option<EvaluationBody>,
     /// Connections of all ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connections: Option<ConnectionsBody>,
+    connections: ConnectionsBody,
     /// Live streams: server-sent events, WebSockets, gRPC watches.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    streams: Option<StreamsBody>,
+    streams: StreamsBody,
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -76,7 +74,7 @@ struct RuleUsageBody {
     tenant: String,
     evaluations: u64,
     firings: u64,
-    /// Firings that were not recorded, since their binding fired too often.
+    /// Firings that were not recorded, because their binding fired too often.
     suppressed: u64,
     faults: u64,
     /// Fuel; for a certified rule the most that it can have burnt.
@@ -94,8 +92,8 @@ struct AlertActivityBody {
     faults: u64,
 }
 
-impl From<EvaluationReport> for EvaluationBody {
-    fn from(report: EvaluationReport) -> Self {
+impl EvaluationBody {
+    fn from_figures(figures: EvaluationFigures) -> Self {
         let rule = |RuleUsage { rule, tenant, usage }: RuleUsage| RuleUsageBody {
             rule: rule.name.to_string(),
             version: rule.version.to_string(),
@@ -107,18 +105,15 @@ impl From<EvaluationReport> for EvaluationBody {
             fuel: usage.fuel,
             seconds: usage.time.as_secs_f64(),
         };
+        let alert = |AlertFigures { alert, firings, suppressed, faults }| AlertActivityBody {
+            id: alert.0,
+            firings,
+            suppressed,
+            faults,
+        };
         Self {
-            rules: report.rules.into_iter().map(rule).collect(),
-            alerts: report
-                .alerts
-                .into_iter()
-                .map(|(id, activity)| AlertActivityBody {
-                    id: id.0,
-                    firings: activity.firings,
-                    suppressed: activity.suppressed,
-                    faults: activity.faults,
-                })
-                .collect(),
+            rules: figures.rules.into_iter().map(rule).collect(),
+            alerts: figures.alerts.into_iter().map(alert).collect(),
         }
     }
 }
@@ -126,13 +121,13 @@ impl From<EvaluationReport> for EvaluationBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Connections)]
 struct ConnectionsBody {
-    /// Those that are open.
+    /// Open ones.
     open: u64,
     /// The most that may be open at a time.
     max: u64,
     /// Idle ones that were closed to make room for others, since the start.
     evicted: u64,
-    /// Those that there was no room for, since the start.
+    /// Those that were refused because all others were in use, since the start.
     refused: u64,
     /// Attempts to accept one that failed, as where too many files are open, since the start.
     accept_failures: u64,
@@ -141,11 +136,11 @@ struct ConnectionsBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Streams)]
 struct StreamsBody {
-    /// Those that are open.
+    /// Open ones.
     open: u64,
     /// The most that may be open at a time.
     max: u64,
-    /// Those that there was no room for, since the start.
+    /// Those that were refused because all others were in use, since the start.
     refused: u64,
 }
 
@@ -169,40 +164,42 @@ struct ReadyBody {
     problems: Vec<String>,
 }
 
-/// Whether the server can do its work, and how its feed is.
+/// Returns whether the process can do its work, and its figures.
 #[utoipa::path(get, path = "/health", operation_id = "health", tag = "health", responses(
-    (status = 200, body = HealthBody, description = "It can: `problems` says what is wrong all the same"),
-    (status = 503, body = HealthBody, description = "It cannot: `problems` says why"),
+    (status = 200, body = HealthBody, description = "It can; `problems` lists what is wrong all the same"),
+    (status = 503, body = HealthBody, description = "It cannot; `problems` says why"),
 ))]
-async fn health(State(health): State<Health>) -> (StatusCode, Json<HealthBody>) {
-    let report = health.report().await;
-    let (code, status) =
+async fn health(State(status): State<ProcessStatus>) -> (StatusCode, Json<HealthBody>) {
+    let report = status.health.report().await;
+    let (figures, connections) = ((status.figures)(), status.connections.counts());
+    let (feed, feed_connected) = figures.feed.as_ref().map_or(("none", false), |feed| (feed.kind, feed.connected));
+    let (code, word) =
         if report.ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     let body = HealthBody {
-        status,
+        status: word,
         service: "gateway",
         roles: report.roles,
         backends: report.backends.into_iter().collect(),
         standby: report.standby,
-        partitions: report.partitions,
-        evaluation: report.evaluation.map(EvaluationBody::from),
-        feed: report.feed,
-        feed_connected: report.feed_connected,
-        feed_rejected: report.feed_rejected.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),
-        connections: report.connections.map(ConnectionsBody::from_counts),
-        streams: report.connections.map(StreamsBody::from_counts),
+        partitions: figures.evaluation.as_ref().map(|evaluation| evaluation.partitions.clone()),
+        evaluation: figures.evaluation.map(EvaluationBody::from_figures),
+        feed,
+        feed_connected,
+        feed_rejected: figures.feed.into_iter().flat_map(|feed| feed.rejected).collect(),
+        connections: ConnectionsBody::from_counts(connections),
+        streams: StreamsBody::from_counts(connections),
         problems: report.problems,
     };
     (code, Json(body))
 }
 
-/// Whether the server can do its work, for probes.
+/// Returns whether the process can do its work, for probes.
 #[utoipa::path(get, path = "/ready", operation_id = "ready", tag = "health", responses(
     (status = 200, body = ReadyBody, description = "It can"),
-    (status = 503, body = ReadyBody, description = "It cannot: `problems` says why"),
+    (status = 503, body = ReadyBody, description = "It cannot; `problems` says why"),
 ))]
-async fn ready(State(health): State<Health>) -> (StatusCode, Json<ReadyBody>) {
-    let report = health.report().await;
+async fn ready(State(status): State<ProcessStatus>) -> (StatusCode, Json<ReadyBody>) {
+    let report = status.health.report().await;
     let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(ReadyBody { ready: report.ready, problems: report.problems }))
 }

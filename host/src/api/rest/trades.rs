@@ -79,7 +79,7 @@ async fn trades(
     let upgrade = upgrade.max_message_size(MAX_CLIENT_MESSAGE_BYTES).max_frame_size(MAX_CLIENT_MESSAGE_BYTES);
     let symbol = ticker.ok().and_then(|UrlPath(ticker)| Symbol::parse(&ticker).ok());
     let symbol = symbol.filter(|symbol| served.api.tickers.contains(symbol));
-    let streams = served.api.connections.streams();
+    let streams = served.api.status.connections.streams();
     let Some(place) = streams.open_one() else {
         return Problem::new(Kind::TooManyStreams, streams.refusal()).into_response();
     };

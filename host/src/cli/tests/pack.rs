@@ -38,7 +38,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_packed_module_is_a_rule_and_is_told_as_one() {
+fn a_packed_module_is_reported_as_a_rule() {
     let folder = folder();
     let packed = pack_in(folder.path(), "bare.wasm", "manifest.json", None, false).unwrap();
     let file = folder.path().join("bare.rule.wasm");

@@ -25,8 +25,8 @@ async fn serve(router: Router) -> Client {
 }
 
 #[tokio::test]
-async fn a_missing_server_is_told_with_what_to_do() {
-    // Bound and let go: nobody listens there.
+async fn a_missing_server_is_an_error_with_what_to_do() {
+    // Bound and closed: the port refuses connections.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let client = Client::new(&Url::parse(&format!("http://{address}")).unwrap()).unwrap();
     let text = client.get(&["rules"]).await.unwrap_err().text();
@@ -60,19 +60,19 @@ async fn a_list_without_end_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_upload_tells_whether_the_server_had_it() {
+async fn an_upload_reports_whether_the_server_had_it() {
     let answer = async || (StatusCode::OK, Json(json!({ "name": "mine" })));
     let client = serve(Router::new().route("/api/v1/rules", axum::routing::post(answer))).await;
     assert_eq!(rule::upload(&client, Vec::new()).await.unwrap(), json!({ "name": "mine", "created": false }));
 }
 
 #[tokio::test]
-async fn problems_are_the_servers_and_strangers_are_told_apart() {
+async fn problems_of_the_server_and_of_others_are_distinguished() {
     let problem = json!({ "title": "not found", "status": 404, "detail": "there is no rule a/b" });
-    let told = problem.clone();
+    let body = problem.clone();
     let client = serve(
         Router::new()
-            .route("/api/v1/rules/{name}", get(async move || (StatusCode::NOT_FOUND, Json(told))))
+            .route("/api/v1/rules/{name}", get(async move || (StatusCode::NOT_FOUND, Json(body))))
             .route("/api/v1/page", get(async || "<html>"))
             .route("/api/v1/proxy", get(async || StatusCode::BAD_GATEWAY)),
     )
@@ -128,7 +128,7 @@ async fn stream(
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_behind_the_last_firing() {
+async fn a_watch_resumes_after_the_last_firing() {
     let asked = Asked::default();
     let router = Router::new().route("/api/v1/firings/stream", get(stream)).with_state(asked.clone());
     let client = serve(router).await;

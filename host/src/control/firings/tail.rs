@@ -72,7 +72,7 @@ struct Shared {
 struct Ring {
     firings: broadcast::Sender<Arc<Recorded>>,
     /// The number of the last firing that was handed out, or that there was no stream for: held while either changes, so
-    /// that whoever subscribes knows exactly which firings it will be handed.
+    /// that a subscriber knows exactly which firings it will receive.
     handed_out: Mutex<u64>,
 }
 

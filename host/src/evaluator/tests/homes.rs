@@ -146,16 +146,16 @@ async fn what_turns_up_beside_the_home_is_told_and_not_judged(backend: Backend) 
     append(&rig.bus, home, &ticks("X", 1)).await;
     rig.until_counts(id, &[1.0, 2.0]).await;
     let symbol = Symbol::parse("X").unwrap();
-    let strays = async || running.evaluator.stats().strays().get(&symbol).cloned();
-    wait_until(async || strays().await.is_some_and(|strays| strays.ticks == 5)).await;
-    let strays = strays().await.unwrap();
-    assert_eq!((strays.home, strays.partition), (home, other));
+    let misrouted = async || running.evaluator.stats().misrouted().get(&symbol).cloned();
+    wait_until(async || misrouted().await.is_some_and(|misrouted| misrouted.ticks == 5)).await;
+    let misrouted = misrouted().await.unwrap();
+    assert_eq!((misrouted.assigned, misrouted.partition), (home, other));
     // Once the symbol is assigned anew, as an operator is advised, that is over.
     rig.control.delete_alert(&Tenant::standard(), id).await.unwrap();
     let again = rig.create("counter", &["X"]).await.unwrap();
     append(&rig.bus, other, &ticks("X", 1)).await;
     rig.until_counts(again, &[1.0]).await;
-    assert_eq!(running.evaluator.stats().strays().get(&symbol), None);
+    assert_eq!(running.evaluator.stats().misrouted().get(&symbol), None);
     running.stop().await;
     assert_eq!(rig.counts(id).await, [1.0, 2.0]);
 }

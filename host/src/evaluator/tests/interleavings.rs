@@ -294,10 +294,9 @@ async fn what_is_held_goes_back_when_a_promotion_that_waits_is_cancelled(backend
 
 async fn a_symbol_that_is_awaited_although_ticks_of_it_were_read_is_in_health(backend: Backend) {
     let rig = on_kafka(backend).await;
-    let (stats, health) = (Arc::new(EvaluatorStats::default()), Health::new(About::default(), rig.clock.clone()));
-    health.watch_store(rig.store.clone());
-    health.watch_evaluation(stats.clone());
-    health.begun();
+    let (stats, health) = (Arc::new(EvaluatorStats::default()), Health::new(About::default(), &[]));
+    crate::evaluator::health::register(&health, stats.clone(), rig.store.clone(), rig.clock.clone());
+    health.set_running();
     let problems = async || {
         let report = health.report().await;
         assert!(report.ready, "other alerts are evaluated");

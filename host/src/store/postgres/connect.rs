@@ -8,8 +8,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::timeout;
 
 use super::ACQUIRE_TIMEOUT;
+use crate::key_values::key_values;
 use crate::store::StoreError;
-use crate::words::words;
 
 /// What may be written, for messages.
 const FORMS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or user=… password=… dbname=… host=… port=… sslmode=…";
@@ -31,7 +31,7 @@ impl DatabaseUrl {
         } else if text.contains("://") {
             return Err(format!("it is no URL of a PostgreSQL; give {FORMS}"));
         } else {
-            from_words(text)?
+            from_key_values(text)?
         };
         let named = options.get_application_name().is_some();
         Ok(Self(Box::new(if named { options } else { options.application_name("tocsin") })))
@@ -132,13 +132,13 @@ fn cause(error: sqlx::Error) -> String {
     }
 }
 
-fn from_words(text: &str) -> Result<PgConnectOptions, String> {
-    let words = words(text, FORMS)?;
-    if words.is_empty() {
+fn from_key_values(text: &str) -> Result<PgConnectOptions, String> {
+    let pairs = key_values(text, FORMS)?;
+    if pairs.is_empty() {
         return Err(format!("is empty; give {FORMS}"));
     }
     let mut options = PgConnectOptions::new();
-    for (key, value) in words {
+    for (key, value) in pairs {
         let wrong = |why: String| format!("{key} {why}");
         options = match key.as_str() {
             "host" if value.starts_with('/') => options.socket(&value),

@@ -149,8 +149,11 @@ async fn a_bad_field_of_an_alert_is_named() {
         (odd("percent", Some(Kind::StructValue(inner))), "params.percent.x"),
     ] {
         // A value may break more than one rule of its schema.
-        let told = violations(&server.alerts().create_alert(request).await.unwrap_err());
-        assert!(told.iter().all(|(field, message)| field == expect && !message.is_empty()), "{expect}: {told:?}");
+        let reported = violations(&server.alerts().create_alert(request).await.unwrap_err());
+        assert!(
+            reported.iter().all(|(field, message)| field == expect && !message.is_empty()),
+            "{expect}: {reported:?}"
+        );
     }
     let everything = CreateAlertRequest {
         user_id: -1,

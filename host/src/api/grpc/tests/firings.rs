@@ -112,7 +112,7 @@ async fn firings_are_listed_whole_and_in_pages() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_behind_the_last_firing_seen() {
+async fn a_watch_resumes_after_the_last_firing_seen() {
     let firings = Firings::start().await;
     let old = firings.fire(1, 1).await;
     let mut watch = firings.watch(0, "").await;
@@ -131,7 +131,7 @@ async fn a_watch_goes_on_behind_the_last_firing_seen() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_lost_before_its_first_firing_goes_on_without_a_gap() {
+async fn a_watch_that_is_cut_before_its_first_firing_resumes_without_a_gap() {
     let firings = Firings::start().await;
     for round in 1..3 {
         let request = WatchFiringsRequest { alert_id: 0, after: String::new() };

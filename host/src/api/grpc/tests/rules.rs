@@ -22,7 +22,7 @@ fn named(name: &str, version: &str) -> GetRuleRequest {
 }
 
 #[tokio::test]
-async fn an_uploaded_rule_is_told_in_full() {
+async fn an_uploaded_rule_is_returned_in_full() {
     let server = Server::start().await;
     let mut client = server.rules();
     let bytes = module("moves", "1.2.0");
@@ -85,9 +85,9 @@ async fn what_is_no_rule_is_refused_with_every_reason() {
         (vec![0; 3 * MAX_MODULE_BYTES], "[limit] the module is larger than the 1048576 bytes"),
         (wat::parse_str("(module)").unwrap(), "[export]"),
     ] {
-        let told = violations(&server.rules().upload_rule(upload(bytes)).await.unwrap_err());
-        assert!(told.iter().all(|(field, _)| field == "module"), "{told:?}");
-        assert!(told.iter().any(|(_, text)| text.starts_with(expect)), "{expect}: {told:?}");
+        let reported = violations(&server.rules().upload_rule(upload(bytes)).await.unwrap_err());
+        assert!(reported.iter().all(|(field, _)| field == "module"), "{reported:?}");
+        assert!(reported.iter().any(|(_, text)| text.starts_with(expect)), "{expect}: {reported:?}");
     }
 }
 

@@ -72,16 +72,16 @@ async fn health_follows_readiness_and_ends_with_the_stop() {
         use tonic_health::pb::health_server::Health as _;
         service.check(tonic::Request::new(check("alert.AlertService"))).await.unwrap().into_inner().status()
     };
-    health::publish(&reporter, server.backends.api.health.report().await.ready).await;
+    health::publish(&reporter, server.backends.api.status.health.report().await.ready).await;
     assert_eq!(status().await, ServingStatus::Serving);
-    server.backends.api.health.evaluation_stopped();
-    health::publish(&reporter, server.backends.api.health.report().await.ready).await;
+    server.backends.api.status.health.component("evaluate").fail("evaluation has stopped");
+    health::publish(&reporter, server.backends.api.status.health.report().await.ready).await;
     assert_eq!(status().await, ServingStatus::NotServing);
 
     let stopped = CancellationToken::new();
     stopped.cancel();
     health::publish(&reporter, true).await;
-    health::watch(&server.backends.api.health, &reporter, &stopped).await;
+    health::watch(&server.backends.api.status.health, &reporter, &stopped).await;
     assert_eq!(status().await, ServingStatus::NotServing);
 }
 
@@ -106,5 +106,5 @@ async fn a_client_that_holds_a_stream_open_does_not_hold_up_the_end() {
     watch.message().await.unwrap();
     server.stop.cancel();
     tokio::time::timeout(GRACE * 6, server.served).await.expect("the server ends").unwrap();
-    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "the port is closed");
 }

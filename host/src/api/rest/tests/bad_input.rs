@@ -149,7 +149,7 @@ async fn every_member_of_an_alert() {
 }
 
 #[tokio::test]
-async fn everything_that_is_wrong_is_told_at_once() {
+async fn all_violations_are_reported_together() {
     let server = fixture().await;
     let fields = |reply: &Reply| -> Vec<String> {
         let violations = reply.json()["violations"].as_array().unwrap().clone();
@@ -170,7 +170,7 @@ async fn everything_that_is_wrong_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_in_plain_words() {
+async fn violations_are_reported_in_plain_words() {
     let server = fixture().await;
     for (body, expect) in [
         (r#"{"user_id":1.0,"symbols":["X"],"rule":"above"}"#, "user_id: 1.0 is not a whole number"),
@@ -182,9 +182,9 @@ async fn what_is_wrong_is_told_in_plain_words() {
         // Only what is no JSON has a place.
         (r#"{"user_id":1,}"#, "body: trailing comma at line 1 column 14"),
     ] {
-        let told = server.call("POST", "/api/v1/alerts", JSON, body).await.json();
-        assert!(told["detail"].as_str().unwrap().starts_with(expect), "{expect}: {told}");
-        assert_eq!(told["detail"].as_str().unwrap().contains(" line "), expect.contains(" line "), "{told}");
+        let problem = server.call("POST", "/api/v1/alerts", JSON, body).await.json();
+        assert!(problem["detail"].as_str().unwrap().starts_with(expect), "{expect}: {problem}");
+        assert_eq!(problem["detail"].as_str().unwrap().contains(" line "), expect.contains(" line "), "{problem}");
     }
 }
 
@@ -418,7 +418,7 @@ async fn every_parameter_of_a_path() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn a_wrong_method_gets_the_allowed_ones() {
     let server = fixture().await;
     for (method, uri, allow) in [
         ("PUT", "/api/v1/alerts", "GET,HEAD,POST"),

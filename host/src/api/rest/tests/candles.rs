@@ -3,8 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::fixture::NOW_MS;
-use crate::health::{About, Health};
 use crate::prices::testing::record;
 use crate::prices::{Prices, RedisAddress, RedisPrices};
 
@@ -27,7 +25,7 @@ fn starts(reply: &Reply) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn candles_are_told_with_all_their_members() {
+async fn candles_are_returned_with_all_their_members() {
     let server = with_candles().await;
     let reply = server.get("/api/v1/candles/aapl?limit=2&from=2024-08-09T12:00:00Z").await;
     let candle = |start: &str, [open, high, low, close]: [f64; 4], volume: f64, vwap: Option<f64>, trades: u64| {
@@ -102,14 +100,10 @@ async fn what_is_wrong_is_named() {
 #[tokio::test]
 async fn without_redis_prices_and_candles_are_unavailable_and_the_rest_is_not() {
     let mut backends = backends().await;
-    // Nobody listens on this port.
+    // This port is closed.
     let away = RedisPrices::new(&RedisAddress::parse("redis://:secret@127.0.0.1:1").unwrap()).unwrap();
     backends.api.prices = Prices::Redis(away);
-    let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, std::sync::Arc::new(|| NOW_MS));
-    health.watch_store(backends.store.clone());
-    health.watch_prices(backends.api.prices.clone());
-    health.begun();
-    backends.api.health = health;
+    crate::prices::health::register(&backends.api.status.health, backends.api.prices.clone());
     let router = router(Served::new(backends.api.clone(), CancellationToken::new()));
     let server = Fixture { backends, router };
     for (path, content_type) in

@@ -136,7 +136,7 @@ async fn an_impure_rule_is_shown_and_takes_no_new_alert() {
 
     for uri in ["/health", "/ready"] {
         let health = server.get(uri).await;
-        assert_eq!(health.status, StatusCode::OK, "every other rule is judged");
+        assert_eq!(health.status, StatusCode::OK, "every other rule is evaluated");
         assert!(health.text().contains("mine 1.0.0 is impure"), "{}", health.text());
     }
     server.call("DELETE", "/api/v1/alerts/1", &[], "").await;
@@ -156,9 +156,9 @@ async fn more_bindings_than_may_be_are_refused_with_what_to_do() {
         (refused.status, &refused.json()["type"]),
         (StatusCode::FORBIDDEN, &json!("urn:tocsin:problem:cap-reached"))
     );
-    for told in ["the rule above 1.0.0", "600 live bindings", "at most 600", "needs 1 more", "--max-bindings-per-rule"]
+    for part in ["the rule above 1.0.0", "600 live bindings", "at most 600", "needs 1 more", "--max-bindings-per-rule"]
     {
-        assert!(refused.text().contains(told), "{told}: {}", refused.text());
+        assert!(refused.text().contains(part), "{part}: {}", refused.text());
     }
     for _ in 0..4 {
         assert_eq!(server.post_json("/api/v1/alerts", &alert("below", 100)).await.status, StatusCode::CREATED);

@@ -7,7 +7,7 @@ use crate::api::fixture::{MAX_CONNECTIONS, MAX_STREAMS};
 use crate::prices::testing::record;
 
 #[tokio::test]
-async fn health_says_what_gostocks_says_and_more() {
+async fn health_has_the_members_of_gostocks_and_more() {
     let server = fixture().await;
     let expect = json!({
         "status": "ok", "service": "gateway", "roles": ["api"], "backends": {},
@@ -19,7 +19,7 @@ async fn health_says_what_gostocks_says_and_more() {
     assert_eq!((reply.status, reply.json()), (StatusCode::OK, expect));
     assert_eq!(server.get("/ready").await.json(), json!({"ready": true, "problems": []}));
 
-    server.backends.api.health.evaluation_stopped();
+    server.backends.api.status.health.component("evaluate").fail("evaluation has stopped");
     let reply = server.get("/health").await;
     assert_eq!((reply.status, reply.json()["status"].clone()), (StatusCode::SERVICE_UNAVAILABLE, json!("unavailable")));
     assert_eq!(reply.json()["problems"], json!(["evaluation has stopped"]));

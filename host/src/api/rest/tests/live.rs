@@ -113,7 +113,7 @@ async fn every_socket_of_a_ticker_gets_its_trades_from_now_on() {
 }
 
 #[tokio::test]
-async fn a_ticker_that_is_not_allowed_is_told_by_the_close_frame() {
+async fn a_ticker_that_is_not_allowed_is_named_in_the_close_frame() {
     let server = live().await;
     for ticker in ["aapl", "%F0%9F%9A%80", "%FF"] {
         let mut socket = server.socket(ticker).await;

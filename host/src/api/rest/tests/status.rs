@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::rest::serve_status;
+use crate::api::{ProcessStatus, RoleFigures};
 use crate::connections::Connections;
 use crate::health::{About, Health};
 
@@ -14,10 +15,12 @@ use crate::health::{About, Health};
 async fn asked_for_alerts(has_api: bool) -> (u16, Value) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (health, stop) = (Health::new(About::default(), Arc::new(|| 0)), CancellationToken::new());
+    let (health, connections) = (Health::new(About::default(), &[]), Connections::new(4, 1));
+    let status = ProcessStatus { health, connections, figures: Arc::new(RoleFigures::default) };
+    let stop = CancellationToken::new();
     let stopped = stop.clone();
     let serving = tokio::spawn(async move {
-        serve_status(listener, health, &Connections::new(4, 1), has_api, stopped).await;
+        serve_status(listener, status, has_api, stopped).await;
     });
     let answer = reqwest::get(format!("{url}/api/v1/alerts")).await.unwrap();
     let answer = (answer.status().as_u16(), answer.json().await.unwrap());

@@ -41,7 +41,7 @@ async fn a_rule_is_uploaded_once_and_read_back() {
 }
 
 #[tokio::test]
-async fn nobody_takes_over_the_name_of_a_built_in_rule() {
+async fn the_name_of_a_built_in_rule_is_refused() {
     let server = fixture().await;
     for (name, version) in [("above", "1.0.1"), ("below", "2.0.0")] {
         let reply = server.call("POST", "/api/v1/rules", WASM, module(name, version, "fires always")).await;
@@ -196,7 +196,7 @@ async fn firings_are_listed_for_all_and_for_one_alert() {
 }
 
 #[tokio::test]
-async fn an_alert_on_what_is_not_served_is_told_so() {
+async fn an_alert_on_symbols_that_are_not_served_lists_them() {
     let server = fixture().await;
     let created = server.post_json("/api/v1/alerts", &above(&["btcusdt", "TYPO", "IC MARKETS:1"])).await;
     assert_eq!((created.status, &created.json()["unserved"]), (StatusCode::CREATED, &json!(["TYPO"])));
@@ -278,6 +278,21 @@ async fn the_description_names_every_route() {
         "POST /api/v1/rules/{name}/versions/{version}/promote",
     ];
     assert_eq!(routes, expect);
+}
+
+/// The document as clients have it. Where a change is meant, save `GET /api/v1/openapi.json` as `tests/openapi.json`.
+#[tokio::test]
+async fn the_description_is_the_committed_one() {
+    let server = fixture().await;
+    let description = server.get("/api/v1/openapi.json").await.json();
+    let committed: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        assert_eq!(*methods, committed["paths"][path], "{path}");
+    }
+    for (name, schema) in description["components"]["schemas"].as_object().unwrap() {
+        assert_eq!(*schema, committed["components"]["schemas"][name], "{name}");
+    }
+    assert_eq!(description, committed);
 }
 
 #[tokio::test]

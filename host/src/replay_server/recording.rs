@@ -81,7 +81,7 @@ pub(super) fn open(path: &Path) -> Result<Rows, RecordingError> {
         loop {
             let batch = reader.batch();
             let last = !matches!(&batch, Ok(rows) if rows.len() == BATCH_ROWS);
-            // Nobody to read on for: the server has ended.
+            // The server has ended.
             if sender.blocking_send(batch).is_err() || last {
                 return;
             }

@@ -1,11 +1,13 @@
-//! Settings that are several: `name=value name='a value'`, as libpq writes them. Errors name no value: it may be secret.
+//! Parses settings of several values: `name=value name='a value'`, as libpq writes them. Errors quote no value: it may be a
+//! secret.
 
-/// Splits words; a backslash takes the next character as it is. `forms` is what may be written, for messages.
-pub(crate) fn words(text: &str, forms: &str) -> Result<Vec<(String, String)>, String> {
-    let mut words = Vec::new();
+/// Returns names and values in their order. A backslash takes the next character as it is. `forms` completes messages: what
+/// may be written instead.
+pub(crate) fn key_values(text: &str, forms: &str) -> Result<Vec<(String, String)>, String> {
+    let mut pairs = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let nth = words.len() + 1;
+        let nth = pairs.len() + 1;
         let (key, value) = rest.split_once('=').ok_or_else(|| format!("word {nth} has no '='; give {forms}"))?;
         let key = key.trim_end();
         if key.is_empty() || key.contains(char::is_whitespace) {
@@ -13,13 +15,13 @@ pub(crate) fn words(text: &str, forms: &str) -> Result<Vec<(String, String)>, St
         }
         let (value, behind) =
             read_value(value.trim_start()).ok_or_else(|| format!("the quote of {key} is not closed"))?;
-        words.push((key.to_owned(), value));
+        pairs.push((key.to_owned(), value));
         rest = behind.trim_start();
     }
-    Ok(words)
+    Ok(pairs)
 }
 
-/// The value at the start of a text, and what is behind it; None if its quote is not closed.
+/// Returns the value at the start of a text, and what follows it; None if its quote is not closed.
 fn read_value(text: &str) -> Option<(String, &str)> {
     let (quoted, text) = text.strip_prefix('\'').map_or((false, text), |text| (true, text));
     let mut value = String::new();

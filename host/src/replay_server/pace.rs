@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest single wait: whoever waits asks again. It keeps absurd gaps within what a clock can add.
+/// The longest single wait; the rest is waited for in further ones. It keeps absurd gaps within what a clock can add.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
 /// The speed of a playback.

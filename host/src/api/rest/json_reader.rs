@@ -1,39 +1,39 @@
-//! Reads the members of a JSON object by their names and types. What is wrong is gathered, so that a client hears of it
-//! all at once; null counts as absent.
+//! Reads a JSON object by the names and types of its members. It gathers all that is wrong, so that a client learns of it at
+//! once; null counts as absent.
 
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use crate::control::{ControlError, FieldViolation};
 
-/// How much of a wrong value is quoted, in characters.
+/// How much of a wrong value a message quotes, in characters.
 const MAX_QUOTED_CHARS: usize = 40;
 
-/// The members of an object that have not been taken yet, and what was wrong with those that have.
-pub(super) struct Members {
+/// The members of an object that have not been read yet, and what was wrong with those that have.
+pub(super) struct JsonReader {
     /// What stands before the names of members in violations: empty, or the object's own path and a dot.
     path: String,
-    given: Map<String, Value>,
+    unread: Map<String, Value>,
     violations: Vec<FieldViolation>,
 }
 
-impl Members {
-    pub(super) fn new(given: Map<String, Value>) -> Self {
-        Self { path: String::new(), given, violations: Vec::new() }
+impl JsonReader {
+    pub(super) fn new(object: Map<String, Value>) -> Self {
+        Self { path: String::new(), unread: object, violations: Vec::new() }
     }
 
-    /// Takes note of members that must be there and are not.
+    /// Adds a violation for each of these members that is missing.
     pub(super) fn require(&mut self, names: &[&str]) {
         for name in names {
-            if self.given.get(*name).is_none_or(Value::is_null) {
+            if self.unread.get(*name).is_none_or(Value::is_null) {
                 self.refuse(name, "is missing");
             }
         }
     }
 
-    /// A member of any type.
+    /// Reads a member of any type.
     pub(super) fn value(&mut self, name: &str) -> Option<Value> {
-        self.given.remove(name).filter(|value| !value.is_null())
+        self.unread.remove(name).filter(|value| !value.is_null())
     }
 
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
@@ -43,7 +43,7 @@ impl Members {
         }
     }
 
-    /// A list of texts; None if one of its items is something else.
+    /// Reads a list of texts; None if one of its items is something else.
     pub(super) fn texts(&mut self, name: &str) -> Option<Vec<String>> {
         let items = match self.value(name)? {
             Value::Array(items) => items,
@@ -77,41 +77,41 @@ impl Members {
         value.as_f64().or_else(|| self.refuse_type(name, &value, "a number"))
     }
 
-    /// True or false; false if absent. Null is neither.
+    /// Reads true or false; false if absent. Null is neither.
     pub(super) fn flag(&mut self, name: &str) -> bool {
-        match self.given.remove(name) {
+        match self.unread.remove(name) {
             None => false,
             Some(Value::Bool(flag)) => flag,
             Some(other) => self.refuse_type(name, &other, "true or false").unwrap_or_default(),
         }
     }
 
-    /// What one of some words stands for.
-    pub(super) fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+    /// Reads one of some texts; returns what it stands for.
+    pub(super) fn one_of<T: Copy>(&mut self, name: &str, texts: &[(&str, T)]) -> Option<T> {
         let value = self.value(name)?;
-        let known = words.iter().find(|(word, _)| value == *word);
+        let known = texts.iter().find(|(text, _)| value == *text);
         known.map(|(_, meaning)| *meaning).or_else(|| {
-            let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            self.refuse_type(name, &value, &words.join(" or "))
+            let texts: Vec<_> = texts.iter().map(|(text, _)| format!("{text:?}")).collect();
+            self.refuse_type(name, &value, &texts.join(" or "))
         })
     }
 
-    /// An object, whose members `read` takes; those that it leaves are unknown.
+    /// Reads an object by `read`; the members that it leaves are unknown.
     pub(super) fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        let given = match self.value(name)? {
-            Value::Object(given) => given,
+        let unread = match self.value(name)? {
+            Value::Object(object) => object,
             other => return self.refuse_type(name, &other, "a JSON object"),
         };
-        let mut inner = Self { path: format!("{}{name}.", self.path), given, violations: Vec::new() };
+        let mut inner = Self { path: format!("{}{name}.", self.path), unread, violations: Vec::new() };
         let object = read(&mut inner);
         inner.refuse_unknown();
         self.violations.append(&mut inner.violations);
         Some(object)
     }
 
-    /// To be called when all members have been taken, where whatever is left is unknown.
+    /// Adds a violation for each member that has not been read: such a member is unknown.
     pub(super) fn refuse_unknown(&mut self) {
-        for (name, _) in std::mem::take(&mut self.given) {
+        for (name, _) in std::mem::take(&mut self.unread) {
             self.refuse(&name, "is not a member of this object");
         }
     }
@@ -122,7 +122,7 @@ impl Members {
         if self.violations.is_empty() { Ok(()) } else { Err(ControlError::Invalid(self.violations).into()) }
     }
 
-    /// All that is wrong.
+    /// Returns all violations.
     pub(super) fn into_violations(self) -> Vec<FieldViolation> {
         self.violations
     }
@@ -137,7 +137,7 @@ impl Members {
     }
 }
 
-/// A value in a message: what it is, or its beginning.
+/// Returns what a message says of a value: its kind, or its beginning.
 fn quoted(value: &Value) -> String {
     let text = match value {
         Value::Array(_) => return "a list".into(),
@@ -156,54 +156,54 @@ mod tests {
 
     use super::*;
 
-    fn members(value: Value) -> Members {
-        let Value::Object(given) = value else { panic!("{value} is no object") };
-        Members::new(given)
+    fn reader(value: Value) -> JsonReader {
+        let Value::Object(object) = value else { panic!("{value} is no object") };
+        JsonReader::new(object)
     }
 
-    /// Takes the member `x` of a value, and tells what was said of it.
+    /// Reads the member `x` of an object; the violations must be as expected.
     #[track_caller]
-    fn check<T>(value: Value, take: impl FnOnce(&mut Members, &str) -> T, expect: &str) {
-        let mut members = members(json!({ "x": value }));
-        take(&mut members, "x");
-        let told: Vec<_> =
-            members.into_violations().into_iter().map(|v| format!("{}: {}", v.field, v.message)).collect();
-        assert_eq!(told.join("; "), expect);
+    fn check<T>(value: Value, read: impl FnOnce(&mut JsonReader, &str) -> T, expect: &str) {
+        let mut reader = reader(json!({ "x": value }));
+        read(&mut reader, "x");
+        let violations: Vec<_> =
+            reader.into_violations().into_iter().map(|v| format!("{}: {}", v.field, v.message)).collect();
+        assert_eq!(violations.join("; "), expect);
     }
 
     #[test]
-    fn a_wrong_value_is_told_in_plain_words() {
-        check(json!(1.0), Members::whole_number, "x: 1.0 is not a whole number");
-        check(json!("1"), Members::whole_number, "x: \"1\" is not a whole number");
-        check(json!(1e300), Members::whole_number, "x: 1e+300 is not a whole number that fits into 64 bits");
+    fn a_violation_names_the_value_and_what_was_expected() {
+        check(json!(1.0), JsonReader::whole_number, "x: 1.0 is not a whole number");
+        check(json!("1"), JsonReader::whole_number, "x: \"1\" is not a whole number");
+        check(json!(1e300), JsonReader::whole_number, "x: 1e+300 is not a whole number that fits into 64 bits");
         check(
             json!(u64::MAX),
-            Members::whole_number,
+            JsonReader::whole_number,
             "x: 18446744073709551615 is not a whole number that fits into 64 bits",
         );
-        check(json!([1]), Members::number, "x: a list is not a number");
-        check(json!(true), Members::text, "x: true is not a text");
-        check(json!({}), Members::text, "x: an object is not a text");
-        check(json!("once"), Members::texts, "x: \"once\" is not a list of texts");
-        check(json!(["a", null, 1]), Members::texts, "x[1]: null is not a text; x[2]: 1 is not a text");
-        check(json!(null), Members::flag, "x: null is not true or false");
+        check(json!([1]), JsonReader::number, "x: a list is not a number");
+        check(json!(true), JsonReader::text, "x: true is not a text");
+        check(json!({}), JsonReader::text, "x: an object is not a text");
+        check(json!("once"), JsonReader::texts, "x: \"once\" is not a list of texts");
+        check(json!(["a", null, 1]), JsonReader::texts, "x[1]: null is not a text; x[2]: 1 is not a text");
+        check(json!(null), JsonReader::flag, "x: null is not true or false");
         let long = "y".repeat(1_000);
-        check(json!(long), Members::number, &format!("x: \"{}… is not a number", "y".repeat(MAX_QUOTED_CHARS - 1)));
-        let word = |members: &mut Members, name: &str| members.word(name, &[("once", 1), ("every", 2)]);
+        check(json!(long), JsonReader::number, &format!("x: \"{}… is not a number", "y".repeat(MAX_QUOTED_CHARS - 1)));
+        let word = |reader: &mut JsonReader, name: &str| reader.one_of(name, &[("once", 1), ("every", 2)]);
         check(json!("never"), word, r#"x: "never" is not "once" or "every""#);
         check(json!(["once"]), word, r#"x: a list is not "once" or "every""#);
         check(json!("once"), word, "");
     }
 
     #[test]
-    fn everything_is_told_at_once_with_its_path() {
-        let mut members = members(json!({ "a": 1, "b": null, "o": { "c": "x", "d": 1 }, "e": 1 }));
-        members.require(&["a", "b", "f"]);
-        assert_eq!(members.text("a"), None);
-        assert_eq!(members.object("o", |inner| inner.whole_number("c")), Some(None));
-        members.refuse_unknown();
-        let fields: Vec<_> = members.into_violations().into_iter().map(|violation| violation.field).collect();
-        // `b` was not taken.
+    fn all_violations_are_gathered_with_their_paths() {
+        let mut reader = reader(json!({ "a": 1, "b": null, "o": { "c": "x", "d": 1 }, "e": 1 }));
+        reader.require(&["a", "b", "f"]);
+        assert_eq!(reader.text("a"), None);
+        assert_eq!(reader.object("o", |inner| inner.whole_number("c")), Some(None));
+        reader.refuse_unknown();
+        let fields: Vec<_> = reader.into_violations().into_iter().map(|violation| violation.field).collect();
+        // `b` was not read.
         assert_eq!(fields, ["b", "f", "a", "o.c", "o.d", "b", "e"]);
     }
 }

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
-use super::FeedOptions;
+use super::ReplayOptions;
 use super::player::{ClientId, Command, FRAME_QUEUE};
 use crate::ingest::TOO_MANY_SYMBOLS;
 
@@ -55,7 +55,7 @@ struct WireRequest<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(options: &FeedOptions, commands: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(options: &ReplayOptions, commands: mpsc::Sender<Command>) -> Self {
         Self { token: options.token.as_deref().map(Arc::from), max_symbols: options.max_symbols, commands }
     }
 
@@ -121,7 +121,7 @@ impl Connection {
                 Ok(None) => true,
                 Err(msg) => {
                     let answer = serde_json::json!({ "type": "error", "msg": msg }).to_string();
-                    // If nobody writes any more the client has been told goodbye, and reads no answers.
+                    // If the writer has ended, the close frame was sent, and the client reads no answers.
                     let _ = answers.send(answer).await;
                     true
                 }
@@ -132,7 +132,7 @@ impl Connection {
         }
     }
 
-    /// What a request asks of the player: nothing if it is so already. An error is the message to answer with.
+    /// Returns a request's command to the player; None if it changes nothing. An error is the message to answer with.
     fn understand(
         &self,
         client: ClientId,

@@ -1,6 +1,6 @@
 //! When playback may move.
 //!
-//! Closed until enough symbols are subscribed and subscribing has settled, and again whenever nobody is subscribed: a
+//! Closed until enough symbols are subscribed and subscribing has settled, and again whenever no client is subscribed: a
 //! client subscribes symbol by symbol, and must not miss the last one's trades while it is at the first. Closed also
 //! when the server drops a client, until as many subscriptions have been made as were dropped.
 
@@ -39,9 +39,9 @@ enum State {
 pub(super) enum Passage {
     /// Playback may move.
     Open,
-    /// It may not; ask again when something changes.
+    /// It may not; check again when something changes.
     Closed,
-    /// It may not; ask again when something changes, or then.
+    /// It may not; check again when something changes, or at this time.
     ClosedUntil(Instant),
 }
 
@@ -65,7 +65,7 @@ impl Gate {
         self.last_subscription = None;
     }
 
-    /// Asks for passage, given how many distinct symbols are subscribed.
+    /// Returns whether playback may move, given how many distinct symbols are subscribed.
     pub(super) fn check(&mut self, symbols: usize, now: Instant) -> Passage {
         if symbols == 0 {
             if matches!(self.state, State::Open) {
@@ -78,7 +78,7 @@ impl Gate {
             State::Open | State::Return { owed: 0, .. } => Some(now),
             State::Start if symbols >= self.start_after => settled,
             State::Start => None,
-            // Whoever came back with fewer symbols than before has finished when it settles.
+            // A client that came back with fewer symbols than before has finished when it settles.
             State::Return { since, .. } => Some(settled.unwrap_or(since + RETURN_WAIT)),
         };
         match opens_at {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn playback_begins_anew_when_nobody_is_left() {
+    fn playback_begins_anew_when_no_client_is_left() {
         let (mut gate, now) = (Gate::new(1), Instant::now());
         gate.subscribed(now);
         assert_eq!(gate.check(1, now + SETTLE), Passage::Open);

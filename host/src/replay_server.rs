@@ -1,7 +1,7 @@
 //! A local server that speaks Finnhub's protocol and replays a recording: what `tocsin feed` runs.
 //!
-//! There is one playback for the server. It moves while somebody is subscribed; a trade goes to every connection that is
-//! subscribed to its symbol, and one that nobody wants is passed over. On request the server misbehaves as real feeds do:
+//! There is one playback for the server. It moves while a client is subscribed; a trade goes to every connection that is
+//! subscribed to its symbol, and one without subscribers is skipped. On request the server misbehaves as real feeds do:
 //! it drops connections, sends garbage, refuses tokens and subscriptions. What it drops itself loses no trade: playback
 //! stands still until the dropped client has subscribed again.
 //!
@@ -44,7 +44,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What to replay, and how.
 #[derive(Clone)]
-pub struct FeedOptions {
+pub struct ReplayOptions {
     /// A CSV `timestamp_ms,symbol,price,volume`, plain or gzip.
     pub file: PathBuf,
     /// How fast.
@@ -65,7 +65,7 @@ pub struct FeedOptions {
     pub close_at_end: bool,
 }
 
-impl FeedOptions {
+impl ReplayOptions {
     /// A well-behaved server at the recording's own speed: Finnhub's 50 symbols, no token, and up at the end.
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self {
@@ -84,10 +84,10 @@ impl FeedOptions {
 
 /// What a server did in its life.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FeedReport {
+pub struct ReplayReport {
     /// Trades sent, by symbol. A trade counts once, to however many connections it went.
     pub sent: BTreeMap<Symbol, u64>,
-    /// Trades that nobody was subscribed to.
+    /// Trades without a subscriber.
     pub passed_over: u64,
     /// Connections closed after their share of trades.
     pub drops: u64,
@@ -97,7 +97,7 @@ pub struct FeedReport {
     pub finished: bool,
 }
 
-impl FeedReport {
+impl ReplayReport {
     /// Trades sent, over all symbols.
     pub fn total_sent(&self) -> u64 {
         self.sent.values().sum()
@@ -106,18 +106,18 @@ impl FeedReport {
 
 /// Why a feed server ended badly.
 #[derive(Debug, thiserror::Error)]
-pub enum FeedError {
+pub enum ReplayError {
     /// The recording cannot be read.
     #[error(transparent)]
     Recording(#[from] RecordingError),
 }
 
-/// Serves until stopped, until the end of the file with [`FeedOptions::close_at_end`], or until the file turns out bad.
+/// Serves until stopped, until the end of the file with [`ReplayOptions::close_at_end`], or until the file turns out bad.
 pub async fn run(
-    options: FeedOptions,
+    options: ReplayOptions,
     listener: TcpListener,
     stop: CancellationToken,
-) -> Result<FeedReport, FeedError> {
+) -> Result<ReplayReport, ReplayError> {
     let rows = recording::open(&options.file)?;
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
     let closing = stop.child_token();
@@ -134,7 +134,7 @@ pub async fn run(
     Ok(played?)
 }
 
-/// Takes connections until told to close, then waits for them to end: at the end of the file for as long as they read,
+/// Takes connections until `closing` is cancelled, then waits for them to end: at the end of the file for as long as they read,
 /// when stopped for [`CLOSING`].
 async fn accept(listener: TcpListener, template: Connection, closing: CancellationToken, stop: CancellationToken) {
     let mut connections = JoinSet::new();

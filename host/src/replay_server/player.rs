@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Gate, Passage};
 use super::pace::Pace;
 use super::recording::{RecordingError, Rows};
-use super::{FeedOptions, FeedReport};
+use super::{ReplayOptions, ReplayReport};
 
 /// Frames that may wait for a client's socket.
 pub(super) const FRAME_QUEUE: usize = 16;
@@ -27,7 +27,7 @@ const FRAME_TAIL: &str = r#"],"type":"trade"}"#;
 /// The number of a connection, from 1.
 pub(super) type ClientId = u64;
 
-/// What a connection asks of the player.
+/// What a connection sends to the player.
 pub(super) enum Command {
     /// A client has come. Its connection is closed when `frames` is dropped.
     Join {
@@ -49,7 +49,7 @@ pub(super) enum Command {
 }
 
 pub(super) struct Player {
-    options: FeedOptions,
+    options: ReplayOptions,
     commands: mpsc::Receiver<Command>,
     stop: CancellationToken,
     clients: BTreeMap<ClientId, Client>,
@@ -57,7 +57,7 @@ pub(super) struct Player {
     symbols: usize,
     gate: Gate,
     pace: Pace,
-    report: FeedReport,
+    report: ReplayReport,
 }
 
 struct Client {
@@ -72,7 +72,7 @@ struct Client {
 }
 
 impl Player {
-    pub(super) fn new(options: FeedOptions, commands: mpsc::Receiver<Command>, stop: CancellationToken) -> Self {
+    pub(super) fn new(options: ReplayOptions, commands: mpsc::Receiver<Command>, stop: CancellationToken) -> Self {
         Self {
             gate: Gate::new(options.start_after),
             pace: Pace::new(options.speed),
@@ -81,12 +81,12 @@ impl Player {
             stop,
             clients: BTreeMap::new(),
             symbols: 0,
-            report: FeedReport::default(),
+            report: ReplayReport::default(),
         }
     }
 
-    /// Plays the rows, then stays for the clients unless told otherwise.
-    pub(super) async fn play(mut self, mut rows: Rows) -> Result<FeedReport, RecordingError> {
+    /// Plays the rows, then stays for the clients unless `close_at_end` is set.
+    pub(super) async fn play(mut self, mut rows: Rows) -> Result<ReplayReport, RecordingError> {
         loop {
             if rows.is_empty() {
                 self.flush_all().await; // reading may take a while: what is due goes out

@@ -1,4 +1,4 @@
-//! What a worker goes on with: the claim on a partition, where to read on, and the bindings as they were at its
+//! Reads what a worker goes on with on a claimed partition: where to read on, and the bindings as they were at its
 //! checkpoint.
 
 use std::collections::{HashMap, HashSet};
@@ -7,50 +7,29 @@ use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::{error, warn};
 
-use super::{Asked, EvaluatorError};
-use crate::bus::Clock;
-use crate::bus::{Bus, BusError};
+use crate::bus::{Bus, BusError, Clock};
+use crate::evaluator::EvaluatorError;
+use crate::evaluator::changes::HandoffRequest;
+use crate::evaluator::processor::Restored;
 use crate::rules::{RuleCache, RuleCacheError};
-use crate::store::{BindingRow, Claim, HandoffState, Store, UnassignedSymbol};
+use crate::store::{BindingRow, Claim, HandoffState, Store};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;
 
-/// How a worker goes on with a partition.
-pub(super) struct Restored {
-    pub(super) claim: Claim,
-    /// Where reading goes on.
-    pub(super) from: Position,
-    /// Where the partition ended: ticks before that may have been judged and told already. They are judged again as they
-    /// were then, before anything else is done to a binding.
-    pub(super) replay_until: u64,
-    /// Bindings that were armed at the checkpoint.
-    pub(super) armed: Vec<Arming>,
-    /// Bindings that were not, and from where they count.
-    pub(super) new: Vec<(Arming, Position)>,
-    /// Bindings that were released right behind the checkpoint.
-    pub(super) released: Vec<BindingId>,
-    /// Bindings whose release is stored and was never applied.
-    pub(super) unquarantine_due: Vec<BindingId>,
-    /// Bindings that a promotion has asked for.
-    pub(super) asked_for: Vec<Asked>,
-    /// Symbols without a home of which the checkpoint did not know: their first tick may be before it.
-    pub(super) sought: Vec<UnassignedSymbol>,
-}
-
 /// The rules of stored bindings.
 #[derive(Clone)]
-pub(super) struct StoredRules {
-    pub(super) store: Store,
-    pub(super) library: RuleCache,
-    pub(super) clock: Clock,
+pub(in crate::evaluator) struct StoredRules {
+    pub(in crate::evaluator) store: Store,
+    pub(in crate::evaluator) cache: RuleCache,
+    pub(in crate::evaluator) clock: Clock,
 }
 
 impl StoredRules {
     /// Returns a rule; None where the checks of this release refuse a module that an earlier one took. That version is
     /// then out of service, durably, which `/health` reports.
     pub(super) async fn get(&self, digest: Digest) -> Result<Option<Rule>, RuleCacheError> {
-        match self.library.get(digest).await {
+        match self.cache.get(digest).await {
             Err(RuleCacheError::Rejected(rejection)) => {
                 error!(
                     %digest, %rejection,
@@ -66,32 +45,38 @@ impl StoredRules {
     }
 }
 
-/// Loads what was remembered of a claimed partition, with the bindings up to `revision`, which is not before that of its
-/// checkpoint: what the checkpoint remembers of a later change would be taken for nothing.
+/// Reads what was remembered of a claimed partition, with the bindings up to `revision`, which is not before that of its
+/// checkpoint: what the checkpoint remembers of a later change would be lost.
 pub(super) async fn restore(
     bus: &Bus,
     rules: &StoredRules,
-    claim: Claim,
+    claim: &Claim,
     revision: u64,
     skip_lost_ticks: bool,
 ) -> Result<Restored, EvaluatorError> {
     let (partition, store) = (claim.partition, &rules.store);
-    let from = start_of(bus, &claim, skip_lost_ticks).await?;
+    let from = start_of(bus, claim, skip_lost_ticks).await?;
     let replay_until = bus.end(partition).await?.max(from.offset);
-    let released = claim.unquarantined.clone();
-    let sought = match claim.next_offset {
+    let unassigned = match claim.next_offset {
         Some(_) => store.unassigned_symbols(claim.revision, revision).await?,
         // Nothing was read yet.
         None => Vec::new(),
     };
-    let (armed, new, unquarantine_due, asked_for) = Default::default();
-    let mut restored =
-        Restored { claim, from, replay_until, armed, new, released, unquarantine_due, asked_for, sought };
-    load(bus, rules, revision, &mut restored).await?;
+    let mut restored = Restored {
+        from,
+        replay_until,
+        armed: Vec::new(),
+        new: Vec::new(),
+        unquarantined: claim.unquarantined.clone(),
+        unquarantine_due: Vec::new(),
+        handoffs: Vec::new(),
+        unassigned,
+    };
+    load(bus, rules, claim, revision, &mut restored).await?;
     Ok(restored)
 }
 
-/// Where evaluation of a partition goes on: its checkpoint, or the oldest tick where there is none yet.
+/// Returns where evaluation of a partition goes on: its checkpoint, or the oldest tick where there is none yet.
 async fn start_of(bus: &Bus, claim: &Claim, skip_lost_ticks: bool) -> Result<Position, EvaluatorError> {
     let partition = claim.partition;
     let earliest = bus.earliest(partition).await?;
@@ -103,7 +88,7 @@ async fn start_of(bus: &Bus, claim: &Claim, skip_lost_ticks: bool) -> Result<Pos
         return Err(EvaluatorError::LostTicks { partition, next, earliest });
     }
     if lost {
-        warn!(partition, next, earliest, "ticks that were never judged are gone; going on without them");
+        warn!(partition, next, earliest, "ticks that were never evaluated are gone; going on without them");
     }
     Ok(Position { partition, offset: next.max(earliest) })
 }
@@ -118,8 +103,14 @@ async fn ensure_end(bus: &Bus, position: Position) -> Result<(), EvaluatorError>
     })
 }
 
-async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Restored) -> Result<(), EvaluatorError> {
-    let (claim, from, store) = (restored.claim.clone(), restored.from, &rules.store);
+async fn load(
+    bus: &Bus,
+    rules: &StoredRules,
+    claim: &Claim,
+    revision: u64,
+    restored: &mut Restored,
+) -> Result<(), EvaluatorError> {
+    let (from, store) = (restored.from, &rules.store);
     let mut refused = HashSet::new();
     let saved = store.saved_states(claim.partition).await?;
     let mut saved: HashMap<(Digest, BindingId), SavedBinding> =
@@ -133,9 +124,9 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
         if let Some(highest) = rows.iter().filter_map(|row| row.counts_from).max_by_key(|position| position.offset) {
             ensure_end(bus, highest).await?;
         }
-        // Skip bindings that a promotion holds: the feeder passes on how that ends. Nor are those on an impure rule armed.
+        // Skip bindings that a promotion holds: the coordinator passes on how that ends. Nor are those on an impure rule armed.
         for mut row in rows.into_iter().filter(|row| row.handoff != HandoffState::Held && !row.rule_impure) {
-            // It waits for a home, and is on no partition.
+            // Its symbol is not assigned yet.
             let Some(counts_from) = row.counts_from else { continue };
             if refused.contains(&row.rule) {
                 continue;
@@ -146,12 +137,12 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
             };
             // It was armed at the checkpoint if the checkpoint knew of it and had reached its offset.
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
-            // The feeder tells of later ones.
+            // The coordinator passes later ones on.
             if row.unquarantine_due && row.revision <= revision {
                 restored.unquarantine_due.push(row.id);
             }
             if row.handoff == HandoffState::Requested && row.revision <= revision {
-                restored.asked_for.push(Asked { binding: row.id, armed_revision: row.armed_revision });
+                restored.handoffs.push(HandoffRequest { binding: row.id, armed_revision: row.armed_revision });
             }
             let state = if armed { saved.remove(&(row.rule, row.id)) } else { row.resume.take() };
             let arming = arming(row, rule, state);
@@ -160,7 +151,7 @@ async fn load(bus: &Bus, rules: &StoredRules, revision: u64, restored: &mut Rest
     }
 }
 
-/// A stored binding as a shard takes it.
+/// Returns a stored binding as a shard takes it.
 pub(super) fn arming(row: BindingRow, rule: Rule, saved: Option<SavedBinding>) -> Arming {
     Arming {
         binding: row.id,

@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use tracing::{debug, error};
 
-use super::EvaluatorError;
-use super::feeder::Feeder;
+use super::Coordinator;
+use crate::evaluator::EvaluatorError;
 use crate::store::{StoreError, TickLog};
 
-/// Time between two looks at which log there is: ticks of another one that are evaluated until then are evaluated again
-/// once it is accepted.
+/// Time between two checks of the log's identity. Ticks of another log that are evaluated until then are evaluated again
+/// once that log is accepted.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of the log.
 #[derive(Default)]
-pub(super) struct LogWatch {
+pub(in crate::evaluator) struct LogWatch {
     /// The log that partitions were restored in.
     known: Option<TickLog>,
     /// Partitions that have halted because of it, and are tried again.
     halted: BTreeSet<u32>,
-    /// Why, as the log of this process has it.
+    /// The reason that was logged last.
     logged: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl LogWatch {
         self.known = known;
     }
 
-    /// Whether a reason to halt is another one than the last.
+    /// Returns whether a reason to halt differs from the last one.
     pub(super) fn is_news(&mut self, why: String) -> bool {
         self.logged.replace(why.clone()) != Some(why)
     }
@@ -38,7 +38,7 @@ impl LogWatch {
         self.halted.insert(partition);
     }
 
-    /// Whether the store refers to another log than partitions were restored in.
+    /// Returns whether the store refers to another log than the one that partitions were restored in.
     pub(super) fn is_outdated(&self, stored: Option<&TickLog>) -> bool {
         self.known.as_ref() != stored
     }
@@ -48,14 +48,14 @@ impl LogWatch {
     }
 }
 
-impl Feeder {
-    /// Halts where the log is another one by now; goes on where it was accepted.
+impl Coordinator {
+    /// Halts where the log is another one by now, and goes on where it was accepted.
     pub(super) async fn watch_log(&mut self) -> Result<(), EvaluatorError> {
         let (found, known) = match (self.bus.identity().await, self.store.tick_log().await) {
             (Ok(found), Ok(known)) => (found, known),
-            // They are waited for elsewhere.
+            // Other tasks wait for them and report it.
             (found, known) => {
-                debug!(bus = ?found.err(), store = ?known.err(), "which log there is cannot be seen");
+                debug!(bus = ?found.err(), store = ?known.err(), "the identity of the log cannot be read");
                 return Ok(());
             }
         };
@@ -68,7 +68,7 @@ impl Feeder {
             // Where the log has other partitions, symbols may wait for their first tick again.
             match self.store.symbol_assignments().await {
                 Err(error) if error.is_transient() => return Ok(()),
-                homes => self.pass_on_homes(&homes?).await,
+                assignments => self.pass_on_assignments(&assignments?).await,
             }
             self.log.restored_in(Some(known));
             let halted: Vec<u32> = std::mem::take(&mut self.log.halted).into_iter().collect();
@@ -79,7 +79,7 @@ impl Feeder {
 
     async fn halt_all(&mut self, why: &StoreError) {
         self.log.restored_in(None);
-        let partitions: Vec<u32> = self.feeds.iter().flat_map(|feed| feed.partitions.iter().copied()).collect();
+        let partitions: Vec<u32> = self.workers.iter().flat_map(|worker| worker.partitions.iter().copied()).collect();
         if !partitions.is_empty() {
             if self.log.is_news(why.to_string()) {
                 error!(error = %why, "evaluation has halted");
