@@ -4,7 +4,7 @@
 //! (both arms of an `if`: the price is an upper bound). Entering a function also costs one for each of its locals and
 //! results, and the entry of a recursive function pays for its stack frame ([`crate::inspect`]'s `stack`). Entering
 //! `evaluate` costs what the host does with the state. Bulk operations are charged by their length as well. Prices follow what operators cost at worst, so that no fuel buys more than
-//! [`MAX_NS_PER_FUEL`] on the machine they were measured on (the threats benchmark measures the dearest patterns); a load
+//! [`MAX_NS_PER_FUEL`] on the machine they were measured on (the threats benchmark measures the costliest patterns); a load
 //! or a store that may go anywhere may miss every cache and the TLB. `docs/abi.md` repeats the table.
 
 use wasmparser::Operator;

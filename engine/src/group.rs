@@ -1,10 +1,12 @@
-//! A group: all bindings of one (rule version, tenant, symbol). Their records are packed in a table in guest memory;
-//! which ones they are, which sleep and which are quarantined is kept here. Evaluating them is [`crate::evaluate`]'s.
+//! A group: all bindings of one (rule version, tenant, symbol). Their records are packed in a table in guest memory. Which
+//! bindings they are, which of them sleep and which are quarantined is kept on the host's side. [`crate::evaluate`]
+//! evaluates them.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::{AlertId, BindingId, Repeat, Symbol, Tenant};
 use crate::health::Health;
+use crate::ids::{InstanceId, Slot};
 use crate::instance::{Instance, MemoryError};
 use crate::limits::MAX_PROBES_PER_TICK;
 use crate::pace::Pace;
@@ -13,25 +15,25 @@ use crate::snapshot::Remembered;
 use crate::table::Table;
 use crate::wake::Sleepers;
 
-/// A binding, wherever it is kept.
+/// What stays the same of a binding while it is armed.
 #[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) binding: BindingId,
+pub(crate) struct Binding {
+    pub(crate) id: BindingId,
     pub(crate) alert: AlertId,
     pub(crate) repeat: Repeat,
 }
 
-/// A quarantined binding: outside of the table, so that what is evaluated stays packed.
-pub(crate) struct Parked {
-    pub(crate) slot: Slot,
+/// A quarantined binding. It is kept outside of the table, so that the table has only bindings that are evaluated.
+pub(crate) struct Quarantined {
+    pub(crate) binding: Binding,
     pub(crate) params: Vec<u8>,
     pub(crate) state: Vec<u8>,
     pub(crate) health: Health,
 }
 
-/// What is known of one binding.
+/// A binding of a group with its records, borrowed.
 pub(crate) struct Record<'a> {
-    pub(crate) slot: &'a Slot,
+    pub(crate) binding: &'a Binding,
     pub(crate) params: &'a [u8],
     pub(crate) state: &'a [u8],
     pub(crate) health: Health,
@@ -40,33 +42,33 @@ pub(crate) struct Record<'a> {
 pub(crate) struct Group {
     pub(crate) tenant: Tenant,
     pub(crate) symbol: Symbol,
-    /// The key of its instance.
-    pub(crate) instance: usize,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) instance: InstanceId,
+    /// The bindings in the table, by slot.
+    bindings: Vec<Binding>,
     pub(crate) table: Table,
-    /// By slot, where it is not clean: few ever are.
-    pub(crate) suspects: BTreeMap<usize, Health>,
-    pub(crate) parked: Vec<Parked>,
-    /// How fast bindings may fire that fired of late.
+    /// The healths that are not clean. Few ever are.
+    pub(crate) suspects: BTreeMap<Slot, Health>,
+    pub(crate) quarantine: Vec<Quarantined>,
+    /// The firing rates of the bindings that fired lately.
     pub(crate) paces: HashMap<BindingId, Pace>,
-    /// Which bindings sleep, if the rule can.
+    /// The index of wake bands, if the rule returns any.
     pub(crate) sleepers: Option<Sleepers>,
-    /// Whether states or healths changed since the last snapshot.
+    /// Whether there may be something new to remember since the last snapshot.
     pub(crate) changed: bool,
-    /// Whether the last snapshot holds something, which must be replaced when there is nothing left to remember.
+    /// Whether the last snapshot is not empty. It must then be replaced when there is nothing left to remember.
     pub(crate) recorded: bool,
 }
 
 impl Group {
-    pub(crate) fn new(tenant: Tenant, symbol: Symbol, instance: usize, rule: &Rule) -> Self {
+    pub(crate) fn new(tenant: Tenant, symbol: Symbol, instance: InstanceId, rule: &Rule) -> Self {
         Self {
             tenant,
             symbol,
             instance,
-            slots: Vec::new(),
+            bindings: Vec::new(),
             table: Table::new(rule.manifest()),
             suspects: BTreeMap::new(),
-            parked: Vec::new(),
+            quarantine: Vec::new(),
             paces: HashMap::new(),
             sleepers: rule.manifest().sleeps.then(Sleepers::default),
             changed: false,
@@ -74,73 +76,82 @@ impl Group {
         }
     }
 
-    /// How many bindings it has.
+    /// Returns the number of bindings, the quarantined ones included.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() + self.parked.len()
-    }
-
-    /// How many of them are in quarantine as impure.
-    pub(crate) fn condemned(&self) -> usize {
-        self.parked.iter().filter(|parked| parked.health.is_condemned()).count()
+        self.bindings.len() + self.quarantine.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.parked.is_empty()
+        self.len() == 0
     }
 
-    /// A binding that is quarantined.
-    pub(crate) fn parked(&self, binding: BindingId) -> Option<&Parked> {
-        self.parked.iter().find(|parked| parked.slot.binding == binding)
+    /// Returns the number of bindings in the table.
+    pub(crate) fn slots(&self) -> usize {
+        self.bindings.len()
     }
 
-    /// The bindings, wherever they are kept.
-    pub(crate) fn bindings(&self) -> impl Iterator<Item = BindingId> + '_ {
-        let parked = self.parked.iter().map(|parked| &parked.slot);
-        self.slots.iter().chain(parked).map(|slot| slot.binding)
+    /// Returns the binding in a slot.
+    pub(crate) fn binding(&self, slot: Slot) -> &Binding {
+        &self.bindings[slot.index()]
     }
 
-    /// What is known of each binding, those in the table first, by slot.
+    /// Returns a quarantined binding.
+    pub(crate) fn quarantined(&self, binding: BindingId) -> Option<&Quarantined> {
+        self.quarantine.iter().find(|quarantined| quarantined.binding.id == binding)
+    }
+
+    /// Returns the number of bindings that are quarantined as impure.
+    pub(crate) fn condemned(&self) -> usize {
+        self.quarantine.iter().filter(|quarantined| quarantined.health.is_condemned()).count()
+    }
+
+    /// Returns the ids of all bindings, the quarantined ones included.
+    pub(crate) fn binding_ids(&self) -> impl Iterator<Item = BindingId> + '_ {
+        let quarantined = self.quarantine.iter().map(|quarantined| &quarantined.binding);
+        self.bindings.iter().chain(quarantined).map(|binding| binding.id)
+    }
+
+    /// Returns the records of all bindings: those in the table by slot, then the quarantined ones.
     pub(crate) fn records<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = Record<'a>> + 'a {
-        let in_table = self.slots.iter().enumerate().map(|(at, slot)| Record {
-            slot,
-            params: self.table.params(instance, at),
-            state: self.table.state(instance, at),
-            health: self.health(at),
+        let in_table = self.bindings.iter().enumerate().map(|(index, binding)| {
+            let slot = Slot::new(index);
+            let (params, state) = (self.table.params(instance, slot), self.table.state(instance, slot));
+            Record { binding, params, state, health: self.health(slot) }
         });
-        let parked = self.parked.iter().map(|parked| Record {
-            slot: &parked.slot,
-            params: &parked.params,
-            state: &parked.state,
-            health: parked.health,
+        let quarantined = self.quarantine.iter().map(|quarantined| Record {
+            binding: &quarantined.binding,
+            params: &quarantined.params,
+            state: &quarantined.state,
+            health: quarantined.health,
         });
-        in_table.chain(parked)
+        in_table.chain(quarantined)
     }
 
-    /// What must be remembered of a record, None if nothing.
+    /// Returns what must be remembered of a record, `None` if nothing.
     pub(crate) fn remembered<'a>(&self, record: &Record<'a>) -> Option<Remembered<'a>> {
-        let Record { slot, health, state, .. } = *record;
-        let pace = self.paces.get(&slot.binding).copied();
+        let Record { binding, health, state, .. } = *record;
+        let pace = self.paces.get(&binding.id).copied();
         let is_nothing = state.is_empty() && health.is_clean() && pace.is_none();
-        (!is_nothing).then_some(Remembered { binding: slot.binding, health, pace, state })
+        (!is_nothing).then_some(Remembered { binding: binding.id, health, pace, state })
     }
 
-    /// Whether no binding faulted or fired of late: then there is nothing to remember but states.
+    /// Returns whether there is nothing to remember but states: no binding faulted or fired lately.
     pub(crate) fn has_states_only(&self) -> bool {
-        self.suspects.is_empty() && self.parked.is_empty() && self.paces.is_empty()
+        self.suspects.is_empty() && self.quarantine.is_empty() && self.paces.is_empty()
     }
 
-    /// Puts a binding into the next slot, awake. `state` is None for a new one, whose state is all zero.
+    /// Adds a binding to the table, awake, and returns its slot. Without a `state` its state is all zero.
     pub(crate) fn push(
         &mut self,
         instance: &mut Instance,
-        new: Slot,
+        binding: Binding,
         params: &[u8],
         state: Option<&[u8]>,
         health: Health,
-    ) -> Result<usize, MemoryError> {
-        let slot = self.slots.len();
+    ) -> Result<Slot, MemoryError> {
+        let slot = Slot::new(self.bindings.len());
         self.table.push(instance, slot, params, state)?;
-        self.slots.push(new);
+        self.bindings.push(binding);
         if !health.is_clean() {
             self.suspects.insert(slot, health);
         }
@@ -151,10 +162,10 @@ impl Group {
         Ok(slot)
     }
 
-    /// Empties a slot: the last one moves into it. Returns the binding that moved.
-    pub(crate) fn swap_remove(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
-        let last = self.slots.len() - 1;
-        self.table.swap_remove(instance, self.slots.len(), slot);
+    /// Removes the binding in a slot. The last binding moves into the slot; returns its id, if it is another one.
+    pub(crate) fn swap_remove(&mut self, instance: &mut Instance, slot: Slot) -> Option<BindingId> {
+        let last = Slot::new(self.bindings.len() - 1);
+        self.table.swap_remove(instance, last, slot);
         if let Some(sleepers) = &mut self.sleepers {
             sleepers.swap_remove(slot);
         }
@@ -162,60 +173,59 @@ impl Group {
         if let Some(health) = self.suspects.remove(&last) {
             self.suspects.insert(slot, health);
         }
-        self.slots.swap_remove(slot);
-        if self.slots.capacity() > 8 && self.slots.len() <= self.slots.capacity() / 4 {
-            self.slots.shrink_to(self.slots.len() * 2);
+        self.bindings.swap_remove(slot.index());
+        if self.bindings.capacity() > 8 && self.bindings.len() <= self.bindings.capacity() / 4 {
+            self.bindings.shrink_to(self.bindings.len() * 2);
             if let Some(sleepers) = &mut self.sleepers {
                 sleepers.shrink();
             }
         }
         self.changed = true;
-        (slot != last).then(|| self.slots[slot].binding)
+        (slot != last).then(|| self.binding(slot).id)
     }
 
-    /// Takes a binding out of the table, since its health says so.
-    pub(crate) fn park(&mut self, instance: &mut Instance, slot: usize) -> Option<BindingId> {
-        let (params, state) = (self.table.params(instance, slot).to_vec(), self.table.state(instance, slot).to_vec());
-        self.parked.push(Parked { slot: self.slots[slot].clone(), params, state, health: self.health(slot) });
+    /// Moves the binding in a slot into quarantine. The last binding moves into the slot; returns its id, if it is another
+    /// one.
+    pub(crate) fn move_to_quarantine(&mut self, instance: &mut Instance, slot: Slot) -> Option<BindingId> {
+        self.quarantine.push(Quarantined {
+            binding: self.binding(slot).clone(),
+            params: self.table.params(instance, slot).to_vec(),
+            state: self.table.state(instance, slot).to_vec(),
+            health: self.health(slot),
+        });
         self.swap_remove(instance, slot)
     }
 
-    /// A tick has come for the quarantined: those that have waited long enough go back to the table, on probe, but no more
-    /// than [`MAX_PROBES_PER_TICK`] at once. Returns them with their slots.
-    pub(crate) fn count_waiting(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, usize)>, MemoryError> {
-        self.changed |= !self.parked.is_empty();
+    /// Counts a tick for the quarantined bindings, and puts those that have waited long enough on probe, at most
+    /// [`MAX_PROBES_PER_TICK`]. Returns them with their slots.
+    pub(crate) fn probe_due(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, Slot)>, MemoryError> {
+        self.changed |= !self.quarantine.is_empty();
         let mut due: Vec<BindingId> = Vec::new();
-        for parked in &mut self.parked {
-            if parked.health.wait() {
-                due.push(parked.slot.binding);
+        for quarantined in &mut self.quarantine {
+            if quarantined.health.wait() {
+                due.push(quarantined.binding.id);
             }
         }
-        // In an order that a replay has, too.
+        // A replay must put the same bindings on probe: the order of the list is not part of a snapshot.
         due.sort_unstable();
         due.truncate(MAX_PROBES_PER_TICK);
-        due.into_iter().map(|binding| self.probe(instance, binding)).collect()
+        due.into_iter().map(|binding| Ok((binding, self.probe(instance, binding)?))).collect()
     }
 
-    /// Puts a quarantined binding back into the table, on probe. It must be in quarantine.
-    pub(crate) fn probe(
-        &mut self,
-        instance: &mut Instance,
-        binding: BindingId,
-    ) -> Result<(BindingId, usize), MemoryError> {
-        let at = self.parked.iter().position(|parked| parked.slot.binding == binding);
-        let mut parked = self.parked.swap_remove(at.expect("it is in quarantine"));
-        parked.health.begin_probe();
-        let slot = self.push(instance, parked.slot, &parked.params, Some(&parked.state), parked.health)?;
-        Ok((binding, slot))
+    /// Moves a quarantined binding back into the table, on probe, and returns its slot. Panics if it is not quarantined.
+    pub(crate) fn probe(&mut self, instance: &mut Instance, binding: BindingId) -> Result<Slot, MemoryError> {
+        let index = self.quarantine.iter().position(|quarantined| quarantined.binding.id == binding);
+        let mut quarantined = self.quarantine.swap_remove(index.expect("the binding is quarantined"));
+        quarantined.health.begin_probe();
+        let Quarantined { binding, params, state, health } = quarantined;
+        self.push(instance, binding, &params, Some(&state), health)
     }
 
-    /// The health of a slot.
-    pub(crate) fn health(&self, slot: usize) -> Health {
+    pub(crate) fn health(&self, slot: Slot) -> Health {
         self.suspects.get(&slot).copied().unwrap_or_default()
     }
 
-    /// Keeps the health of a slot.
-    pub(crate) fn set_health(&mut self, slot: usize, health: Health) {
+    pub(crate) fn set_health(&mut self, slot: Slot, health: Health) {
         if health.is_clean() {
             self.suspects.remove(&slot);
         } else {

@@ -1,15 +1,16 @@
-//! One running instance of a rule, and the tables in its memory.
+//! One running instance of a rule, and the access to its memory.
 //!
-//! After a trap the instance is made as it was at first, before it is called again: its own pages get their first bytes and
-//! its globals their first values. Nothing else of a rule can change, since what could change tables or segments is refused.
-//! The host's tables behind its pages stay where they are, so that a fault does not cost what the other bindings remember.
-//! All access of the host to guest memory is in this file, through bounds-checked slices, and nothing that is read back
-//! from there is believed unchecked.
+//! After a trap, and before it is called again, an instance is reset: the rule's own pages get their first bytes and its
+//! globals their first values. Nothing else of a rule can change, since modules that could change tables or segments are
+//! refused. The host's tables lie behind the rule's pages and are not reset, so a fault does not cost the other bindings
+//! their states.
+//!
+//! All access of the host to guest memory is in this file, through bounds-checked slices. What is read back is checked
+//! before it is used.
 
 use tocsin_rules_sdk::abi;
 use wasmtime::{Global, Memory, Store, StoreLimits, StoreLimitsBuilder, Trap, TypedFunc, Val};
 
-use crate::apart::Apart;
 use crate::domain::Tick;
 use crate::fault::Fault;
 use crate::heap::Heap;
@@ -17,6 +18,7 @@ use crate::inject::{
     ANSWER_BYTES, ANSWERS_AT, DRIVER_EXPORT, Driven, FUEL_EXPORT, LIST_AT, LIST_DRIVER_EXPORT, LIST_ENTRY_BYTES,
     MAX_ANSWERS, MEMORY_EXPORT, MIGRATION_EXPORT, PAGE_BYTES, STRAY_WRITE, VERDICT_AT, global_export, mailbox_at,
 };
+use crate::isolation::IsolatedInstance;
 use crate::limits::{EPOCH_DEADLINE_TICKS, MAX_INSTANCE_PAGES};
 use crate::runtime::Rule;
 use crate::usage::Usage;
@@ -29,14 +31,14 @@ pub(crate) struct Instance {
     instance: wasmtime::Instance,
     memory: Memory,
     drive: Driver,
-    /// Of rules that sleep.
+    /// Only of a rule whose manifest sets `sleeps`.
     drive_listed: Option<Driver>,
     fuel: Global,
     /// The rule's own mutable globals, with their first values.
     globals: Vec<(Global, Val)>,
     heap: Heap,
-    /// For bindings that are evaluated apart from the others; made when it is needed.
-    apart: Option<Box<Apart>>,
+    /// Evaluates bindings in isolation. Created when it is needed, dropped when it is not.
+    isolated: Option<Box<IsolatedInstance>>,
     /// What evaluating its bindings has cost so far.
     pub(crate) usage: Usage,
 }
@@ -46,36 +48,36 @@ type Driver = TypedFunc<(i32, i32, i32), i64>;
 
 /// How one call into the sandbox ended.
 pub(crate) enum CallEnd {
-    /// At least one binding was evaluated, the first ones in their order, and this came of it.
+    /// At least one binding was evaluated. Those that were are the first ones.
     Evaluated(Answered),
-    /// The rule is at fault. The instance must be reset.
+    /// The rule faulted. The instance must be reset.
     Fault(Fault),
-    /// The host was too slow, and no verdict may be drawn from it. The instance must be reset.
+    /// The host was too slow, which is not a fault of the rule. The instance must be reset.
     Deadline,
 }
 
-/// What a call came to.
+/// What a call returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answered {
-    /// Bindings that were evaluated, at least one.
+    /// The number of bindings that were evaluated, at least one.
     pub(crate) bindings: u32,
-    /// Answers in the mailbox.
+    /// The number of answers in the mailbox.
     pub(crate) answers: u32,
-    /// Fuel that was burnt; 0 for a certified rule, which has no meter.
+    /// The fuel that was burnt; 0 for a certified rule, which has no meter.
     pub(crate) fuel: u32,
 }
 
-/// What a rule answered, other than hold.
+/// What a rule answered for one binding, other than hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Answer {
-    /// Which binding of the call, from 0.
-    pub(crate) slot: u32,
+    /// The index of the binding in the call.
+    pub(crate) index: u32,
     pub(crate) code: i32,
     pub(crate) evidence: [f64; abi::MAX_EVIDENCE],
     pub(crate) band: Band,
 }
 
-/// A rule could not be given the memory that its bindings need.
+/// Why there is no memory for a binding of a rule.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
     #[error("the bindings of this rule fill its instance's memory of {MAX_INSTANCE_PAGES} pages of 64 KiB")]
@@ -120,12 +122,12 @@ impl Instance {
             fuel,
             globals,
             heap,
-            apart: None,
+            isolated: None,
             usage: Usage::default(),
         })
     }
 
-    /// Makes the rule's own pages and globals what they were at first.
+    /// Restores the first bytes of the rule's own pages, and the first values of its globals.
     pub(crate) fn reset(&mut self) {
         let own = &mut self.memory.data_mut(&mut self.store)[..mailbox_at(self.rule.guest_pages())];
         own.fill(0);
@@ -139,7 +141,7 @@ impl Instance {
         self.fuel.set(&mut self.store, Val::I64(0)).expect("it is an i64");
     }
 
-    /// Forgets the first answer of the last call, with what the rule wrote there beside its verdict.
+    /// Clears the first answer of the last call, with what the rule wrote there beside its verdict.
     pub(crate) fn clear_answer(&mut self) {
         let at = mailbox_at(self.rule.guest_pages()) + ANSWERS_AT;
         self.bytes_mut(at, ANSWER_BYTES).fill(0);
@@ -149,20 +151,20 @@ impl Instance {
         &self.rule
     }
 
-    /// Where one of its bindings is evaluated apart from the others.
-    pub(crate) fn apart(&mut self) -> Result<&mut Apart, MemoryError> {
-        if self.apart.is_none() {
-            self.apart = Some(Box::new(Apart::new(&self.rule)?));
+    /// Returns the instance that evaluates bindings in isolation. Creates it if there is none.
+    pub(crate) fn isolated(&mut self) -> Result<&mut IsolatedInstance, MemoryError> {
+        if self.isolated.is_none() {
+            self.isolated = Some(Box::new(IsolatedInstance::new(&self.rule)?));
         }
-        Ok(self.apart.as_mut().expect("it was just made"))
+        Ok(self.isolated.as_mut().expect("it was just created"))
     }
 
-    /// Frees what nothing was evaluated on since the last call of this.
+    /// Drops the instance for isolation if it was not used since the last call.
     pub(crate) fn free_unused(&mut self) {
-        self.apart.take_if(|apart| !apart.take_used());
+        self.isolated.take_if(|isolated| !isolated.take_used());
     }
 
-    /// A block for a table; nothing is needed for records of no bytes.
+    /// Allocates a block of zeros for records and returns its address. For no bytes, the address is that of no block.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<usize, MemoryError> {
         if bytes == 0 {
             return Ok(mailbox_at(self.rule.guest_pages()));
@@ -172,12 +174,13 @@ impl Instance {
             self.heap.release(at, bytes);
             return Err(error);
         }
-        // Touched now: a rule that reads here later does not wait for the machine's memory.
+        // Touches the pages now, so that a rule does not wait for the machine's memory later.
         let len = Heap::block_bytes(bytes);
         self.bytes_mut(at, len).fill(0);
         Ok(at)
     }
 
+    /// Frees a block that was allocated for `bytes` bytes.
     pub(crate) fn release(&mut self, at: usize, bytes: usize) {
         if bytes > 0 {
             self.heap.release(at, bytes);
@@ -194,22 +197,22 @@ impl Instance {
         Ok(())
     }
 
-    /// The whole memory.
+    /// Returns the whole memory.
     pub(crate) fn memory(&self) -> &[u8] {
         self.memory.data(&self.store)
     }
 
-    /// Bytes of the memory.
+    /// Returns the `len` bytes of the memory at `at`.
     pub(crate) fn bytes(&self, at: usize, len: usize) -> &[u8] {
         &self.memory.data(&self.store)[at..at + len]
     }
 
-    /// Bytes of the memory, to be written.
+    /// Returns the `len` bytes of the memory at `at`, to be written.
     pub(crate) fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
         &mut self.memory.data_mut(&mut self.store)[at..at + len]
     }
 
-    /// Copies bytes within the memory.
+    /// Copies `len` bytes within the memory.
     pub(crate) fn copy(&mut self, from: usize, to: usize, len: usize) {
         self.memory.data_mut(&mut self.store).copy_within(from..from + len, to);
     }
@@ -218,8 +221,8 @@ impl Instance {
     pub(crate) fn set_tick(&mut self, tick: &Tick) {
         let mailbox = mailbox_at(self.rule.guest_pages());
         let words = [tick.price.to_bits(), tick.volume.to_bits(), tick.time_ms as u64, tick.conditions.0];
-        for (place, word) in self.bytes_mut(mailbox, abi::TICK_BYTES).chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
+        for (field, word) in self.bytes_mut(mailbox, abi::TICK_BYTES).chunks_exact_mut(8).zip(words) {
+            field.copy_from_slice(&word.to_le_bytes());
         }
     }
 
@@ -231,7 +234,7 @@ impl Instance {
     }
 
     /// Evaluates the bindings whose params and states are at the given addresses, at most
-    /// [`MAX_LISTED`](crate::inject::MAX_LISTED). Only for a rule that sleeps.
+    /// [`MAX_LISTED`](crate::inject::MAX_LISTED). Only for a rule whose manifest sets `sleeps`.
     pub(crate) fn call_listed(&mut self, addresses: &[(u32, u32)]) -> CallEnd {
         let list = mailbox_at(self.rule.guest_pages()) + LIST_AT;
         let entries = self.bytes_mut(list, addresses.len() * LIST_ENTRY_BYTES).chunks_exact_mut(LIST_ENTRY_BYTES);
@@ -245,8 +248,8 @@ impl Instance {
         self.call_end(returned, addresses.len() as u32)
     }
 
-    /// Makes a state out of an older version's, the `from`th of those that the rule migrates: all zero at first, at the
-    /// given address. The inner result is the rule's answer.
+    /// Migrates the state of an older version, number `from` of those that the rule migrates from, into the zeros at
+    /// `state_at`. Returns the code that the rule returned.
     pub(crate) fn migrate(
         &mut self,
         from: usize,
@@ -262,7 +265,7 @@ impl Instance {
         migrate.call(&mut self.store, arguments).map_err(|error| self.failed(&error))
     }
 
-    /// Reads how a call of `count` bindings ended from what the driver returned.
+    /// Returns how a call of `count` bindings ended, by what the driver returned.
     fn call_end(&mut self, returned: wasmtime::Result<i64>, count: u32) -> CallEnd {
         match returned {
             Ok(packed) => {
@@ -279,14 +282,14 @@ impl Instance {
         }
     }
 
-    /// Whether each answer is of a binding of the call, and each of another one: what the driver writes always is. The
-    /// guards keep a rule from writing there; nothing rests on that here.
+    /// Returns whether each answer is of another binding of the call, in their order, as the driver writes them. The guards
+    /// keep a rule from writing there, but the host does not rely on them here.
     fn answers_are_in_order(&self, Answered { bindings, answers, .. }: Answered) -> bool {
         let mut next = 0;
         answers as usize <= MAX_ANSWERS
             && self.answers(answers).all(|answer| {
-                let is_next = (next..bindings).contains(&answer.slot);
-                next = answer.slot.saturating_add(1);
+                let is_next = (next..bindings).contains(&answer.index);
+                next = answer.index.saturating_add(1);
                 is_next
             })
     }
@@ -299,7 +302,8 @@ impl Instance {
         }
     }
 
-    /// The meter and the guard trap with `unreachable`; the meter's value tells them from the author's own.
+    /// Returns the fault of a trap. The meter and the guard trap with `unreachable`, as the rule itself may; the meter's
+    /// value shows which of the three it was.
     fn name_fault(&mut self, trap: Trap) -> Fault {
         match self.fuel.get(&mut self.store) {
             Val::I64(STRAY_WRITE) => Fault::StrayWrite,
@@ -308,7 +312,7 @@ impl Instance {
         }
     }
 
-    /// The answers of the last call: their slots are in order, and below the number of its bindings.
+    /// Returns the answers of the last call. Their indexes are in order, and below the number of its bindings.
     pub(crate) fn answers(&self, count: u32) -> impl Iterator<Item = Answer> + '_ {
         let at = mailbox_at(self.rule.guest_pages()) + ANSWERS_AT;
         let count = (count as usize).min(MAX_ANSWERS);
@@ -316,7 +320,7 @@ impl Instance {
             let word = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("8 bytes"));
             let float = |at: usize| f64::from_bits(word(VERDICT_AT + at * 8));
             let band = Band { low: float(4), high: float(5), until_ms: word(VERDICT_AT + 48) as i64 };
-            Answer { slot: word(0) as u32, code: (word(0) >> 32) as i32, evidence: std::array::from_fn(float), band }
+            Answer { index: word(0) as u32, code: (word(0) >> 32) as i32, evidence: std::array::from_fn(float), band }
         })
     }
 }

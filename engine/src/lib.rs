@@ -6,7 +6,6 @@
 //! From a module's bytes to a verdict: [`inspect`] validates, `inject` re-encodes, [`Engine`] compiles, and a
 //! [`Shard`] keeps the bindings of all symbols and evaluates each tick against them.
 
-mod apart;
 pub mod builtin;
 pub mod cost;
 pub mod domain;
@@ -17,9 +16,11 @@ mod fault;
 mod group;
 mod health;
 mod heap;
+mod ids;
 mod inject;
 pub mod inspect;
 mod instance;
+mod isolation;
 pub mod limits;
 pub mod manifest;
 mod migration;

@@ -72,8 +72,8 @@ pub const MAX_SEGMENTS: usize = 256;
 /// The largest table, in elements: indirect calls only.
 pub const MAX_TABLE_ELEMENTS: u64 = 1024;
 
-/// The memory that a module may ask for, in pages of 64 KiB: 1.25 MiB. Compilers ask for 1 to 17 unless they are told
-/// otherwise. The first touch of so much memory takes a machine up to half a millisecond.
+/// The memory that a module may ask for, in pages of 64 KiB: 1.25 MiB. Compilers ask for 1 to 17 unless an
+/// option says otherwise. The first touch of so much memory takes a machine up to half a millisecond.
 pub const MAX_GUEST_PAGES: u64 = 20;
 
 /// The memory of one instance, in pages of 64 KiB, the host's tables included: 2 GiB.
@@ -119,7 +119,7 @@ pub const FUEL_PER_CALL: u64 = 1_500_000;
 pub const RESET_PAGES_PER_CALL: u64 = 1024;
 
 /// The most state, in bytes, that is copied aside for one call, to be put back after a fault: it should fit the
-/// processor's first cache. Large states are judged in smaller calls.
+/// processor's first cache. Large states are evaluated in smaller batches.
 pub const MAX_CALL_STATE_BYTES: usize = 16 * 1024;
 
 /// Evaluations of a binding that are looked back at for faults.

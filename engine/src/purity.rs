@@ -1,29 +1,29 @@
-//! Purity: each firing before it is recorded, and a sample of all other evaluations, is evaluated again apart, from the same
-//! bytes. A rule that reads anything but its tick, params and state answers differently sooner or later.
+//! Purity: each firing, before it is recorded, and a sample of all other evaluations are done again in isolation, from the
+//! same bytes. A rule that reads anything but its tick, params and state answers differently sooner or later.
 
 use std::fmt;
 
 use tocsin_rules_sdk::abi;
 
-use crate::apart::{Apart, ApartError, Records};
 use crate::domain::Tick;
 use crate::instance::Answer;
+use crate::isolation::{IsolatedInstance, IsolationError, Records};
 use crate::runtime::Rule;
 
-/// How often evaluations are done again: at random, since anything regular would meet the same groups again and again.
+/// Chooses the calls that are audited: at random, since a fixed stride could meet the same groups again and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Audit {
-    /// One call of so many on average; never if 0.
+    /// Calls of which one is audited, on average; 0 for none.
     every_calls: u32,
-    /// Calls until the next audit.
+    /// Calls up to the next audit, that one included.
     left: u64,
     random: SplitMix,
 }
 
-/// A rule gave two answers to the same question: it keeps or reads something beside tick, params and state.
+/// A rule, evaluated twice from the same bytes, did not do the same: it reads something beside its tick, params and state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impurity {
-    /// What differed: the code, a number or a byte of the state, with both values.
+    /// What differed, with both values: the code, a number or a byte of the state.
     pub differed: String,
 }
 
@@ -34,14 +34,14 @@ impl fmt::Display for Impurity {
 }
 
 impl Audit {
-    /// Audits one call of `every_calls`; none if that is 0.
+    /// Creates an audit of one call of `every_calls`, on average; 0 for none.
     pub(crate) fn every(every_calls: u32) -> Self {
         let mut audit = Self { every_calls, ..Self::default() };
         audit.left = audit.gap();
         audit
     }
 
-    /// Whether a call of `count` bindings is audited, and which of them.
+    /// Returns the index of the binding that is audited of a call of `count` bindings, `None` for most calls.
     #[inline]
     pub(crate) fn pick(&mut self, count: usize) -> Option<usize> {
         if self.every_calls == 0 {
@@ -55,13 +55,13 @@ impl Audit {
         Some((self.random.next() % count as u64) as usize)
     }
 
-    /// Calls up to an audit, that one included: from 1 to twice the average.
+    /// Returns the calls up to the next audit, that one included: from 1 to twice the average.
     fn gap(&mut self) -> u64 {
         1 + self.random.next() % (2 * u64::from(self.every_calls)).saturating_sub(1).max(1)
     }
 }
 
-/// Numbers that are random enough to sample by: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+/// A pseudo-random generator, good enough for sampling: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Copy, Debug, Default)]
 struct SplitMix(u64);
 
@@ -74,24 +74,42 @@ impl SplitMix {
     }
 }
 
-/// Evaluates again what an instance has evaluated from `records`, with the answer `first` and the state `state_after`. How
-/// the two differ, if they do; and the fuel that it burnt.
-pub(crate) fn check(
-    apart: &mut Apart,
-    rule: &Rule,
-    tick: &Tick,
-    records: Records<'_>,
-    first: Option<Answer>,
-    state_after: &[u8],
-) -> Result<(Option<Impurity>, u64), ApartError> {
-    let again = apart.evaluate(tick, records)?;
-    let differed = match again.answer {
-        Ok(answer) => difference(rule, first, answer).or_else(|| state_difference(state_after, apart.state())),
-        Err(fault) => Some(format!("it answered, and then did not: {fault}")),
-    };
-    Ok((differed.map(|differed| Impurity { differed }), again.fuel))
+/// An evaluation that is to be done again.
+pub(crate) struct FirstEvaluation<'a> {
+    /// The records before it.
+    pub(crate) records: Records<'a>,
+    /// Its answer, `None` for hold.
+    pub(crate) answer: Option<Answer>,
+    pub(crate) state_after: &'a [u8],
 }
 
+/// The result of evaluating again.
+pub(crate) struct Checked {
+    /// How the two evaluations differ, if they do.
+    pub(crate) impurity: Option<Impurity>,
+    /// An upper bound of the fuel that was burnt.
+    pub(crate) fuel: u64,
+}
+
+/// Does an evaluation again, and compares the results.
+///
+/// # Errors
+/// Where the machine is too slow.
+pub(crate) fn check(
+    isolated: &mut IsolatedInstance,
+    tick: &Tick,
+    first: FirstEvaluation<'_>,
+) -> Result<Checked, IsolationError> {
+    let again = isolated.evaluate(tick, first.records)?;
+    let differed = match again.answer {
+        Ok(answer) => difference(isolated.rule(), first.answer, answer)
+            .or_else(|| state_difference(first.state_after, isolated.state())),
+        Err(fault) => Some(format!("it answered, and then did not: {fault}")),
+    };
+    Ok(Checked { impurity: differed.map(|differed| Impurity { differed }), fuel: again.fuel })
+}
+
+/// Describes the first difference between two answers. Numbers that their codes do not use are not compared.
 fn difference(rule: &Rule, first: Option<Answer>, again: Option<Answer>) -> Option<String> {
     let code = |answer: Option<Answer>| answer.map_or(abi::HOLD, |answer| answer.code);
     if code(first) != code(again) {
@@ -114,6 +132,7 @@ fn difference(rule: &Rule, first: Option<Answer>, again: Option<Answer>) -> Opti
     })
 }
 
+/// Describes the difference between two states.
 fn state_difference(one: &[u8], other: &[u8]) -> Option<String> {
     let at = one.iter().zip(other).position(|(one, other)| one != other)?;
     let bytes = one.iter().zip(other).filter(|(one, other)| one != other).count();

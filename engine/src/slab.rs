@@ -1,59 +1,63 @@
-//! A collection of values under small, stable keys.
+//! A slab with keys of a type of its own.
 
-/// A vector with holes: a key stays the same until its value is removed, and is then used again.
-pub(crate) struct Slab<T> {
-    values: Vec<Option<T>>,
-    free: Vec<usize>,
+use std::marker::PhantomData;
+use std::ops::{Index, IndexMut};
+
+/// A key of a [`Slab`].
+pub(crate) trait Key: Copy {
+    fn new(index: usize) -> Self;
+    fn index(self) -> usize;
 }
 
-impl<T> Default for Slab<T> {
+/// Values under small, stable keys: a key stays the same until its value is removed, and is then used again.
+pub(crate) struct Slab<K, V> {
+    values: slab::Slab<V>,
+    key: PhantomData<K>,
+}
+
+impl<K, V> Default for Slab<K, V> {
     fn default() -> Self {
-        Self { values: Vec::new(), free: Vec::new() }
+        Self { values: slab::Slab::new(), key: PhantomData }
     }
 }
 
-impl<T> Slab<T> {
-    pub(crate) fn insert(&mut self, value: T) -> usize {
-        match self.free.pop() {
-            Some(key) => {
-                self.values[key] = Some(value);
-                key
-            }
-            None => {
-                self.values.push(Some(value));
-                self.values.len() - 1
-            }
-        }
+impl<K: Key, V> Slab<K, V> {
+    pub(crate) fn insert(&mut self, value: V) -> K {
+        K::new(self.values.insert(value))
     }
 
-    pub(crate) fn remove(&mut self, key: usize) -> T {
-        self.free.push(key);
-        self.values[key].take().expect("a key is used until its value is removed")
+    /// Removes a value. Panics if there is none under the key.
+    pub(crate) fn remove(&mut self, key: K) -> V {
+        self.values.remove(key.index())
     }
 
-    pub(crate) fn contains(&self, key: usize) -> bool {
-        self.values.get(key).is_some_and(Option::is_some)
+    pub(crate) fn contains(&self, key: K) -> bool {
+        self.values.contains(key.index())
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.values.iter().flatten()
+    /// Returns the values in the order of their keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &V> {
+        self.values.iter().map(|(_, value)| value)
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.values.iter_mut().flatten()
+    /// Returns the values in the order of their keys, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.values.iter_mut().map(|(_, value)| value)
     }
 }
 
-impl<T> std::ops::Index<usize> for Slab<T> {
-    type Output = T;
+impl<K: Key, V> Index<K> for Slab<K, V> {
+    type Output = V;
 
-    fn index(&self, key: usize) -> &T {
-        self.values[key].as_ref().expect("a key is used until its value is removed")
+    #[inline]
+    fn index(&self, key: K) -> &V {
+        &self.values[key.index()]
     }
 }
 
-impl<T> std::ops::IndexMut<usize> for Slab<T> {
-    fn index_mut(&mut self, key: usize) -> &mut T {
-        self.values[key].as_mut().expect("a key is used until its value is removed")
+impl<K: Key, V> IndexMut<K> for Slab<K, V> {
+    #[inline]
+    fn index_mut(&mut self, key: K) -> &mut V {
+        &mut self.values[key.index()]
     }
 }

@@ -1,40 +1,40 @@
-//! Where the records of a group's slots lie in guest memory: in segments, each with params side by side and states side by
-//! side.
+//! The table of a group's records in guest memory. It has segments, each with params side by side and states side by side.
 //!
-//! The first segment grows until it is full; then others of its size are added. So no record moves once its segment is full,
-//! and what growing leaves behind is less than one segment.
+//! The first segment grows until it has its full size; then others of that size are added. So records do not move once the
+//! first segment is full, and the blocks that growing frees are smaller than one segment.
 
+use crate::ids::Slot;
 use crate::instance::{Instance, MemoryError};
 use crate::limits::MAX_BINDINGS_PER_CALL;
 use crate::manifest::Manifest;
 
-/// Slots of a new table, and of the smallest, where their records are small.
+/// The slots of a new table, and the least that a table shrinks to, if the records are small.
 const MIN_CAPACITY: usize = 4;
 
-/// The most that the records of a new table take, in bytes, where more than one slot is in it.
+/// The most bytes that one kind of record takes in a new table of more than one slot.
 const MIN_TABLE_BYTES: usize = 1024;
 
-/// The first segment shrinks when no more than this part of it is used: below half, so that one that stands at a bound does
-/// not grow and shrink in turn.
+/// The first segment shrinks to a half when no more than one part in so many is used. That is less than a half, so that a
+/// table at the bound does not grow and shrink in turn.
 const SHRINK_BELOW: usize = 4;
 
-/// The most that one kind of record takes in a segment, in bytes, where more than one slot fits.
+/// The most bytes that one kind of record takes in a segment of more than one slot.
 const MAX_SEGMENT_BYTES: usize = 64 * 1024;
 
-/// The records of some slots.
+/// The addresses of the records of a group's slots.
 pub(crate) struct Table {
     segments: Vec<Segment>,
     pub(crate) params_bytes: usize,
     pub(crate) state_bytes: usize,
-    /// Slots of the smallest table: a power of two.
+    /// The slots of the smallest table, a power of two.
     smallest: usize,
-    /// Slots of a full segment: a power of two.
+    /// The slots of a segment of full size, a power of two.
     full: usize,
-    /// Slots of the first segment, which may not be full.
+    /// The slots of the first segment, at most `full`.
     first: usize,
 }
 
-/// Where the records of neighbouring slots begin.
+/// The addresses of the first records of neighbouring slots.
 #[derive(Clone, Copy)]
 struct Segment {
     params_at: usize,
@@ -42,10 +42,10 @@ struct Segment {
 }
 
 impl Table {
-    /// A table without slots, for records as a manifest has them.
+    /// Creates a table without slots, for records of the sizes in a manifest.
     pub(crate) fn new(manifest: &Manifest) -> Self {
         let (params_bytes, state_bytes) = (manifest.params.packed_bytes(), manifest.state_bytes);
-        // The largest power of two of slots that fit.
+        // The largest power of two of slots that fit into so many bytes.
         let slots = |bytes: usize, most: usize| {
             let fitting = bytes / params_bytes.max(state_bytes).max(1);
             1 << fitting.clamp(1, most).ilog2()
@@ -55,77 +55,78 @@ impl Table {
         Self { segments: Vec::new(), params_bytes, state_bytes, smallest, full, first: 0 }
     }
 
-    /// The address of a slot's params.
-    pub(crate) fn params_at(&self, slot: usize) -> usize {
+    /// Returns the address of a slot's params.
+    pub(crate) fn params_at(&self, slot: Slot) -> usize {
+        let slot = slot.index();
         self.segments[slot / self.full].params_at + slot % self.full * self.params_bytes
     }
 
-    /// The address of a slot's state.
-    pub(crate) fn state_at(&self, slot: usize) -> usize {
+    /// Returns the address of a slot's state.
+    pub(crate) fn state_at(&self, slot: Slot) -> usize {
+        let slot = slot.index();
         self.segments[slot / self.full].states_at + slot % self.full * self.state_bytes
     }
 
-    /// How many slots from this one on have their records side by side.
-    pub(crate) fn side_by_side(&self, slot: usize) -> usize {
-        self.full - slot % self.full
+    /// Returns the number of slots, from this one on, whose records lie side by side.
+    pub(crate) fn side_by_side(&self, slot: Slot) -> usize {
+        self.full - slot.index() % self.full
     }
 
-    /// The params of a slot.
-    pub(crate) fn params<'a>(&self, instance: &'a Instance, slot: usize) -> &'a [u8] {
+    /// Returns the params of a slot.
+    pub(crate) fn params<'a>(&self, instance: &'a Instance, slot: Slot) -> &'a [u8] {
         instance.bytes(self.params_at(slot), self.params_bytes)
     }
 
-    /// The state of a slot.
-    pub(crate) fn state<'a>(&self, instance: &'a Instance, slot: usize) -> &'a [u8] {
+    /// Returns the state of a slot.
+    pub(crate) fn state<'a>(&self, instance: &'a Instance, slot: Slot) -> &'a [u8] {
         instance.bytes(self.state_at(slot), self.state_bytes)
     }
 
     /// Writes the state of a slot.
-    pub(crate) fn set_state(&self, instance: &mut Instance, slot: usize, state: &[u8]) {
+    pub(crate) fn set_state(&self, instance: &mut Instance, slot: Slot, state: &[u8]) {
         instance.bytes_mut(self.state_at(slot), self.state_bytes).copy_from_slice(state);
     }
 
-    /// Writes the records of slot `used`, the first free one; the table grows where it is full. Without a state it is
-    /// all zero.
+    /// Writes the records of `slot`, the first free one. A full table grows. Without a `state` the state is all zero.
     pub(crate) fn push(
         &mut self,
         instance: &mut Instance,
-        used: usize,
+        slot: Slot,
         params: &[u8],
         state: Option<&[u8]>,
     ) -> Result<(), MemoryError> {
-        if used == self.capacity() {
-            self.grow(instance, used)?;
+        if slot.index() == self.capacity() {
+            self.grow(instance, slot.index())?;
         }
-        instance.bytes_mut(self.params_at(used), self.params_bytes).copy_from_slice(params);
-        let place = instance.bytes_mut(self.state_at(used), self.state_bytes);
+        instance.bytes_mut(self.params_at(slot), self.params_bytes).copy_from_slice(params);
+        let record = instance.bytes_mut(self.state_at(slot), self.state_bytes);
         match state {
-            Some(state) => place.copy_from_slice(state),
-            None => place.fill(0),
+            Some(state) => record.copy_from_slice(state),
+            None => record.fill(0),
         }
         Ok(())
     }
 
-    /// Frees a slot: the records of the last of `used` slots take its place. A table with much room gives some back.
-    pub(crate) fn swap_remove(&mut self, instance: &mut Instance, used: usize, slot: usize) {
-        let last = used - 1;
+    /// Removes the records of a slot. Those of the `last` slot move into it. Frees memory if much of it is unused.
+    pub(crate) fn swap_remove(&mut self, instance: &mut Instance, last: Slot, slot: Slot) {
         if slot != last {
             instance.copy(self.params_at(last), self.params_at(slot), self.params_bytes);
             instance.copy(self.state_at(last), self.state_at(slot), self.state_bytes);
         }
+        let used = last.index();
         if self.segments.len() > 1 {
-            // The last one goes when it is empty and the one before is no more than half full.
-            if last + self.full / 2 <= (self.segments.len() - 1) * self.full {
+            // The last one is freed when it is empty and the one before it is at most half full.
+            if used + self.full / 2 <= (self.segments.len() - 1) * self.full {
                 let segment = self.segments.pop().expect("there are several");
                 self.release_segment(instance, segment, self.full);
             }
-        } else if self.first > self.smallest && last <= self.first / SHRINK_BELOW {
-            // Where there is no memory for a smaller segment, the large one serves as well.
-            let _ = self.resize_first(instance, last, self.first / 2);
+        } else if self.first > self.smallest && used <= self.first / SHRINK_BELOW {
+            // If there is no memory for a smaller segment, the larger one is kept.
+            let _ = self.resize_first(instance, used, self.first / 2);
         }
     }
 
-    /// Gives its memory back. The table has no slots then.
+    /// Frees all memory. The table must have no slots in use.
     pub(crate) fn release(&mut self, instance: &mut Instance) {
         for (at, segment) in std::mem::take(&mut self.segments).into_iter().enumerate() {
             self.release_segment(instance, segment, if at == 0 { self.first } else { self.full });

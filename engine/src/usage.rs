@@ -1,33 +1,32 @@
-//! What evaluating costs, by rule version and tenant, for reports. Nothing here decides anything: a replay may count
-//! otherwise.
+//! What evaluating costs, by rule version and tenant, for reports. No verdict depends on it: a replay may count otherwise.
 
 use std::time::{Duration, Instant};
 
 use crate::domain::{RuleRef, Tenant};
 use crate::evaluate::Outcome;
 
-/// Of cheap calls one in so many is timed, and stands for all of them: reading the clock costs as much as some of them.
+/// Cheap steps of which one is timed, for all of them: reading the clock costs as much as some of them do.
 const TIMED_ONE_IN: u32 = 64;
 
-/// A step that burnt so much fuel, tens of microseconds at least, is dear: the next one of that rule is timed.
-const DEAR_FUEL: u64 = 250_000;
+/// The fuel of a costly step, tens of microseconds at least. The next step of its rule is timed.
+const COSTLY_FUEL: u64 = 250_000;
 
-/// What was done for one rule version of one tenant.
+/// What evaluating the bindings of one rule version and tenant has cost, and what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Evaluations.
+    /// The number of evaluations.
     pub evaluations: u64,
-    /// Firings.
+    /// The number of recorded firings.
     pub firings: u64,
-    /// Firings that were not recorded, since their binding fired too often.
+    /// The number of firings that were not recorded, because their binding fired too often.
     pub suppressed: u64,
-    /// Faults.
+    /// The number of faults.
     pub faults: u64,
-    /// Fuel; for a certified rule the most that it can have burnt.
+    /// The fuel that was burnt; for a certified rule an upper bound of it.
     pub fuel: u64,
-    /// Time, estimated from a sample.
+    /// The wall time, estimated from a sample.
     pub time: Duration,
-    is_dear: bool,
+    is_costly: bool,
 }
 
 impl std::ops::AddAssign for Usage {
@@ -38,7 +37,7 @@ impl std::ops::AddAssign for Usage {
         self.faults += more.faults;
         self.fuel += more.fuel;
         self.time += more.time;
-        self.is_dear |= more.is_dear;
+        self.is_costly |= more.is_costly;
     }
 }
 
@@ -49,7 +48,7 @@ pub struct RuleUsage {
     pub rule: RuleRef,
     /// The tenant.
     pub tenant: Tenant,
-    /// What was done.
+    /// What it has cost.
     pub usage: Usage,
 }
 
@@ -66,11 +65,11 @@ pub(crate) struct Started {
 }
 
 impl Watch {
-    /// Begins a step; None if it is not timed.
+    /// Begins a step. Returns `None` if the step is not timed.
     #[inline]
     pub(crate) fn start(&mut self, usage: &Usage) -> Option<Started> {
         self.steps = self.steps.wrapping_add(1);
-        if usage.is_dear {
+        if usage.is_costly {
             return Some(Started { at: Instant::now(), stands_for: 1 });
         }
         self.steps.is_multiple_of(TIMED_ONE_IN).then(|| Started { at: Instant::now(), stands_for: TIMED_ONE_IN })
@@ -83,7 +82,7 @@ impl Usage {
     pub(crate) fn count(&mut self, evaluations: u64, fuel: u64, started: Option<Started>) {
         self.evaluations += evaluations;
         self.fuel += fuel;
-        self.is_dear = fuel >= DEAR_FUEL;
+        self.is_costly = fuel >= COSTLY_FUEL;
         if let Some(Started { at, stands_for }) = started {
             self.time += at.elapsed() * stands_for;
         }

@@ -5,6 +5,8 @@
 //! each finite end, ordered by which tick reaches it first. So a tick that wakes no binding costs three comparisons, and one
 //! that wakes k of n bindings O(k log n).
 
+use crate::ids::Slot;
+
 /// A wake band: the prices and times in which a binding's answer cannot change. All ends are exclusive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Band {
@@ -31,7 +33,7 @@ pub(crate) struct Sleepers {
     highs: WakeHeap,
     untils: WakeHeap,
     /// The slots that are awake, in any order.
-    awake: Vec<u32>,
+    awake: Vec<Slot>,
     /// For each slot, its index in `awake`, or [`NOWHERE`].
     awake_at: Vec<u32>,
 }
@@ -39,23 +41,22 @@ pub(crate) struct Sleepers {
 impl Sleepers {
     /// Adds the next slot, awake.
     pub(crate) fn push(&mut self) {
-        let slot = self.awake_at.len() as u32;
+        let slot = Slot::new(self.awake_at.len());
         self.awake_at.push(self.awake.len() as u32);
         self.awake.push(slot);
     }
 
     /// Removes a slot. The last slot takes its index.
-    pub(crate) fn swap_remove(&mut self, slot: usize) {
-        let slot = slot as u32;
+    pub(crate) fn swap_remove(&mut self, slot: Slot) {
         self.leave_awake(slot);
-        let last = self.awake_at.len() as u32 - 1;
+        let last = Slot::new(self.awake_at.len() - 1);
         for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
             heap.remove(slot);
             heap.rename(last, slot);
         }
-        let place = self.awake_at[last as usize];
+        let place = self.awake_at[last.index()];
         if last != slot {
-            self.awake_at[slot as usize] = place;
+            self.awake_at[slot.index()] = place;
             if place != NOWHERE {
                 self.awake[place as usize] = slot;
             }
@@ -77,8 +78,7 @@ impl Sleepers {
     }
 
     /// Puts a slot to sleep until a tick is outside of the band.
-    pub(crate) fn sleep(&mut self, slot: usize, band: Band) {
-        let slot = slot as u32;
+    pub(crate) fn sleep(&mut self, slot: Slot, band: Band) {
         self.leave_awake(slot);
         if band.low > f64::NEG_INFINITY {
             self.lows.push(ordered(-band.low), slot);
@@ -92,17 +92,17 @@ impl Sleepers {
     }
 
     /// Returns the slots that are awake, in any order.
-    pub(crate) fn awake(&self) -> &[u32] {
+    pub(crate) fn awake(&self) -> &[Slot] {
         &self.awake
     }
 
     /// Returns whether a slot is asleep.
-    pub(crate) fn sleeps(&self, slot: usize) -> bool {
-        self.awake_at[slot] == NOWHERE
+    pub(crate) fn sleeps(&self, slot: Slot) -> bool {
+        self.awake_at[slot.index()] == NOWHERE
     }
 
     /// Returns the band of a slot that is asleep. A negative zero is returned as a positive one.
-    pub(crate) fn band(&self, slot: usize) -> Option<Band> {
+    pub(crate) fn band(&self, slot: Slot) -> Option<Band> {
         let price = |heap: &WakeHeap| heap.key(slot).map(float);
         self.sleeps(slot).then(|| Band {
             low: price(&self.lows).map_or(f64::NEG_INFINITY, |low| -low),
@@ -111,20 +111,20 @@ impl Sleepers {
         })
     }
 
-    fn wake_slot(&mut self, slot: u32) {
+    fn wake_slot(&mut self, slot: Slot) {
         for heap in [&mut self.lows, &mut self.highs, &mut self.untils] {
             heap.remove(slot);
         }
-        self.awake_at[slot as usize] = self.awake.len() as u32;
+        self.awake_at[slot.index()] = self.awake.len() as u32;
         self.awake.push(slot);
     }
 
-    fn leave_awake(&mut self, slot: u32) {
-        let place = std::mem::replace(&mut self.awake_at[slot as usize], NOWHERE);
+    fn leave_awake(&mut self, slot: Slot) {
+        let place = std::mem::replace(&mut self.awake_at[slot.index()], NOWHERE);
         if place != NOWHERE {
             self.awake.swap_remove(place as usize);
             if let Some(moved) = self.awake.get(place as usize) {
-                self.awake_at[*moved as usize] = place;
+                self.awake_at[moved.index()] = place;
             }
         }
     }
@@ -157,53 +157,53 @@ struct WakeHeap {
 #[derive(Clone, Copy)]
 struct Entry {
     key: i64,
-    slot: u32,
+    slot: Slot,
 }
 
 impl WakeHeap {
     /// Returns the first slot, if its key is at most `reached`.
     #[inline]
-    fn first(&self, reached: i64) -> Option<u32> {
+    fn first(&self, reached: i64) -> Option<Slot> {
         self.entries.first().filter(|entry| entry.key <= reached).map(|entry| entry.slot)
     }
 
-    fn key(&self, slot: usize) -> Option<i64> {
-        let place = self.place_of.get(slot).filter(|place| **place != NOWHERE)?;
+    fn key(&self, slot: Slot) -> Option<i64> {
+        let place = self.place_of.get(slot.index()).filter(|place| **place != NOWHERE)?;
         Some(self.entries[*place as usize].key)
     }
 
-    fn push(&mut self, key: i64, slot: u32) {
-        if self.place_of.len() <= slot as usize {
-            self.place_of.resize(slot as usize + 1, NOWHERE);
+    fn push(&mut self, key: i64, slot: Slot) {
+        if self.place_of.len() <= slot.index() {
+            self.place_of.resize(slot.index() + 1, NOWHERE);
         }
         self.entries.push(Entry { key, slot });
         self.rise(self.entries.len() - 1);
     }
 
-    fn remove(&mut self, slot: u32) {
+    fn remove(&mut self, slot: Slot) {
         let Some(place) = self.leave(slot) else { return };
         let last = self.entries.pop().expect("a slot with a place has an entry");
         if place < self.entries.len() {
             self.entries[place] = last;
             // At most one of the two moves it.
             self.sink(place);
-            self.rise(self.place_of[last.slot as usize] as usize);
+            self.rise(self.place_of[last.slot.index()] as usize);
         }
     }
 
     /// Changes the slot of an entry, if there is one.
-    fn rename(&mut self, from: u32, to: u32) {
+    fn rename(&mut self, from: Slot, to: Slot) {
         if from != to
             && let Some(place) = self.leave(from)
         {
             self.entries[place].slot = to;
-            self.place_of[to as usize] = place as u32;
+            self.place_of[to.index()] = place as u32;
         }
     }
 
     /// Marks a slot as removed. Returns the index of its entry, if it has one.
-    fn leave(&mut self, slot: u32) -> Option<usize> {
-        let place = std::mem::replace(self.place_of.get_mut(slot as usize)?, NOWHERE);
+    fn leave(&mut self, slot: Slot) -> Option<usize> {
+        let place = std::mem::replace(self.place_of.get_mut(slot.index())?, NOWHERE);
         (place != NOWHERE).then_some(place as usize)
     }
 
@@ -237,7 +237,7 @@ impl WakeHeap {
 
     fn put(&mut self, place: usize, entry: Entry) {
         self.entries[place] = entry;
-        self.place_of[entry.slot as usize] = place as u32;
+        self.place_of[entry.slot.index()] = place as u32;
     }
 }
 
@@ -310,13 +310,13 @@ mod tests {
                     }
                     Step::Remove(slot) if !naive.is_empty() => {
                         let slot = slot.index(naive.len());
-                        index.swap_remove(slot);
+                        index.swap_remove(Slot::new(slot));
                         naive.swap_remove(slot);
                     }
                     Step::Sleep(slot, low, high, until_ms) if !naive.is_empty() => {
                         let slot = slot.index(naive.len());
                         if naive[slot].is_none() {
-                            index.sleep(slot, Band { low, high, until_ms });
+                            index.sleep(Slot::new(slot), Band { low, high, until_ms });
                             naive[slot] = Some(Band { low, high, until_ms });
                         }
                     }
@@ -330,7 +330,7 @@ mod tests {
                 }
                 let mut awake = index.awake().to_vec();
                 awake.sort_unstable();
-                let expect: Vec<u32> = (0..naive.len() as u32).filter(|slot| naive[*slot as usize].is_none()).collect();
+                let expect: Vec<Slot> = (0..naive.len()).filter(|slot| naive[*slot].is_none()).map(Slot::new).collect();
                 prop_assert_eq!(awake, expect);
             }
         }

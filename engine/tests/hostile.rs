@@ -366,7 +366,8 @@ fn one_function_and_one_manifest_hide_nothing() {
         "(local i64)".repeat(600),
         manifest.replace('"', "\\\"")
     );
-    let told: Vec<String> = refused("all", &wat::parse_str(text).unwrap()).iter().map(ToString::to_string).collect();
+    let violations: Vec<String> =
+        refused("all", &wat::parse_str(text).unwrap()).iter().map(ToString::to_string).collect();
     for expect in [
         "604 locals",
         "nested blocks",
@@ -377,7 +378,11 @@ fn one_function_and_one_manifest_hide_nothing() {
         "manifest.state.size: 7",
         "manifest.sleeps: invalid type",
     ] {
-        assert_eq!(told.iter().filter(|violation| violation.contains(expect)).count(), 1, "{expect}: {told:#?}");
+        assert_eq!(
+            violations.iter().filter(|violation| violation.contains(expect)).count(),
+            1,
+            "{expect}: {violations:#?}"
+        );
     }
 }
 
@@ -666,7 +671,7 @@ proptest! {
     }
 }
 
-/// Behind a rule's own pages lie the tick, the answers and everybody's records: none of them can be reached.
+/// Behind a rule's own pages lie the tick, the answers and the records of all bindings: none of them can be reached.
 #[test]
 fn a_write_outside_of_its_own_records_faults_and_changes_nothing() {
     let writes = [

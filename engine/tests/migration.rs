@@ -126,17 +126,19 @@ fn a_migration_that_keeps_or_reads_anything_else_is_refused() {
 #[test]
 fn a_trial_finds_migrations_that_cannot_work() {
     let old = version("1.0.0", 8, "", "").unwrap();
-    let told = |body: &str| -> Vec<String> {
+    let violations_of = |body: &str| -> Vec<String> {
         let new = version("2.0.0", 16, r#","migrates":["1.0.0"]"#, &migrate(body)).unwrap();
         trial_migration(&new, old.manifest()).unwrap().iter().map(ToString::to_string).collect()
     };
-    assert_eq!(told("(i32.const 0)"), [""; 0]);
-    assert_eq!(told("(i32.const 3)"), [""; 0]);
+    assert_eq!(violations_of("(i32.const 0)"), [""; 0]);
+    assert_eq!(violations_of("(i32.const 3)"), [""; 0]);
     for (body, expect) in [("unreachable", "unreachable"), ("(loop $l (br $l)) (i32.const 0)", "fuel")] {
-        let told = told(body);
+        let violations = violations_of(body);
         assert!(
-            told.len() == 1 && told[0].contains("of zeros of version 1.0.0") && told[0].contains(expect),
-            "{told:?}"
+            violations.len() == 1
+                && violations[0].contains("of zeros of version 1.0.0")
+                && violations[0].contains(expect),
+            "{violations:?}"
         );
     }
 }

@@ -358,7 +358,7 @@ fn all_bad_values_are_told_at_once() {
 const EVALUATE: &str = r#"(func (export "evaluate") (param $tick i32) (param $params i32) (param $state i32)
     (param $verdict i32) (result i32)"#;
 
-/// Judges one tick; the fault if there was one.
+/// Evaluates one tick, and returns the fault if there was one.
 fn fault_of(rule: &Rule) -> Option<Fault> {
     let mut shard = Shard::default();
     shard.arm(arming(1, 0, rule, &[], Repeat::Every)).unwrap();

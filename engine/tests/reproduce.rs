@@ -26,7 +26,7 @@ fn rule(state_bytes: usize, sleeps: bool, body: &str) -> Rule {
     ENGINE.get_or_init(|| Engine::new().unwrap()).load(&wat::parse_str(text).unwrap()).unwrap()
 }
 
-/// Judges ticks in turn until the rule faults.
+/// Evaluates ticks in turn until the rule faults, and returns the bundle.
 fn first_fault(rule: &Rule, waking: Waking, prices: &[f64]) -> FaultBundle {
     let mut shard = Shard::new(EvaluationOptions { waking, audit_every_calls: 0, ..EvaluationOptions::default() });
     let symbol = Symbol::parse("X").unwrap();
@@ -90,15 +90,15 @@ fn every_kind_of_fault_is_seen_again_from_its_bundle_alone() {
 }
 
 #[test]
-fn what_differs_is_told() {
+fn an_error_describes_the_difference() {
     let faulty = rule(8, false, &at_the_third("(i32.div_u (i32.const 1) (i32.const 0))"));
     let bundle = first_fault(&faulty, Waking::Indexed, &[1.0; 3]);
     let refusal = |bundle: &FaultBundle| reproduce(&faulty, bundle).unwrap_err();
     let earlier = FaultBundle { state: vec![1, 0, 0, 0, 0, 0, 0, 0], ..bundle.clone() };
-    let told = refusal(&earlier).to_string();
+    let message = refusal(&earlier).to_string();
     assert!(
-        told.contains("divide by zero") && told.ends_with("evaluated again, it held and changed its state"),
-        "{told}"
+        message.contains("divide by zero") && message.ends_with("evaluated again, it held and changed its state"),
+        "{message}"
     );
     let other = FaultBundle { fault: Fault::OutOfFuel, ..bundle.clone() };
     assert!(matches!(refusal(&other), NotReproduced::Differs { expected: Fault::OutOfFuel, .. }));
@@ -114,7 +114,7 @@ fn what_differs_is_told() {
 }
 
 #[test]
-fn who_overslept_is_told_by_the_band() {
+fn who_overslept_is_message_by_the_band() {
     let band = "(f64.store offset=32 (local.get $verdict) (f64.const 1))
                 (f64.store offset=40 (local.get $verdict) (f64.const 9))
                 (i64.store offset=48 (local.get $verdict) (i64.const 9000))";

@@ -291,7 +291,7 @@ fn what_is_impure_for_one_odd_param_is_quarantined_alone() {
         assert!(!events.iter().any(|event| matches!(event, Event::Impure { .. })));
     }
     assert!(shard.saved(BindingId(2)).unwrap().health.is_quarantined(), "it is not tried again by itself");
-    assert!(shard.release(BindingId(2)).unwrap());
+    assert!(shard.unquarantine(BindingId(2)).unwrap());
     // Evidence from many speaks against the version.
     let mut shard = Shard::default();
     arm(&mut shard, 12);
@@ -412,7 +412,7 @@ fn a_rule_that_is_found_impure_takes_no_other_groups_turn() {
 
 #[test]
 fn what_a_suspect_hides_beside_its_verdict_is_gone() {
-    // Counts in words of the verdict that the host does not read, and faults now and then to be evaluated apart.
+    // Counts in words of the verdict that the host does not read, and faults now and then to be evaluated in isolation.
     let body = "(i64.store offset=16 (local.get $v) (i64.add (i64.load offset=16 (local.get $v)) (i64.const 1)))
                 (if (i64.eqz (i64.rem_u (i64.trunc_f64_u (f64.load (local.get $t))) (i64.const 10))) (then unreachable))
                 (i64.eqz (i64.rem_u (i64.load offset=16 (local.get $v)) (i64.const 50)))";

@@ -1,4 +1,4 @@
-//! The shard judges as rules say: lifecycle, state, faults, snapshots.
+//! The shard does what its rules answer: lifecycle, state, faults, snapshots.
 
 #![allow(clippy::unwrap_used)] // a failed test shows where
 
@@ -52,7 +52,7 @@ fn arming(binding: i64, name: &str, rule: &Rule, params: &[u8], repeat: Repeat) 
     }
 }
 
-/// Judges prices of X in turn and returns (offset, binding) of each firing.
+/// Evaluates prices of X in turn and returns (offset, binding) of each firing.
 fn fire(shard: &mut Shard, prices: &[f64]) -> Vec<(usize, i64)> {
     let mut fired = Vec::new();
     for (offset, price) in prices.iter().enumerate() {
@@ -260,7 +260,7 @@ fn a_restored_shard_goes_on_as_the_first_would_have() {
     assert!(first.take_changed().is_empty(), "nothing happened since");
 }
 
-/// Judges `ticks` ticks of price 1 from an offset on.
+/// Evaluates `ticks` ticks of price 1 from an offset on.
 fn events(shard: &mut Shard, from: u64, ticks: u64) -> Vec<Event> {
     let mut events = Vec::new();
     for offset in from..from + ticks {
@@ -286,7 +286,7 @@ fn a_quarantined_binding_waits_for_its_probe_through_a_restart_and_can_be_releas
     let mut shard = Shard::default();
     shard.arm(arming(1, "X", &rule, &[], Repeat::Every)).unwrap();
     let faults = u64::from(QUARANTINE_AFTER_FAULTS);
-    assert_eq!(events(&mut shard, 0, faults + 500).len() as u64, faults, "it is not judged while it is quarantined");
+    assert_eq!(events(&mut shard, 0, faults + 500).len() as u64, faults, "it is not evaluated while it is quarantined");
     let evaluations = shard.evaluations();
 
     // A restart from the snapshot waits on where this one was.
@@ -305,9 +305,9 @@ fn a_quarantined_binding_waits_for_its_probe_through_a_restart_and_can_be_releas
     }
     assert_eq!(shard.evaluations(), evaluations + 2);
 
-    // Released by hand, when the price is one that it can judge.
-    assert!(shard.release(BindingId(1)).unwrap());
-    assert!(!shard.release(BindingId(1)).unwrap(), "it is quarantined no more");
+    // Unquarantined by an operator, when the price is one that it does not fault on.
+    assert!(shard.unquarantine(BindingId(1)).unwrap());
+    assert!(!shard.unquarantine(BindingId(1)).unwrap(), "it is quarantined no more");
     let mut released = Vec::new();
     shard.evaluate(&tick("X", 5.0), Position { partition: 0, offset: 9 }, &mut released).unwrap();
     assert!(matches!(&released[..], [Event::Recovered { .. }, Event::Fired { .. }]), "{released:?}");

@@ -1,5 +1,5 @@
-//! Sleeping changes what is called, and nothing else: the indexed shard, the one that checks promises and the one that
-//! judges everything fire alike and remember the same bytes.
+//! Sleeping changes what is called, and nothing else: the shard that uses the index, the one that checks promises and the one
+//! that evaluates all bindings fire alike and remember the same bytes.
 #![allow(clippy::unwrap_used)] // the helpers belong to the tests
 
 use std::sync::OnceLock;
@@ -110,18 +110,18 @@ fn two(step: f64, every: i64) -> Vec<u8> {
     [step.to_le_bytes(), every.to_le_bytes()].concat()
 }
 
-/// What happened on one tick, by binding.
+/// Evaluates one tick, and returns what happened, by binding.
 fn evaluate(shard: &mut Shard, tick: &Tick, offset: u64) -> Vec<(i64, String)> {
     let mut events = Vec::new();
     shard.evaluate(tick, Position { partition: 0, offset }, &mut events).unwrap();
-    let told = events.into_iter().map(|event| match event {
+    let described = events.into_iter().map(|event| match event {
         Event::Fired { firing, last } => (firing.binding.0, format!("{:?} {last}", firing.evidence)),
         Event::Faulted { binding, fault, .. } => (binding.0, fault.to_string()),
         other => panic!("{other:?}"),
     });
-    let mut told: Vec<_> = told.collect();
-    told.sort();
-    told
+    let mut described: Vec<_> = described.collect();
+    described.sort();
+    described
 }
 
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ enum Step {
         price: i8,
         time_ms: u8,
     },
-    /// Goes on from the snapshots, where everybody is awake again.
+    /// Goes on from the snapshots: all bindings are awake again.
     Restart,
 }
 

@@ -85,22 +85,28 @@ impl Injector<'_> {
         add(&mut body, SLOT, 1);
         body.code().local_get(SLOT).local_get(COUNT).i32_lt_u();
         if self.metered() {
-            // What the evaluation has left of its own fuel was not burnt.
-            body.code()
-                .local_get(FUEL_LEFT)
-                .i64_const(FUEL_PER_EVALUATION as i64)
-                .i64_sub()
-                .global_get(self.fuel_global())
-                .i64_add()
-                .local_tee(FUEL_LEFT)
-                .i64_const(0)
-                .i64_gt_s()
-                .i32_and();
+            self.and_fuel_is_left(&mut body);
         }
         body.code().br_if(0).end();
         self.push_result(&mut body, answers);
         body.code().end();
         body
+    }
+
+    /// Subtracts the fuel of the last evaluation from what the call may burn, and adds to the condition on the stack that some
+    /// of it is left.
+    fn and_fuel_is_left(&self, body: &mut Body) {
+        // What the evaluation has left of its own fuel was not burnt.
+        body.code()
+            .local_get(FUEL_LEFT)
+            .i64_const(FUEL_PER_EVALUATION as i64)
+            .i64_sub()
+            .global_get(self.fuel_global())
+            .i64_add()
+            .local_tee(FUEL_LEFT)
+            .i64_const(0)
+            .i64_gt_s()
+            .i32_and();
     }
 
     /// Evaluates one binding, whose code is left on the stack and in [`CODE`].

@@ -43,7 +43,7 @@ impl Processor {
 
     /// Takes an armed binding out of quarantine; one that has left it by itself stays as it is.
     pub(super) fn unquarantine(&mut self, binding: BindingId) -> Result<(), EvaluatorError> {
-        let released = self.shard.release(binding);
+        let released = self.shard.unquarantine(binding);
         released.map(drop).map_err(|error| EvaluatorError::Arm(binding.0, error.to_string()))
     }
 }
