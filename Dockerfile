@@ -1,4 +1,4 @@
-# The binary `tocsin`, alone in a small image, run by a user who is nobody else.
+# The binary `tocsin`, alone in a small image, run by a user of its own.
 
 FROM rust:1.95-bookworm AS builder
 WORKDIR /src

@@ -178,7 +178,7 @@ impl Bus {
     /// What the log does not promise that exactly-once firings rest on, for people; empty if it promises all of it.
     pub async fn missing_promises(&self) -> Result<Vec<String>, BusError> {
         match self {
-            // One process writes it, and nobody else can cut it.
+            // Only one process writes it, so no other can cut it.
             Self::Embedded(_) => Ok(Vec::new()),
             Self::Kafka(bus) => bus.missing_promises().await,
         }
@@ -189,7 +189,7 @@ impl Bus {
         partitioner::partition_of(symbol.as_str().as_bytes(), self.partitions())
     }
 
-    /// The partition of a symbol's ticks, if nobody can append any elsewhere. On Kafka, producers have partitioners of
+    /// The partition of a symbol's ticks, if none can be appended elsewhere. On Kafka, producers have partitioners of
     /// their own.
     pub fn home_of(&self, symbol: &Symbol) -> Option<u32> {
         match self {

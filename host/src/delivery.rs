@@ -1,11 +1,12 @@
 //! The deliver role: firings from the outbox of the store to a Kafka topic.
 //!
-//! Firings are leased, published, and taken out of the outbox once the brokers have acknowledged them. So a firing is told
-//! at least once, and again where a deliverer dies in between, always with the same id. An alert's firings are told in their
-//! order: an alert belongs to one deliverer at a time, by the clock of the database, which publishes its firings in turn
-//! through an idempotent producer; what is published again begins with the oldest that was not acknowledged. Several deliverers share the work.
+//! Firings are leased, published, and taken out of the outbox once the brokers have acknowledged them. So a firing is
+//! published at least once, and again where a deliverer dies in between, always with the same id. An alert's firings are
+//! published in their order: an alert belongs to one deliverer at a time, by the clock of the database, which publishes its
+//! firings in turn through an idempotent producer; what is published again begins with the oldest that was not acknowledged.
+//! Several deliverers share the work.
 //!
-//! Limits: one batch at a time, and nothing of the outbox is kept in memory but that. What is told of a firing is not
+//! Limits: one batch at a time, and nothing of the outbox is kept in memory but that. The content of a record is not
 //! decided here: `roles` gives the body.
 
 mod cloud_event;
@@ -22,21 +23,21 @@ use crate::bus::{BusError, KafkaConfig};
 use crate::health::Component;
 use crate::store::{Store, StoreError};
 
-/// Writes a firing as it is told: JSON.
+/// Writes a firing as it is published: JSON.
 pub type Body = fn(Firing) -> String;
 
-/// Who tells, where, and how.
+/// What a deliverer needs: its store, where it publishes, and how.
 #[derive(Clone)]
 pub struct DeliveryConfig {
     /// A name that no other deliverer has.
     pub owner: String,
     /// The topic.
     pub kafka: KafkaConfig,
-    /// What is told.
+    /// What is published.
     pub body: Body,
 }
 
-/// Why a batch was not told. It is tried again.
+/// Why a batch was not published. It is tried again.
 #[derive(Debug, thiserror::Error)]
 enum DeliveryError {
     #[error("firings wait for the store: {0}")]
@@ -51,8 +52,8 @@ enum DeliveryError {
     Unfinished,
 }
 
-/// Delivers until `stop` is cancelled; then what is leased is told or given back. Backends that are away are waited for,
-/// and reported by `component`.
+/// Delivers until `stop` is cancelled; then what is leased is published or given back. Backends that are away are waited
+/// for, and reported by `component`.
 pub async fn run(store: Store, config: DeliveryConfig, component: Component, stop: CancellationToken) {
     Deliverer::new(store, config, component, stop).run().await;
 }

@@ -50,7 +50,7 @@ pub const FINNHUB_URL: &str = "wss://ws.finnhub.io";
 /// Where Binance's spot market data is streamed, to anyone.
 pub const BINANCE_URL: &str = "wss://data-stream.binance.vision";
 
-/// Bytes of the hash in a lock's name: few would tell two keys apart, and all of them are a burden to read.
+/// Bytes of the hash in a lock's name: few would not distinguish two keys, and all of them are a burden to read.
 const LOCK_HASH_BYTES: usize = 8;
 
 /// A source of ticks.

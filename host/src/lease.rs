@@ -1,6 +1,6 @@
 //! What only one process does at a time: work that goes on while a lock with a lease in the store is held.
 //!
-//! Who holds the lock renews it. Who cannot stops before the lease ends, by a clock that nobody sets, counted from before
+//! Who holds the lock renews it. Who cannot stops before the lease ends, by a clock that cannot be set, counted from before
 //! the request: so two never work at once, whatever became of the answer. A process that was stopped and goes on finds out
 //! before it works on.
 
@@ -24,7 +24,7 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// How often it is renewed: several tries fit into a lease.
 pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// Work is told to end so long before its lease does: closing a feed's connection takes 1 s at most.
+/// Work is asked to end so long before its lease does: closing a feed's connection takes 1 s at most.
 const END_AHEAD: Duration = Duration::from_secs(2);
 
 /// How often one who stands by asks: what is released is taken over at once.
@@ -73,7 +73,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Asks once; None if somebody else holds it.
+    /// Asks once; None if another process holds it.
     pub async fn acquire(store: &Store, lock: Lease) -> Result<Option<Self>, StoreError> {
         if store.acquire_lease(&lock).await? != Leased::Held {
             return Ok(None);
@@ -175,7 +175,7 @@ async fn renew(store: Store, lock: Lease, tenure: Arc<Tenure>) {
     tenure.ended.cancel();
 }
 
-/// Tells once for whom, or for what, one stands by.
+/// Logs once which process, or what, is waited for.
 struct Waiting<'a> {
     lock: &'a Lease,
     component: &'a Component,

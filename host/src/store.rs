@@ -123,7 +123,7 @@ impl Store {
         on_backend!(self, module_by_digest(digest))
     }
 
-    /// Stores an alert with its bindings unless that would exceed a cap, and tells evaluators.
+    /// Stores an alert with its bindings unless that would exceed a cap, and notifies evaluators.
     pub async fn create_alert(&self, new: &NewAlert, caps: BindingCaps) -> Result<StoredAlert, StoreError> {
         on_backend!(self, create_alert(new, caps))
     }
@@ -158,7 +158,7 @@ impl Store {
         on_backend!(self, live_among(symbols))
     }
 
-    /// Releases an alert's quarantined bindings, all or that on one symbol, and tells evaluators.
+    /// Unquarantines an alert's bindings, all or that on one symbol, and notifies evaluators.
     pub async fn unquarantine(
         &self,
         tenant: &Tenant,
@@ -281,7 +281,7 @@ impl Store {
         on_backend!(self, stage_promotion(id, states))
     }
 
-    /// Finishes a promotion whose bindings are all held and staged, and tells evaluators to go on with them.
+    /// Finishes a promotion whose bindings are all held and staged, and notifies evaluators to go on with them.
     pub async fn finish_promotion(&self, id: PromotionId, caps: BindingCaps) -> Result<FinishedPromotion, StoreError> {
         on_backend!(self, finish_promotion(id, caps))
     }
@@ -293,12 +293,12 @@ impl Store {
         on_backend!(self, roll_back_promotion(id))
     }
 
-    /// The sequence number of the newest firing, 0 if there is none. Its changes tell that firings were recorded.
+    /// The sequence number of the newest firing, 0 if there is none. It changes when firings are recorded.
     pub async fn newest_firing(&self) -> Result<watch::Receiver<u64>, StoreError> {
         on_backend!(self, newest_firing())
     }
 
-    /// The newest revision of bindings. Its changes tell that there is something to read with [`Self::changes`].
+    /// The newest revision of bindings. It changes when there is something to read with [`Self::changes`].
     pub async fn newest_revision(&self) -> Result<watch::Receiver<u64>, StoreError> {
         on_backend!(self, newest_revision())
     }
@@ -388,17 +388,17 @@ impl Store {
         on_backend!(self, release_outbox(owner))
     }
 
-    /// Asks for a lease, which is given where nobody holds it.
+    /// Asks for a lease, which is given where no other process holds it.
     pub async fn acquire_lease(&self, lease: &Lease) -> Result<Leased, StoreError> {
         on_backend!(self, acquire_lease(lease))
     }
 
-    /// Makes a lease end later; false if it has run out or is somebody else's.
+    /// Makes a lease end later; false if it has run out or is another process's.
     pub async fn renew_lease(&self, lease: &Lease) -> Result<bool, StoreError> {
         on_backend!(self, renew_lease(lease))
     }
 
-    /// Ends a lease; nothing happens if it is somebody else's.
+    /// Ends a lease; nothing happens if it is another process's.
     pub async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         on_backend!(self, release_lease(lease))
     }

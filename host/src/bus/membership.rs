@@ -12,7 +12,7 @@ use super::{BusError, EmbeddedMembership, KafkaMembership};
 
 /// A member of a consumer group, until it is dropped.
 pub enum Membership {
-    /// Of the embedded bus: the only member, to whom all partitions belong.
+    /// Of the embedded bus: the only member, which has all partitions.
     Embedded(EmbeddedMembership),
     /// Of a group that Kafka's brokers coordinate.
     Kafka(KafkaMembership),
@@ -23,9 +23,9 @@ pub enum Membership {
 pub enum Assignment {
     /// These partitions are its own from now on, beside those that it has. They may be none.
     Assigned(Vec<u32>),
-    /// These are to be given up: they go to somebody else once the handover is done, or after a time.
+    /// These are to be given up: they go to another member once the handover is done, or after a time.
     Revoked(Vec<u32>, Handover),
-    /// These are somebody else's already.
+    /// These belong to another member already.
     Lost(Vec<u32>),
 }
 
@@ -59,7 +59,7 @@ impl Membership {
         }
     }
 
-    /// Leaves the group, and waits until its others are told: they need not find out by a timeout.
+    /// Leaves the group, and waits until the other members are notified: they need not find out by a timeout.
     pub async fn leave(self) {
         match self {
             Self::Embedded(_) => {}

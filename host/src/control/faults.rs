@@ -8,7 +8,7 @@ use super::{Control, ControlError, Page, page, page_size};
 use crate::store::{FaultRecord, StoredBundle, Unquarantined};
 
 impl Control {
-    /// Releases an alert's quarantined bindings, all or that on one symbol: they are evaluated again from within milliseconds
+    /// Unquarantines an alert's bindings, all or that on one symbol: they are evaluated again from within milliseconds
     /// on, on probe: one fault quarantines them again.
     pub async fn release_alert(&self, tenant: &Tenant, id: i64, symbol: Option<&str>) -> Result<Alert, ControlError> {
         let symbol = symbol.map(Symbol::parse).transpose();

@@ -22,13 +22,13 @@ pub(super) const BATCH: u32 = 1_000;
 /// dies.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// How often leases are renewed while the brokers are waited for; and after so long that wait is told.
+/// How often leases are renewed while the brokers are waited for; and after so long that wait is reported.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// How often an outbox that was empty is looked at again unasked: for firings whose deliverer has died.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long after the stop firings are still told.
+/// How long after the stop firings are still published.
 pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first wait after a failure is up to so long.
@@ -83,7 +83,7 @@ impl Deliverer {
         }
     }
 
-    /// Tells one batch; false if there was nothing to tell.
+    /// Publishes one batch; false if there was nothing to publish.
     async fn round(&mut self, news: &mut Option<watch::Receiver<u64>>) -> Result<bool, DeliveryError> {
         if news.is_none() {
             *news = Some(self.store.newest_firing().await?);
@@ -144,7 +144,7 @@ impl Deliverer {
         }
     }
 
-    /// What was being published is forgotten with its producer, and others may tell it.
+    /// What was being published is forgotten with its producer, and others may publish it.
     async fn failed(&mut self, error: &DeliveryError) {
         self.publisher = None;
         self.tell(&error.to_string());
@@ -167,7 +167,7 @@ impl Deliverer {
     }
 }
 
-/// Ends when firings shall be told no longer.
+/// Ends when no more firings are to be published.
 async fn finish_time(stop: CancellationToken) {
     stop.cancelled().await;
     sleep_until(Instant::now() + FINISH_TIMEOUT).await;

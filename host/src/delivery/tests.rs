@@ -96,7 +96,7 @@ fn header(message: &OwnedMessage, name: &str) -> String {
     String::from_utf8(found.value.unwrap().to_vec()).unwrap()
 }
 
-/// The offsets of the ticks of each alert's firings, in the order in which they are first told.
+/// The offsets of the ticks of each alert's firings, in the order in which they are first published.
 fn told(messages: &[OwnedMessage]) -> BTreeMap<String, Vec<u64>> {
     let mut told: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for message in messages {

@@ -23,7 +23,7 @@ const PREFIX: &str = "BINANCE:";
 
 /// Which streams are read, and as which symbols.
 pub(super) struct Streams {
-    /// Binance's own symbol, upper case, and the symbols that its trades are told as: two if it was asked for with the
+    /// Binance's own symbol, upper case, and the symbols that its trades are published as: two if it was asked for with the
     /// prefix and without.
     symbols: BTreeMap<String, Vec<Symbol>>,
 }

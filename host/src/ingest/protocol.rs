@@ -1,4 +1,4 @@
-//! What a WebSocket feed must tell the supervisor: where to connect, what to send first, how to read a frame.
+//! What the supervisor needs to know of a WebSocket feed: where to connect, what to send first, how to read a frame.
 //!
 //! The supervisor and the session know no provider; [`Protocol`] is the closed set of those that there are.
 

@@ -1,10 +1,10 @@
-//! When the log is told of rejected frames and trades: a feed that sends nothing else must not fill it.
+//! When rejected frames and trades are logged: a feed that sends nothing else must not fill it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// At most one warning in so long: the interval of the summary line, which tells the count as well.
+/// At most one warning in so long: the interval of the summary line, which has the count as well.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// How much of a rejected frame is quoted, in characters: a trade has about 100.

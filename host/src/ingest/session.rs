@@ -31,7 +31,7 @@ pub(super) struct Patience {
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// Nobody reads the sink any more.
+    /// The sink is not read any more.
     SinkClosed,
     /// The connection is gone, and why.
     Lost(String),
@@ -47,7 +47,7 @@ pub(super) struct Session<'a> {
     pub ticks: u64,
     /// Whether the server has refused a subscription in this session.
     pub refused: bool,
-    /// Tells of rejected frames.
+    /// Logs rejected frames.
     pub reject_log: RejectLog,
 }
 
@@ -159,7 +159,7 @@ impl Session<'_> {
         self.sink.send(ticks).await.map_err(|_| Ended::SinkClosed)
     }
 
-    /// Tells once a session: the server answers every subscription too many, and names none.
+    /// Logged once a session: the server answers every subscription too many, and names none.
     fn explain_too_many(&mut self) {
         if !std::mem::replace(&mut self.refused, true) {
             let text = format!(

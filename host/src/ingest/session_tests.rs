@@ -114,7 +114,7 @@ async fn others_run_between_two_frames_of_a_peer_that_never_pauses() {
 #[tokio::test(start_paused = true)]
 async fn a_dead_peer_is_pinged_and_then_given_up() {
     let (rig, _ticks) = rig(4096).await;
-    // The peer's end stays open, and nobody reads from it.
+    // The peer's end stays open, and nothing reads from it.
     let Rig { mut client, server: _server, protocol, sink, status } = rig;
     let began = Instant::now();
     let ended = session(&protocol, &sink, &status).run(&mut client).await;

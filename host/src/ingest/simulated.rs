@@ -124,7 +124,7 @@ fn starting_price(symbol: &Symbol) -> f64 {
     }
 }
 
-/// Sends invented trades, with the present as their event time, until stopped or nobody reads them.
+/// Sends invented trades, with the present as their event time, until stopped or no longer read.
 pub(super) async fn run(
     mut generator: Generator,
     sink: &mpsc::Sender<Vec<Tick>>,

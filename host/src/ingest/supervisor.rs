@@ -1,4 +1,4 @@
-//! Keeps a WebSocket feed connected: connects, runs a session, waits, connects again, until told to stop.
+//! Keeps a WebSocket feed connected: connects, runs a session, waits, connects again, until it is stopped.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Timing {
 
 /// How a connection, or the attempt at one, ended.
 enum Outcome {
-    /// Stopped, or nobody reads the sink.
+    /// Stopped, or the sink is not read.
     Finished,
     /// The server refused the key.
     Refused,
@@ -65,7 +65,7 @@ enum Outcome {
     Failed { text: String, healthy: bool },
 }
 
-/// Runs a feed until it is stopped or nobody reads its sink.
+/// Runs a feed until it is stopped or its sink is not read.
 pub(super) async fn supervise(
     protocol: Protocol,
     sink: mpsc::Sender<Vec<Tick>>,

@@ -64,7 +64,7 @@ pub enum ProjectError {
 }
 
 /// Projects until `stop` is cancelled, from the group's committed positions on, or from the earliest. The reading is done
-/// by a thread of its own. `gap` is told of ticks that retention removed before they were projected: prices go on without
+/// by a thread of its own. `gap` is called for ticks that retention removed before they were projected: prices go on without
 /// them, and candles lack them for ever.
 pub async fn project(
     bus: Bus,
@@ -78,7 +78,7 @@ pub async fn project(
         .name("projector".into())
         .spawn(move || {
             let ended = run(runtime, bus, prices, stop, Box::new(gap));
-            // Nobody listens any more if the role was dropped rather than stopped.
+            // The receiver is gone if the role was dropped rather than stopped.
             let _ = finished.send(ended);
         })
         .map_err(|error| ProjectError::Thread(error.to_string()))?;
@@ -146,14 +146,14 @@ impl Projector {
         Ok(())
     }
 
-    /// Applies a batch, however long that takes; false if it was told to stop before. Records of partitions that are
-    /// somebody else's meanwhile leave the batch.
+    /// Applies a batch, however long that takes; false if it was stopped before. Records of partitions that are
+    /// another process's meanwhile leave the batch.
     fn apply(&mut self, batch: &mut Vec<Record>) -> Result<bool, ProjectError> {
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
         loop {
             let wait = match self.runtime.block_on(self.prices.apply(batch)) {
                 Ok(repeated) => return self.check_repeated(repeated).map(|()| true),
-                // It has been told where it happened.
+                // It has been logged where it happened.
                 Err(error) if error.may_pass() => backoff.next(rand::random()),
                 Err(error) => return Err(error.into()),
             };
@@ -198,7 +198,7 @@ impl Projector {
         Ok(())
     }
 
-    /// Where reading a partition begins. What retention has removed meanwhile is told and passed over.
+    /// Where reading a partition begins. What retention has removed meanwhile is reported and skipped.
     fn start_of(&self, committed: &[Position], partition: u32) -> Result<Position, BusError> {
         let earliest = self.runtime.block_on(self.bus.earliest(partition))?;
         let committed = committed.iter().find(|position| position.partition == partition);

@@ -222,8 +222,8 @@ impl RedisPrices {
     pub(super) async fn problems(&self) -> Vec<String> {
         let mut ping = Pipeline::new();
         ping.cmd("PING").ignore();
-        // Nobody may have read for long; the writer tries again by itself for as long as it is in trouble. What is wrong is
-        // noted on the way.
+        // There may have been no read for long; the writer tries again by itself for as long as it is in trouble. What is
+        // wrong is noted on the way.
         let _ = self.read::<()>(&ping).await;
         [&self.0.writes, &self.0.reads].into_iter().filter_map(Link::trouble).collect()
     }

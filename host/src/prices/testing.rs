@@ -18,7 +18,7 @@ pub(crate) enum Backend {
     Redis,
 }
 
-/// Prices, and the names of symbols that nobody else has.
+/// Prices, and the names of symbols that no other test has.
 pub(crate) struct TestPrices {
     pub(crate) prices: Prices,
     names: Names,
@@ -51,7 +51,7 @@ impl TestPrices {
     }
 }
 
-/// Names of symbols that nobody else has, whose keys are removed from the Redis with this.
+/// Names of symbols that no other test has, whose keys are removed from the Redis with this.
 pub(crate) struct Names(String);
 
 impl Names {
@@ -80,7 +80,7 @@ impl Drop for Names {
                 .collect::<Result<_, _>>()?;
             keys.iter().try_for_each(|key| redis::cmd("UNLINK").arg(key).exec(&mut connection))
         };
-        // A failing test must tell of itself, not of this.
+        // A failing test must report its own error, not this one.
         if let Err(error) = remove() {
             tracing::warn!(%error, "a test's keys could not be removed from Redis");
         }

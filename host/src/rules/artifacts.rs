@@ -101,7 +101,7 @@ impl ArtifactCache {
         }
     }
 
-    /// Keeps an artifact. That it could not is told in the log, and costs no more than time.
+    /// Keeps an artifact. A failure is logged, and costs no more than time.
     pub fn put(&self, module: Digest, fingerprint: Digest, artifact: &[u8]) {
         let path = self.path(module);
         let mac = self.mac(module, fingerprint, artifact);

@@ -74,7 +74,7 @@ pub fn check_size(module: &[u8]) -> Result<(), Rejection> {
 pub enum Purpose {
     /// It was uploaded: it is given a trial run, and is refused where too many wait already.
     Upload,
-    /// It was accepted before, and bindings need it: it waits its turn, and is not judged again.
+    /// It was accepted before, and bindings need it: it waits its turn, and is not validated again.
     Restore,
 }
 

@@ -58,7 +58,7 @@ pub enum StoredAlert {
     KeyReused,
     /// There would be more live bindings than may be.
     CapReached(CapReached),
-    /// Its rule version is judged no more.
+    /// Its rule version is no longer evaluated.
     RuleQuarantined(RuleQuarantine),
 }
 
@@ -106,7 +106,7 @@ pub enum Unquarantined {
     Unquarantined(Alert),
     /// None of those that were meant is quarantined; the alert.
     NothingQuarantined(Alert),
-    /// Its rule version is judged no more: there is nothing to try.
+    /// Its rule version is no longer evaluated: there is nothing to try.
     RuleQuarantined(RuleQuarantine),
     /// A promotion of it is under way.
     BeingPromoted,

@@ -18,7 +18,7 @@ pub enum StoreError {
     /// The database could not be brought to this version's schema.
     #[error("the store's schema cannot be migrated: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// The partition belongs to somebody else by now; nothing was written.
+    /// Another process has claimed the partition; nothing was written.
     #[error("partition {0} was claimed by another evaluator: this one must stop working on it")]
     Fenced(u32),
     /// A checkpoint would take a partition back: whoever made it has not seen all that the stored one holds. Nothing was

@@ -20,13 +20,13 @@ pub struct BindingRow {
     pub symbol: Symbol,
     /// The first tick that counts since `armed_revision`; None as long as its symbol has no home.
     pub counts_from: Option<Position>,
-    /// The rule version that judges it.
+    /// The rule version that is evaluated.
     pub rule: Digest,
     /// The packed params record.
     pub packed_params: Vec<u8>,
     /// What follows a fire verdict.
     pub lifecycle: Lifecycle,
-    /// Whether it is judged at all.
+    /// Whether it is evaluated at all.
     pub standing: Standing,
     /// The change that made it so.
     pub revision: u64,
@@ -36,13 +36,13 @@ pub struct BindingRow {
     pub resume: Option<SavedBinding>,
     /// Where it stands in a promotion.
     pub handoff: HandoffState,
-    /// Its rule version is judged no more.
+    /// Its rule version is no longer evaluated.
     pub rule_impure: bool,
     /// It was released by hand, and no checkpoint was taken for that yet.
     pub unquarantine_due: bool,
 }
 
-/// Whether a binding is judged, as far as evaluators need to be told: who is in quarantine they know themselves.
+/// Whether a binding is evaluated, as far as evaluators need to know: which are in quarantine they know themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It is, or waits in quarantine.
@@ -58,13 +58,13 @@ pub enum Standing {
 pub struct Changed {
     /// Bindings, in the order of revisions.
     pub bindings: Vec<BindingRow>,
-    /// Rule versions that were found to be impure: their bindings are judged no more.
+    /// Rule versions that were found to be impure: their bindings are no longer evaluated.
     pub impure_rules: Vec<Digest>,
     /// All of it up to this revision.
     pub revision: u64,
 }
 
-/// The right to evaluate a partition, until somebody else claims it.
+/// The right to evaluate a partition, until another evaluator claims it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The partition.
@@ -128,7 +128,7 @@ pub struct Checkpoint {
     pub recovered: Vec<BindingId>,
     /// Bindings that are released from quarantine right behind it.
     pub unquarantined: Vec<BindingId>,
-    /// Bindings that are handed over for a promotion: right behind it they are no longer judged.
+    /// Bindings that are handed over for a promotion: right after it they are no longer evaluated.
     pub handoffs: Vec<Handoff>,
     /// How many firings of bindings were not recorded since the last checkpoint, because they fired too often.
     pub suppressed: Vec<(BindingId, u64)>,

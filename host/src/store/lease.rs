@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Lease {
     /// What is locked.
     pub name: String,
-    /// Who asks: a name that nobody else has.
+    /// The process that asks: a name that no other has.
     pub owner: String,
     /// For how long, by the clock of the store's database: machines need not agree on the time.
     pub duration: Duration,
@@ -18,7 +18,7 @@ pub struct Lease {
 pub enum Leased {
     /// It is the asker's.
     Held,
-    /// Somebody else holds it.
+    /// Another process holds it.
     HeldBy(String),
 }
 

@@ -8,7 +8,7 @@ pub(super) struct Newest {
     pub(super) firing: watch::Sender<u64>,
 }
 
-/// What a transaction has made, to be told once it is committed.
+/// What a transaction has made, to be announced once it is committed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Announcement {
     pub(super) revision: Option<i64>,
@@ -32,7 +32,7 @@ impl Newest {
     }
 }
 
-/// Two commits may be told of in either order: the newest wins.
+/// Two commits may be announced in either order: the newest wins.
 fn raise(watched: &watch::Sender<u64>, number: Option<i64>) {
     let Some(number) = number.map(|number| number as u64) else { return };
     watched.send_if_modified(|newest| {

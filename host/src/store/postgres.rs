@@ -188,7 +188,7 @@ impl PostgresStore {
         Ok(transaction)
     }
 
-    /// Begins a transaction on a task of its own, which nobody gives up half-way: sqlx 0.9 knows of a transaction only once
+    /// Begins a transaction on a task of its own, which is never dropped half-way: sqlx 0.9 knows of a transaction only once
     /// BEGIN is answered, so one whose caller goes away before would stay open, and take in whatever its connection is
     /// used for next.
     async fn begin(&self, how: &'static str) -> Result<Tx, StoreError> {
@@ -223,7 +223,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Commits, and tells what is new, to other processes as well.
+    /// Commits, and announces what is new, to other processes as well.
     async fn commit_durable(&self, mut transaction: Tx, announcement: Announcement) -> Result<(), StoreError> {
         listen::notify(&mut transaction, announcement).await?;
         transaction.commit().await?;

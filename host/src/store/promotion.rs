@@ -105,7 +105,7 @@ pub enum BegunPromotion {
     Moved(AlertId),
     /// This alert was released from quarantine, and no checkpoint was taken for that yet.
     UnquarantineDue(AlertId),
-    /// One of the versions is judged no more: its states are not to be trusted.
+    /// One of the versions is no longer evaluated: its states are not to be trusted.
     RuleQuarantined(RuleRef, RuleQuarantine),
     /// This alert has a binding on a partition that has halted: no evaluator could hand it over.
     PartitionHalted {
@@ -131,7 +131,7 @@ pub struct HeldBinding {
     pub from: Digest,
     /// The packed params record for the new version.
     pub packed_params: Vec<u8>,
-    /// What it remembers; None if no tick was judged yet.
+    /// What it remembers; None if no tick was evaluated yet.
     pub saved: Option<SavedBinding>,
 }
 
@@ -165,7 +165,7 @@ pub enum HandoffState {
     None,
     /// Its evaluator is to hand it over.
     Requested,
-    /// Its evaluator has handed it over: nobody judges it.
+    /// Its evaluator has handed it off: it is not evaluated.
     Held,
 }
 

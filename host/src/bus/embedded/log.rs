@@ -35,7 +35,7 @@ pub(super) struct Log {
     /// By partition: the next offset to be written.
     pub(super) ends: Mutex<Vec<u64>>,
     reserved: Reserved,
-    /// Told when an end has moved, and when a reader is woken.
+    /// Notified when an end has moved, and when a reader is woken.
     pub(super) changed: Condvar,
     pub(super) appended_records: AtomicU64,
     pub(super) skipped_messages: AtomicU64,

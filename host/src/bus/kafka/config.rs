@@ -1,5 +1,5 @@
 //! What every client of a Kafka has in common, those of other rooms as well: settings, topics, and whether librdkafka takes
-//! the options. Values of options may be secret, and are shown to nobody.
+//! the options. Values of options may be secret, and are never shown.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -126,7 +126,7 @@ impl KafkaConfig {
     }
 }
 
-/// What librdkafka said last of why it has no connection: a refused password, a certificate that nobody vouches for.
+/// What librdkafka said last of why it has no connection: a refused password, a certificate of an unknown authority.
 #[derive(Default)]
 struct LastWord(Mutex<Option<String>>);
 

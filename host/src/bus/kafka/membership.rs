@@ -48,7 +48,7 @@ struct Group {
     left: AtomicBool,
 }
 
-/// Tells of rebalances.
+/// Reports rebalances.
 struct Rebalances(UnboundedSender<Assignment>);
 
 impl ClientContext for Rebalances {}
@@ -78,7 +78,7 @@ fn assign(consumer: &BaseConsumer<Rebalances>, list: &mut TopicPartitionList) ->
 
 impl Rebalances {
     fn tell(&self, change: Assignment) {
-        // Nobody listens once the member has left.
+        // The receiver is gone once the member has left.
         let _ = self.0.send(change);
     }
 
@@ -135,7 +135,7 @@ impl KafkaMembership {
         self.group.left.store(true, Relaxed);
         self.events.close();
         if let Some(thread) = self.thread.take() {
-            // It ends by itself; a panic there has been told.
+            // It ends by itself; a panic there has been logged.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
@@ -148,7 +148,7 @@ impl Drop for KafkaMembership {
 }
 
 impl Group {
-    /// Serves rebalances until the member leaves, then tells the group.
+    /// Serves rebalances until the member leaves the group.
     fn take_part(&self) {
         while !self.left.load(Relaxed) {
             // A message can come only between an assignment and its pause: it is the readers' to read.

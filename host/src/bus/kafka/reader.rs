@@ -23,7 +23,7 @@ use crate::bus::{BusError, Record, stock_tick};
 /// Name of the group that readers would belong to if they had one: librdkafka wants a name. It commits nothing.
 const NO_GROUP: &str = "tocsin-reader";
 
-/// Messages that are no ticks and are told in the log, for each reader; more are only counted.
+/// Messages that are no ticks and are logged, for each reader; more are only counted.
 const MAX_TOLD: u64 = 10;
 
 /// Reads partitions of the topic.
@@ -36,7 +36,7 @@ pub struct KafkaReader {
     bell: Arc<Bell>,
     counters: Arc<Counters>,
     told: u64,
-    /// A partition whose next offset is not there: told once what was read before it is taken.
+    /// A partition whose next offset is not there: returned as an error once what was read before it is taken.
     out_of_range: Option<u32>,
 }
 
@@ -61,7 +61,7 @@ struct Bell {
 struct Rung {
     /// There may be messages.
     messages: bool,
-    /// Somebody wants the poll to return.
+    /// The poll is to return.
     woken: bool,
 }
 
@@ -71,7 +71,7 @@ impl Bell {
         self.changed.notify_all();
     }
 
-    /// Waits until it has rung or `deadline` has passed; true if somebody wants the poll to return.
+    /// Waits until it has rung or `deadline` has passed; true if the poll is to return.
     fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut rung = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !rung.messages && !rung.woken {

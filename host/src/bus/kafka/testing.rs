@@ -17,7 +17,7 @@ pub(crate) async fn fresh_topic() -> Bus {
     Bus::Kafka(KafkaBus::open(config()).await.unwrap())
 }
 
-/// A topic that nobody has used.
+/// A topic that is new.
 pub(crate) fn config() -> KafkaConfig {
     static TOPICS: AtomicU32 = AtomicU32::new(0);
     let brokers = std::env::var("TOCSIN_TEST_KAFKA_BROKERS")

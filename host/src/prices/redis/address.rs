@@ -7,7 +7,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 /// What may be given, for messages.
 const FORMS: &str = "give HOST:PORT or redis://USER:PASSWORD@HOST:PORT/DATABASE";
 
-/// Where a Redis is, and as whom to speak to it.
+/// The address of a Redis, and the user to log in as.
 #[derive(Clone)]
 pub struct RedisAddress(ConnectionInfo);
 

@@ -61,7 +61,7 @@ impl Link {
         PricesError::Redis { server: self.server.clone(), reason }
     }
 
-    /// Remembers how a use of this link ended. Tells when trouble begins and ends, and nothing of what is in between.
+    /// Remembers how a use of this link ended. Logs when trouble begins and ends, and nothing in between.
     pub(super) fn note<T>(&self, ended: &Result<T, PricesError>) {
         let mut trouble = lock(&self.trouble);
         let consequence = self.consequence;

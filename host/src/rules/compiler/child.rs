@@ -91,7 +91,7 @@ mod limits {
     /// Open files: the three standard streams, Wasmtime's anonymous file, and what the C library opens to start.
     const MAX_OPEN_FILES: u64 = 16;
 
-    /// Let others go first: honest alerts are judged meanwhile.
+    /// Let others go first: honest alerts are evaluated meanwhile.
     const NICENESS: i32 = 10;
 
     fn set(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {

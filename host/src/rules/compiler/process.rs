@@ -126,7 +126,7 @@ async fn attend(mut child: Child, module: &[u8], deadline: Duration) -> std::io:
     let stdout = child.stdout.take().ok_or_else(missing)?;
     let talk = async {
         let feed = async {
-            // A child that ends early breaks the pipe; its status tells why.
+            // A child that ends early breaks the pipe; its status says why.
             let _ = stdin.write_all(module).await;
             drop(stdin);
         };

@@ -1,5 +1,5 @@
 //! Where PostgreSQL is: `DATABASE_URL` as a URL or as libpq's words, and what to do when it is not there. Passwords are
-//! told to nobody.
+//! never shown.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ const FORMS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or user=… pas
 /// SQLSTATEs of a server that is starting, stopping, or has no connection left (PostgreSQL's manual, appendix A).
 const STARTING: [&str; 4] = ["57P01", "57P02", "57P03", "53300"];
 
-/// Where a PostgreSQL database is, and as whom to go there.
+/// Where a PostgreSQL database is, and the user to log in as.
 #[derive(Clone)]
 pub struct DatabaseUrl(Box<PgConnectOptions>);
 

@@ -83,7 +83,7 @@ impl Drop for TestDatabase {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(execute(&server, drop))
         });
-        // A failing test must tell of itself, not of this.
+        // A failing test must report its own error, not this one.
         if !matches!(dropped.join(), Ok(Ok(()))) {
             tracing::warn!(database = self.name, "a test's database could not be dropped");
         }

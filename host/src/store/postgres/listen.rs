@@ -1,4 +1,4 @@
-//! Hears of what other processes have changed, and tells them: LISTEN and NOTIFY, with the newest numbers as payload.
+//! Learns what other processes have changed, and notifies them: LISTEN and NOTIFY, with the newest numbers as payload.
 //!
 //! Notifications are lost while there is no connection, and a dead one may look alive for long. So the newest numbers are
 //! read after every new connection, and again from time to time, on the same connection: that shows whether it lives.
@@ -30,7 +30,7 @@ const RETRY_BASE: Duration = Duration::from_millis(250);
 /// And none is longer.
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
-/// Tells all listeners what a transaction has made, once it is committed.
+/// Announces to all listeners what a transaction has made, once it is committed.
 pub(super) async fn notify(transaction: &mut Tx, announcement: Announcement) -> Result<(), StoreError> {
     for (channel, number) in [(REVISIONS, announcement.revision), (FIRINGS, announcement.firing)] {
         let Some(number) = number else { continue };
@@ -91,7 +91,7 @@ async fn hear(listener: &mut PgListener, newest: &Newest) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// What a notification tells; nothing if it is no number, since anybody may notify.
+/// The number in a notification; None if it is no number, since any client may notify.
 fn announcement(notification: &PgNotification) -> Announcement {
     let number = notification.payload().parse().ok();
     match notification.channel() {

@@ -254,7 +254,7 @@ async fn who_cannot_open_it_is_told_what_to_do() {
     };
     let missing = told(&database.url().with_database("tocsin_nowhere")).await;
     assert!(missing.contains("no database \"tocsin_nowhere\"") && missing.contains("createdb"), "{missing}");
-    // Nobody listens on this port: it is reserved.
+    // Nothing listens on this port: it is reserved.
     let away = told(&DatabaseUrl::parse("postgres://u:s3cret@127.0.0.1:1/d").unwrap()).await;
     assert!(away.contains("127.0.0.1:1 cannot be reached") && !away.contains("s3cret"), "{away}");
 }

@@ -24,7 +24,7 @@ impl Backend {
         Ok(self.newest().revision.subscribe())
     }
 
-    /// The next revision, to be told by [`Self::commit_durable`].
+    /// The next revision, to be announced by [`Self::commit_durable`].
     pub(super) async fn next_revision(transaction: &mut Tx) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar("UPDATE revisions SET newest = newest + 1 RETURNING newest")
             .fetch_one(&mut **transaction)

@@ -386,7 +386,7 @@ async fn move_alerts(transaction: &mut Tx, to: &RuleRef) -> Result<(), StoreErro
     sqlx::query("UPDATE resume_states SET record = next_record, next_record = NULL WHERE next_record IS NOT NULL")
         .execute(&mut **transaction)
         .await?;
-    // Records of a version that nobody is on any more; what else is left of it is told apart by the digest.
+    // Records of a version that no binding is on any more; what else is left of it has another digest.
     sqlx::query(
         "DELETE FROM group_states WHERE rule_digest IN (SELECT from_digest FROM promotion_alerts) AND NOT EXISTS
            (SELECT 1 FROM live_by_rule l WHERE (l.tenant, l.rule_digest) = (group_states.tenant, group_states.rule_digest)

@@ -65,7 +65,7 @@ impl Backend {
     }
 }
 
-/// Whether and why a rule version is judged no more.
+/// Whether and why a rule version is no longer evaluated.
 pub(super) async fn rule_quarantine(
     connection: &mut DbConnection,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! Values of columns into words of the domain, and back. A value that cannot be one is damage, told with its place.
+//! Values of columns into words of the domain, and back. A value that cannot be one is damage, reported with its place.
 
 use std::fmt::Display;
 
@@ -149,7 +149,7 @@ pub(super) fn tick(row: &DbRow) -> Result<Tick, StoreError> {
         .map_err(|error| damaged("tick", error))
 }
 
-/// Binds a tick, where it is in the bus, and the rule that judged it: ten columns, from `symbol` to `rule_digest`.
+/// Binds a tick, where it is in the bus, and the rule that evaluated it: ten columns, from `symbol` to `rule_digest`.
 pub(super) fn push_event(row: &mut Separated<'_, Db, &str>, tick: &Tick, position: Position, rule: &RuleRef) {
     row.push_bind(tick.symbol.as_str()).push_bind(tick.price).push_bind(tick.volume).push_bind(tick.time_ms);
     row.push_bind(tick.conditions.0 as i64);

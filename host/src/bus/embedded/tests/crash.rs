@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-/// Tells the child where its data folder is.
+/// Names the child's data folder.
 const DIR_VARIABLE: &str = "TOCSIN_TEST_CRASH_DIR";
 
 /// Kills of one folder.

@@ -89,7 +89,7 @@ async fn an_emptied_log_keeps_its_ends_over_restarts() {
     assert_eq!(read_all(&bus).await, []);
     assert_eq!(bus.stats().unwrap().retained_bytes, Some(0));
 
-    // A reader that was before the earliest offset is told.
+    // A reader that was before the earliest offset gets an error.
     let mut batch = Vec::new();
     let error = reader.poll(&mut batch, 10, Duration::ZERO).unwrap_err();
     assert!(matches!(error, BusError::OffsetOutOfRange { position: Position { offset: 0, .. }, .. }), "{error}");
