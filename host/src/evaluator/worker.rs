@@ -293,13 +293,15 @@ impl Worker {
 
     /// Evaluates records until a deadline. Returns the partition of the one whose evaluation was interrupted.
     fn evaluate_until(&mut self, records: &[Record], deadline: Instant) -> Result<Option<u32>, EvaluatorError> {
+        let mut now = Instant::now();
         for record in records {
-            self.step(Input::Record(record))?;
+            self.step_at(now, Input::Record(record))?;
             if let Some(partition) = self.outputs.take_interrupted() {
                 return Ok(Some(partition));
             }
             self.evaluated += 1;
-            if Instant::now() >= deadline {
+            now = Instant::now();
+            if now >= deadline {
                 break;
             }
         }
@@ -327,10 +329,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Steps the processor, and passes on what it returns. Meanwhile, firings of a long tick are sent, and a stop interrupts.
     fn step(&mut self, input: Input<'_>) -> Result<(), EvaluatorError> {
+        self.step_at(Instant::now(), input)
+    }
+
+    /// Steps the processor at a time that was just read, and passes on what it returns. Meanwhile, firings of a long tick are
+    /// sent, and a stop interrupts.
+    fn step_at(&mut self, now: Instant, input: Input<'_>) -> Result<(), EvaluatorError> {
         let (outputs, stop) = (&mut self.outputs, &self.stop);
-        let mut sent = Instant::now();
+        let mut sent = now;
         let mut pause = |returned: &mut Vec<Output>| {
             if stop.is_cancelled() {
                 return ControlFlow::Break(());

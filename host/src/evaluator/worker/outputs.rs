@@ -117,9 +117,6 @@ impl Outputs {
                 self.stats.faults.fetch_add(1, Relaxed);
                 self.stats.count_alert(alert, |activity| activity.faults += 1);
                 if quarantined {
-                    if let Some(more) = self.log_budget.take_suppressed() {
-                        warn!(more, "more bindings were quarantined");
-                    }
                     if self.log_budget.count() {
                         warn!(alert = alert.0, binding = binding.0, %fault, "a binding is quarantined");
                     }
@@ -165,8 +162,11 @@ impl Outputs {
         self.interrupted.take()
     }
 
-    /// Adds evaluations and armed bindings to the shared counters.
+    /// Adds evaluations and armed bindings to the shared counters, and logs how many messages were left out.
     pub(super) fn count(&mut self, processor: &Processor) {
+        if let Some(more) = self.log_budget.take_suppressed() {
+            warn!(more, "more bindings were quarantined");
+        }
         let (evaluations, bindings) = (processor.evaluations(), processor.bindings() as u64);
         self.stats.evaluations.fetch_add(evaluations - self.counted_evaluations, Relaxed);
         // Wraps around where there are fewer bindings than before: so does the sum.
