@@ -28,6 +28,8 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
+#[path = "sql/handoffs.rs"]
+mod handoffs;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;
@@ -146,8 +148,8 @@ impl PostgresStore {
     /// Gives a call up that takes too long. What it was to write may be written all the same.
     pub(super) async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let late = |_| {
-            let told = format!("PostgreSQL has not answered within {} s", CALL_TIMEOUT.as_secs());
-            StoreError::from(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, told)))
+            let text = format!("PostgreSQL has not answered within {} s", CALL_TIMEOUT.as_secs());
+            StoreError::from(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text)))
         };
         tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
     }

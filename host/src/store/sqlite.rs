@@ -11,6 +11,8 @@ mod evaluation;
 mod faults;
 #[path = "sql/firings.rs"]
 mod firings;
+#[path = "sql/handoffs.rs"]
+mod handoffs;
 #[cfg(test)]
 #[path = "sql/inspect.rs"]
 mod inspect;

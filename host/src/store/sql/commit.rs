@@ -7,8 +7,8 @@ use sqlx::QueryBuilder;
 use tocsin_engine::domain::{BindingId, Firing, LogSalt};
 
 use super::faults::insert_faults;
+use super::handoffs::{forget_resumed, take_over};
 use super::outbox::put_into_outbox;
-use super::promotion::{forget_resumed, take_over};
 use super::quarantine::quarantine_rule;
 use super::{Backend, Db, GROUPS_AT_ONCE, LOCK_CLAIMS, ROWS_AT_ONCE, Tx, rows};
 use crate::store::newest::Announcement;
