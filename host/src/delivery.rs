@@ -48,7 +48,7 @@ enum DeliveryError {
     Kafka(#[from] rdkafka::error::KafkaError),
     #[error("the store did not renew the leases in time, and others deliver these firings")]
     LeaseLost,
-    #[error("firings are told at the next start: Kafka does not take them within {} s", deliverer::FINISH_TIMEOUT.as_secs())]
+    #[error("firings are published at the next start: Kafka does not take them within {} s", deliverer::FINISH_TIMEOUT.as_secs())]
     Unfinished,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`run`] drives one [`Feed`] until it is stopped, and sends what it receives to a bounded sink, in order. Nothing that
 //! a server sends, or fails to send, ends it: bad frames are counted and skipped, lost connections made again. What it is
-//! about is told by its [`FeedStatus`]. The key of a feed is in no log line, error or `Debug` output.
+//! about is in its [`FeedStatus`]. The key of a feed is in no log line, error or `Debug` output.
 
 mod binance;
 mod connect;

@@ -64,7 +64,7 @@ impl Tenure {
     }
 }
 
-/// A lock for one piece of work, renewed until it is released. Whoever holds one says so; it ends nobody's work: a piece
+/// A lock for one piece of work, renewed until it is released. Its holder reports that; it ends no other process's work: a piece
 /// of work that takes longer than its holder can renew must find out in the store that another has taken over.
 pub struct Held {
     store: Store,
@@ -179,38 +179,39 @@ async fn renew(store: Store, lock: Lease, tenure: Arc<Tenure>) {
 struct Waiting<'a> {
     lock: &'a Lease,
     component: &'a Component,
-    told: Option<String>,
+    /// The owner or the problem that was logged last.
+    logged: Option<String>,
     backoff: Backoff,
 }
 
 impl<'a> Waiting<'a> {
     fn new(lock: &'a Lease, component: &'a Component) -> Self {
-        Self { lock, component, told: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
+        Self { lock, component, logged: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
     }
 
     fn over(&mut self) {
         info!(lock = self.lock.name, "the lock is held");
-        (self.told, self.backoff) = (None, Backoff::new(ASK_EVERY, MAX_BACKOFF));
+        (self.logged, self.backoff) = (None, Backoff::new(ASK_EVERY, MAX_BACKOFF));
         self.component.clear();
     }
 
     fn for_owner(&mut self, owner: String) -> Duration {
         self.backoff.reset();
-        if !owner.is_empty() && self.told.as_ref() != Some(&owner) {
+        if !owner.is_empty() && self.logged.as_ref() != Some(&owner) {
             info!(lock = self.lock.name, owner, "standing by: another process holds the lock");
             self.component.stand_by(format!("for {owner}, which holds {}", self.lock.name));
-            self.told = Some(owner);
+            self.logged = Some(owner);
         }
         ASK_EVERY
     }
 
     fn for_store(&mut self, error: &str) -> Duration {
-        let told = format!("the lock {} is not to be had: {error}", self.lock.name);
-        if self.told.is_none() {
-            warn!("{told}; trying again");
+        let problem = format!("the lock {} is not to be had: {error}", self.lock.name);
+        if self.logged.is_none() {
+            warn!("{problem}; trying again");
         }
-        self.component.report(told.clone());
-        self.told = Some(told);
+        self.component.report(problem.clone());
+        self.logged = Some(problem);
         self.backoff.next(rand::random())
     }
 }

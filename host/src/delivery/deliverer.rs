@@ -44,14 +44,14 @@ pub(super) struct Deliverer {
     stop: CancellationToken,
     lease: OutboxLease,
     publisher: Option<Publisher>,
-    /// The problem that the log knows of.
-    told: bool,
+    /// Whether a problem was logged that is not over.
+    is_failing: bool,
 }
 
 impl Deliverer {
     pub(super) fn new(store: Store, config: DeliveryConfig, component: Component, stop: CancellationToken) -> Self {
         let lease = OutboxLease { owner: config.owner.clone(), duration: LEASE };
-        Self { store, config, component, stop, lease, publisher: None, told: false }
+        Self { store, config, component, stop, lease, publisher: None, is_failing: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -60,11 +60,11 @@ impl Deliverer {
         let finish = finish_time(self.stop.clone());
         let mut finish = std::pin::pin!(finish);
         loop {
-            let told = tokio::select! {
-                told = self.round(&mut news) => told,
+            let delivered = tokio::select! {
+                delivered = self.round(&mut news) => delivered,
                 () = &mut finish => Err(DeliveryError::Unfinished),
             };
-            match told {
+            match delivered {
                 Ok(true) => {
                     self.well();
                     backoff.reset();
@@ -118,7 +118,7 @@ impl Deliverer {
                 published = &mut publishing => return published,
                 _ = renewals.tick() => {}
             }
-            self.tell("firings wait for Kafka: the brokers have not acknowledged them");
+            self.report("firings wait for Kafka: the brokers have not acknowledged them");
             let renewal = self.store.renew_outbox(&self.lease);
             tokio::select! {
                 published = &mut publishing => return published,
@@ -147,21 +147,21 @@ impl Deliverer {
     /// What was being published is forgotten with its producer, and others may publish it.
     async fn failed(&mut self, error: &DeliveryError) {
         self.publisher = None;
-        self.tell(&error.to_string());
+        self.report(&error.to_string());
         // A store that does not answer lets leases run out by itself.
         let _ = tokio::time::timeout(RENEW_EVERY, self.store.release_outbox(&self.config.owner)).await;
     }
 
-    fn tell(&mut self, problem: &str) {
-        if !std::mem::replace(&mut self.told, true) {
+    fn report(&mut self, problem: &str) {
+        if !std::mem::replace(&mut self.is_failing, true) {
             warn!("{problem}; trying again");
         }
         self.component.report(problem);
     }
 
     fn well(&mut self) {
-        if std::mem::take(&mut self.told) {
-            info!("firings are told again");
+        if std::mem::take(&mut self.is_failing) {
+            info!("firings are published again");
         }
         self.component.clear();
     }

@@ -27,7 +27,7 @@ impl Publisher {
             // Order is kept by waiting: a record that was given up would come behind those that followed it.
             .set("message.timeout.ms", "0");
         let producer = settings.create()?;
-        info!(topic = config.topic, partitions, "firings are told on Kafka");
+        info!(topic = config.topic, partitions, "firings are published on Kafka");
         Ok(Self { producer, topic: config.topic.clone() })
     }
 

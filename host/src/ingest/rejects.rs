@@ -14,18 +14,18 @@ const MAX_QUOTE_CHARS: usize = 160;
 #[derive(Debug, Default)]
 pub(super) struct RejectLog {
     warned: Option<Instant>,
-    untold: u64,
+    unreported: u64,
 }
 
 impl RejectLog {
     /// Takes note of rejections. If it is time for a warning: how many there were since the last one.
     pub(super) fn is_due(&mut self, rejected: u64, now: Instant) -> Option<u64> {
-        self.untold += rejected;
+        self.unreported += rejected;
         if self.warned.is_some_and(|warned| now.duration_since(warned) < WARN_EVERY) {
             return None;
         }
         self.warned = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        Some(std::mem::take(&mut self.unreported))
     }
 }
 

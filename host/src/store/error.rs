@@ -77,8 +77,8 @@ impl StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let is_transient = match &error {
-            sqlx::Error::Database(told) => {
-                let code = told.code().unwrap_or_default();
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
                 // SQLite's codes are numbers of other lengths: what it refuses has always been tried again.
                 code.len() != 5 || TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class))
             }

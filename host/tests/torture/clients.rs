@@ -125,7 +125,7 @@ impl ApiClient {
             _ => alert(chosen, &symbols, &json!({}), "every"),
         };
         if chosen == "walk" {
-            // Without a version it would be the newest, which nobody has been promoted to yet.
+            // Without a version it would be the newest, which no alert is promoted to yet.
             request["version"] = json!(format!("{}.0.0", self.report.version));
         }
         let key = format!("{}-{}", self.key, self.report.created.len());
@@ -181,12 +181,12 @@ impl ApiClient {
         }
     }
 
-    /// Where the partitions end, as soon as the brokers tell.
+    /// Where the partitions end, as soon as the brokers answer.
     fn ends(&self) -> anyhow::Result<Vec<i64>> {
         let begun = Instant::now();
         loop {
             match self.ticks.ends() {
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error.context("the brokers tell no ends")),
+                Err(error) if begun.elapsed() > PATIENCE => return Err(error.context("the brokers return no ends")),
                 Err(_) => std::thread::sleep(RETRY_WAIT),
                 ends => return ends,
             }

@@ -19,11 +19,11 @@ use crate::topics::{Topic, key};
 /// The newest faults that a store keeps, over all bindings. Which those are depends on how partitions took turns.
 const KEPT_FAULTS: i64 = 4096;
 
-/// Differences of one kind that are told in full.
+/// Differences of one kind that are printed in full.
 const MAX_PRINTED: usize = 5;
 
 /// What was recorded of each firing: its id, and the rest. The rule that is promoted does the same in all its versions. Of a
-/// binding that was deleted all is compared up to where it was judged; but not its faults, of which only the newest are kept.
+/// binding that was deleted all is compared up to where it was evaluated; but not its faults, of which only the newest are kept.
 const FIRINGS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', alert_id, binding_id, symbol, price, volume,
     time_ms, conditions, "partition", "offset", rule_name,
     CASE WHEN rule_name <> 'walk' THEN rule_version || encode(rule_digest, 'hex') END, evidence)
@@ -189,7 +189,7 @@ fn states(db: &Db, ended: &HashSet<String>) -> anyhow::Result<BTreeMap<String, V
     Ok(states)
 }
 
-/// Each firing is told at least once, nothing else is told, and an alert's are told in their order.
+/// Each firing is published at least once, nothing else is published, and an alert's are published in their order.
 pub(crate) fn deliveries(environment: &Environment, findings: &mut Findings) -> anyhow::Result<()> {
     let recorded = environment.db.texts("SELECT encode(id, 'hex') || ' ' || alert_id FROM firings ORDER BY seq")?;
     let mut expected: HashMap<String, Vec<String>> = HashMap::new();
@@ -198,22 +198,22 @@ pub(crate) fn deliveries(environment: &Environment, findings: &mut Findings) -> 
         expected.entry(alert.to_owned()).or_default().push(id.to_owned());
     }
     let mut seen = HashSet::new();
-    let mut told: HashMap<String, Vec<String>> = HashMap::new();
+    let mut published: HashMap<String, Vec<String>> = HashMap::new();
     let records = Topic::new(&environment.stack.brokers, environment.firings_topic())?.read(|message| {
         let headers = message.headers().context("a firing has headers")?;
         let id = headers.iter().find(|header| header.key == "ce_id").and_then(|header| header.value);
         let id = String::from_utf8_lossy(id.context("a firing has an id")?).replace('-', "");
         if seen.insert(id.clone()) {
-            told.entry(key(&message)).or_default().push(id);
+            published.entry(key(&message)).or_default().push(id);
         }
         Ok(())
     })?;
     let known: HashSet<&String> = expected.values().flatten().collect();
     let unknown = seen.iter().filter(|id| !known.contains(id)).count();
     let lost = known.iter().filter(|id| !seen.contains(**id)).count();
-    let disordered = expected.iter().filter(|(alert, ids)| told.get(*alert) != Some(ids)).count();
+    let disordered = expected.iter().filter(|(alert, ids)| published.get(*alert) != Some(ids)).count();
     println!(
-        "torture: told on Kafka: {records} records of {} firings, {lost} lost, {unknown} unknown, \
+        "torture: published on Kafka: {records} records of {} firings, {lost} lost, {unknown} unknown, \
          {disordered} of {} alerts in another order",
         seen.len(),
         expected.len()
@@ -232,7 +232,7 @@ struct Traded {
     trades: u64,
 }
 
-/// Prices and candles hold each tick once. The API tells of them; how often it is asked is the caller's.
+/// Prices and candles hold each tick once. The API returns them; how often it is asked is the caller's.
 pub(crate) fn prices(environment: &Environment, url: &str) -> anyhow::Result<Findings> {
     let mut expected: BTreeMap<String, Traded> = BTreeMap::new();
     Topic::new(&environment.stack.brokers, environment.ticks_topic())?.read(|message| {

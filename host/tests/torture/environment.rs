@@ -26,7 +26,7 @@ const SIMULATED_RATE: &str = "150";
 /// How long a process may take until it answers.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Counts its ticks and adds their prices up, and fires with both at every eighth: a tick that is judged twice, not at all
+/// Counts its ticks and adds their prices up, and fires with both at every eighth: a tick that is evaluated twice, not at all
 /// or in another order shows in every firing from then on.
 const TALLY: &str = r#"(module (memory (export "memory") 1)
   (func (export "evaluate") (param $tick i32) (param i32) (param $state i32) (param $verdict i32) (result i32)
@@ -146,7 +146,7 @@ impl Environment {
         ]
     }
 
-    /// Creates the alerts, and copies the database before anything was judged.
+    /// Creates the alerts, and copies the database before anything was evaluated.
     pub(crate) fn set_up(&self) -> anyhow::Result<()> {
         let mut api = Process::new(self, "api", 9)?;
         api.start(self, None)?;

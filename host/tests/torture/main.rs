@@ -1,6 +1,6 @@
 //! Exactly-once firings, tortured: a process for each role over a real Kafka, Redis and PostgreSQL, killed, held still,
 //! stopped and let die at named points while ticks come, and while alerts are created, deleted and promoted. Then one
-//! evaluator judges the same ticks undisturbed, and every firing, state and record is compared: nothing may be lost, doubled
+//! evaluator evaluates the same ticks undisturbed, and every firing, state and record is compared: nothing may be lost, doubled
 //! or different.
 //!
 //! `cargo xtask torture --kills N` runs it with a stack of its own, whose parts are killed as well. As one of the tests it

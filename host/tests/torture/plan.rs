@@ -1,4 +1,4 @@
-//! What is done to whom, chosen by a seed before anything begins.
+//! What is done to which process, chosen by a seed before anything begins.
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::db::Db;
 use crate::environment::Environment;
 
-/// How long a process may take to end when it is told to: its own bound is 25 s.
+/// How long a process may take to end when it is asked to: its own bound is 25 s.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The signal of a failpoint's death (SIGABRT).
@@ -141,7 +141,7 @@ impl Process {
             std::thread::sleep(POLL);
         };
         if !status.success() && !self.was_stopped_at_start(status) && !self.was_cut_off(status) {
-            bail!("{} was told to stop and ended with {status}; {}", self.name, self.last_log_lines());
+            bail!("{} was asked to stop and ended with {status}; {}", self.name, self.last_log_lines());
         }
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Process {
         Ok(None)
     }
 
-    /// Where it serves REST, as its log tells.
+    /// Where it serves REST, as its log says.
     pub(crate) fn url(&self) -> Option<String> {
         url_in(&self.log())
     }
@@ -205,8 +205,8 @@ impl Process {
 /// Where the last process serves REST that wrote to a log.
 pub(crate) fn url_in(log: &Path) -> Option<String> {
     let log = std::fs::read_to_string(log).ok()?;
-    let told = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
-    log.lines().rev().find_map(told)
+    let rest = |line: &str| serde_json::from_str::<Value>(line).ok()?["rest"].as_str().map(str::to_owned);
+    log.lines().rev().find_map(rest)
 }
 
 impl Drop for Process {

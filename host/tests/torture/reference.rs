@@ -1,4 +1,4 @@
-//! The reference: one evaluator judges all of the topic, undisturbed, in a database that knows of every alert from the
+//! The reference: one evaluator evaluates all of the topic, undisturbed, in a database that knows of every alert from the
 //! beginning, of no promotion, and of no deletion before it is past what is compared.
 
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const ADD_CREATED: &str = r#"
     UPDATE bindings SET "partition" = -1, partition_ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
         FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
 
-/// Bindings that were deleted, and up to where something of them was recorded: they were judged no further than that for
+/// Bindings that were deleted, and up to where something of them was recorded: they were evaluated no further than that for
 /// sure.
 const ENDED: &str = r#"CREATE TABLE torture_ended AS
     SELECT b.id AS binding_id, max(e."offset") AS until FROM bindings b
@@ -31,8 +31,8 @@ const ENDED: &str = r#"CREATE TABLE torture_ended AS
         ON e.binding_id = b.id
     WHERE b.status = 'deleted' GROUP BY b.id"#;
 
-/// Lets go of those that are judged as far as they are compared, as a checkpoint says that knows them: all that ever were
-/// would be judged to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
+/// Lets go of those that are evaluated as far as they are compared, as a checkpoint says that knows them: all that ever were
+/// would be evaluated to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
 const END_COMPARED: &str = r#"
     UPDATE revisions SET newest = newest + 1;
     UPDATE bindings SET status = 'deleted', revision = (SELECT newest FROM revisions) WHERE id IN (

@@ -58,7 +58,7 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let report = clients.stop()?;
     let mut findings = run.end(load)?;
     let missed: Vec<_> = failpoints_of(&steps).into_iter().filter(|name| !run.died_at.contains_key(name)).collect();
-    ensure!(missed.is_empty(), "nobody died at {missed:?}");
+    ensure!(missed.is_empty(), "no process died at {missed:?}");
     println!("torture: died at failpoints: {:?}", run.died_at);
     drop(run);
     report_clients(&report);
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
                     self.processes.iter_mut().filter(|process| process.role == role && process.failpoint().is_none());
                 others.try_for_each(Process::stop)?;
             }
-            ensure!(begun.elapsed() < FAILPOINT_PATIENCE + PATIENCE, "nobody came to {name:?}");
+            ensure!(begun.elapsed() < FAILPOINT_PATIENCE + PATIENCE, "no process came to {name:?}");
         }
         for process in self.processes.iter_mut().filter(|process| process.is_absent()) {
             process.start(self.environment, None)?;
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
         let epochs = self.environment.db.number("SELECT sum(epoch)::bigint FROM partitions")?;
         println!(
             "torture: {} s: {} killed, {} died at failpoints, {} other acts; {} ticks, {firings} firings, {undelivered} to be \
-             told, {epochs} claims",
+             published, {epochs} claims",
             self.begun.elapsed().as_secs(),
             self.killed,
             self.died_at.values().sum::<usize>(),
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// No more ticks; everything is judged, told and projected; everybody ends in order.
+    /// No more ticks; everything is evaluated, published and projected; everybody ends in order.
     fn end(&mut self, load: Load) -> anyhow::Result<Findings> {
         for process in self.processes.iter_mut().filter(|process| process.role == "ingest") {
             process.stop()?;
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
             if undelivered == 0 {
                 break;
             }
-            ensure!(progress.is_made(undelivered), "{undelivered} firings are not told; see {}", self.logs());
+            ensure!(progress.is_made(undelivered), "{undelivered} firings are not published; see {}", self.logs());
             self.wait(POLL)?;
         }
         let api = self.processes.iter().find(|process| process.role == "api").context("there is an API")?;
@@ -272,7 +272,7 @@ fn report_clients(report: &ClientReport) {
     );
 }
 
-/// How many ticks are judged in checkpoints.
+/// How many ticks are evaluated in checkpoints.
 pub(crate) fn evaluated_ticks(db: &Db) -> anyhow::Result<i64> {
     db.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partitions")
 }

@@ -1,4 +1,4 @@
-//! The stack that is tortured, as the environment tells of it.
+//! The stack that is tortured, as the environment describes it.
 
 use std::process::Command;
 
@@ -38,7 +38,7 @@ impl Stack {
 
     /// `kill`, `pause` or `start` of a part. A part that is started answers when this returns.
     pub(crate) fn change(&self, action: &str, part: &str) -> anyhow::Result<()> {
-        let (xtask, folder) = self.own.as_ref().context("the stack is somebody else's")?;
+        let (xtask, folder) = self.own.as_ref().context("the stack is not this process's")?;
         let status = Command::new(xtask).args(["stack", "--dir", folder, action, part]).status();
         ensure!(status.context("cannot start xtask")?.success(), "the stack did not {action} {part}");
         Ok(())

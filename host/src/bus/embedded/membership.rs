@@ -11,19 +11,20 @@ use crate::bus::{Assignment, BusError};
 pub struct EmbeddedMembership {
     bus: EmbeddedBus,
     group: String,
-    told: bool,
+    /// Whether the assignment was returned, which never changes.
+    is_assigned: bool,
 }
 
 impl EmbeddedMembership {
     pub(super) fn new(bus: EmbeddedBus, group: String) -> Self {
-        Self { bus, group, told: false }
+        Self { bus, group, is_assigned: false }
     }
 
     pub(in crate::bus) async fn changed(&mut self) -> Result<Assignment, BusError> {
-        if self.told {
+        if self.is_assigned {
             pending::<()>().await;
         }
-        self.told = true;
+        self.is_assigned = true;
         Ok(Assignment::Assigned((0..self.bus.partitions()).collect()))
     }
 

@@ -108,21 +108,21 @@ impl KafkaConfig {
     /// Whether librdkafka takes the options. Asks no broker.
     pub fn check(&self) -> Result<(), BusError> {
         let Err(error) = self.client().create::<BaseProducer>() else { return Ok(()) };
-        let told = match error {
+        let complaint = match error {
             // Any option may have been given what was meant for another.
-            KafkaError::ClientConfig(_, told, name, value) if !value.is_empty() => {
-                format!("{name}: {}", told.replace(&value, "***"))
+            KafkaError::ClientConfig(_, complaint, name, value) if !value.is_empty() => {
+                format!("{name}: {}", complaint.replace(&value, "***"))
             }
-            KafkaError::ClientConfig(_, told, name, _) => format!("{name}: {told}"),
+            KafkaError::ClientConfig(_, complaint, name, _) => format!("{name}: {complaint}"),
             other => other.to_string(),
         };
         let is_secret = |name: &str| SECRET_NAMES.iter().any(|part| name.contains(part));
         let secrets = self.options.iter().filter(|(name, value)| is_secret(name) && !value.is_empty());
-        let mut told = secrets.fold(told, |told, (_, value)| told.replace(value, "***"));
-        if NOT_BUILT_IN.iter().any(|part| told.contains(part)) {
-            told += "; build with `--features kafka-full`, which brings TLS, SASL/SCRAM and zstd";
+        let mut complaint = secrets.fold(complaint, |complaint, (_, value)| complaint.replace(value, "***"));
+        if NOT_BUILT_IN.iter().any(|part| complaint.contains(part)) {
+            complaint += "; build with `--features kafka-full`, which brings TLS, SASL/SCRAM and zstd";
         }
-        Err(BusError::Kafka(told))
+        Err(BusError::Kafka(complaint))
     }
 }
 

@@ -58,7 +58,7 @@ impl ConsumerContext for Rebalances {
         let partitions: Vec<u32> = list.elements().iter().map(|element| element.partition().cast_unsigned()).collect();
         let done = if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             info!(?partitions, "partitions are assigned");
-            assign(consumer, list).map(|()| self.tell(Assignment::Assigned(partitions)))
+            assign(consumer, list).map(|()| self.announce(Assignment::Assigned(partitions)))
         } else {
             self.give_up(consumer, partitions);
             consumer.incremental_unassign(list)
@@ -77,7 +77,7 @@ fn assign(consumer: &BaseConsumer<Rebalances>, list: &mut TopicPartitionList) ->
 }
 
 impl Rebalances {
-    fn tell(&self, change: Assignment) {
+    fn announce(&self, change: Assignment) {
         // The receiver is gone once the member has left.
         let _ = self.0.send(change);
     }
@@ -85,13 +85,13 @@ impl Rebalances {
     fn give_up(&self, consumer: &BaseConsumer<Self>, partitions: Vec<u32>) {
         if consumer.assignment_lost() {
             warn!(?partitions, "partitions are lost: the brokers did not hear of this process in time");
-            return self.tell(Assignment::Lost(partitions));
+            return self.announce(Assignment::Lost(partitions));
         }
         info!(?partitions, "partitions are revoked");
         let (handover, done) = Handover::new();
-        self.tell(Assignment::Revoked(partitions, handover));
+        self.announce(Assignment::Revoked(partitions, handover));
         if done.recv_timeout(HANDOVER_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            warn!(timeout = ?HANDOVER_TIMEOUT, "revoked partitions go before all is written: it is judged again elsewhere");
+            warn!(timeout = ?HANDOVER_TIMEOUT, "revoked partitions go before all is written: another member evaluates it again");
         }
     }
 }

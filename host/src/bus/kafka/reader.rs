@@ -24,7 +24,7 @@ use crate::bus::{BusError, Record, stock_tick};
 const NO_GROUP: &str = "tocsin-reader";
 
 /// Messages that are no ticks and are logged, for each reader; more are only counted.
-const MAX_TOLD: u64 = 10;
+const MAX_LOGGED: u64 = 10;
 
 /// Reads partitions of the topic.
 pub struct KafkaReader {
@@ -35,7 +35,7 @@ pub struct KafkaReader {
     turn: usize,
     bell: Arc<Bell>,
     counters: Arc<Counters>,
-    told: u64,
+    logged: u64,
     /// A partition whose next offset is not there: returned as an error once what was read before it is taken.
     out_of_range: Option<u32>,
 }
@@ -114,7 +114,7 @@ impl KafkaReader {
             turn: 0,
             bell,
             counters,
-            told: 0,
+            logged: 0,
             out_of_range: None,
         };
         reader.add(from)?;
@@ -178,7 +178,7 @@ impl KafkaReader {
             self.serve_events()?;
             self.take(batch, max_records)?;
             if let (true, Some(partition)) = (batch.is_empty(), self.out_of_range) {
-                return Err(self.told_out_of_range(partition)?);
+                return Err(self.out_of_range_error(partition)?);
             }
             if !batch.is_empty() || self.bell.wait(deadline) {
                 return Ok(());
@@ -226,8 +226,8 @@ impl KafkaReader {
                         Ok(record) => batch.push(record),
                         Err(reason) => {
                             self.counters.skipped_messages.fetch_add(1, Relaxed);
-                            if self.told < MAX_TOLD {
-                                self.told += 1;
+                            if self.logged < MAX_LOGGED {
+                                self.logged += 1;
                                 let Position { partition, offset } = position;
                                 warn!(partition, offset, %reason, "a message is no tick and is passed over");
                             }
@@ -246,7 +246,7 @@ impl KafkaReader {
         Ok(())
     }
 
-    fn told_out_of_range(&self, partition: u32) -> Result<BusError, BusError> {
+    fn out_of_range_error(&self, partition: u32) -> Result<BusError, BusError> {
         let position = Position { partition, offset: self.position(partition) };
         let (earliest, end) = watermarks(&self.consumer, &self.topic, partition)?;
         Ok(BusError::OffsetOutOfRange { position, earliest, end })
