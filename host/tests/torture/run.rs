@@ -115,8 +115,10 @@ impl<'a> Run<'a> {
                 let first =
                     self.processes.iter().position(|process| process.role == *role).context("a role has processes")?;
                 let many = self.processes.iter().filter(|process| process.role == *role).count();
+                let is_free = |process: &Process| process.role == *role && process.failpoint().is_none();
+                self.await_process(is_free).with_context(|| format!("all {many} of {role} wait to die"))?;
                 let chosen = first + self.rng.random_range(0..many);
-                let chosen = self.nearest(chosen, |process| process.role == *role && process.failpoint().is_none());
+                let chosen = self.nearest(chosen, is_free);
                 self.processes[chosen].stop()?;
                 self.processes[chosen].start(self.environment, Some((name, *passes)))?;
             }
@@ -145,6 +147,16 @@ impl<'a> Run<'a> {
             }
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
+        Ok(())
+    }
+
+    /// Waits until there is a process that will do.
+    fn await_process(&mut self, will_do: impl Fn(&Process) -> bool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !self.processes.iter().any(&will_do) {
+            ensure!(begun.elapsed() < FAILPOINT_PATIENCE + PATIENCE, "no process became free");
+            self.wait(POLL)?;
+        }
         Ok(())
     }
 
