@@ -14,7 +14,6 @@ mod gostocks;
 mod host_check;
 mod json_reader;
 mod logs;
-
 mod openapi;
 mod problem;
 mod promotion;
@@ -118,7 +117,7 @@ impl FromRef<Served> for ProcessStatus {
 }
 
 fn router(served: Served) -> Router {
-    let (router, openapi) = openapi::described()
+    let (router, mut openapi) = openapi::described()
         .merge(status::routes())
         .merge(gostocks::routes())
         .merge(trades::routes())
@@ -130,6 +129,7 @@ fn router(served: Served) -> Router {
         .merge(candles::routes())
         .merge(logs::routes())
         .split_for_parts();
+    openapi::describe_problems(&mut openapi);
     router
         .merge(openapi::route(&openapi))
         .fallback(async || Problem::new(Kind::NotFound, "there is no such route; GET /api/v1/openapi.json lists them"))

@@ -16,7 +16,8 @@ use utoipa_axum::routes;
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath, rfc3339};
 use super::json_reader::JsonReader;
-use super::problem::{Problem, ProblemBody, internal};
+use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
+use super::problem::{Problem, internal};
 use crate::control::{AlertQuery, CreateAlert, FieldViolation};
 use crate::store::Idempotency;
 
@@ -174,18 +175,11 @@ impl BindingBody {
         (status = 201, body = AlertBody, description = "It was created",
             headers(("Location" = String, description = "The alert"))),
         (status = 200, body = AlertBody, description = "An earlier request with this Idempotency-Key created it"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "`violations` lists all that is wrong, params by their path (`params.percent`)"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json",
-            description = "There would be more live bindings of the tenant or the rule version than may be"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such rule, or it has no such version"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Idempotency-Key was used for another request, or the rule is impure and no longer evaluated"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` has the limit"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Content-Type is none that this route takes: `detail` names those"),
+        (status = 400, description = "`violations` lists all that is wrong, params by their path (`params.percent`)"),
+        (status = 403, description = "There would be more live bindings of the tenant or the rule version than may be"),
+        (status = 404, description = "There is no such rule, or it has no such version"),
+        (status = 409, description = "The Idempotency-Key was used for another request, or the rule is impure and no longer evaluated"),
+        BadBody,
     ),
 )]
 async fn create(
@@ -242,13 +236,11 @@ impl CreateAlertBody {
     params(
         ("user_id" = Option<i32>, Query, description = "Only those of one user"),
         ("active_only" = Option<bool>, Query, description = "Only those with an active binding"),
-        ("after" = Option<String>, Query, description = "The cursor of a page"),
-        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+        PageParams,
     ),
     responses(
         (status = 200, body = AlertsBody, description = "A page of alerts"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
+        BadRequest,
     ),
 )]
 async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<AlertsBody>, Problem> {
@@ -266,13 +258,11 @@ async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<Ale
 
 /// An alert.
 #[utoipa::path(get, path = "/api/v1/alerts/{id}", operation_id = "get_alert", tag = "alerts",
-    params(("id" = i64, Path, description = "The alert's number")),
+    params(AlertParam),
     responses(
         (status = 200, body = AlertBody, description = "The alert"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such alert"),
+        BadRequest,
+        (status = 404, description = "There is no such alert"),
     ),
 )]
 async fn read(
@@ -287,13 +277,11 @@ async fn read(
 
 /// Ends an alert; its firings stay.
 #[utoipa::path(delete, path = "/api/v1/alerts/{id}", operation_id = "delete_alert", tag = "alerts",
-    params(("id" = i64, Path, description = "The alert's number")),
+    params(AlertParam),
     responses(
         (status = 204, description = "Deleted"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such alert"),
+        BadRequest,
+        (status = 404, description = "There is no such alert"),
     ),
 )]
 async fn delete(

@@ -13,7 +13,8 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::extract::{Query, UrlPath, rfc3339};
-use super::problem::{Kind, Problem, ProblemBody};
+use super::openapi::BadRequest;
+use super::problem::{Kind, Problem};
 use crate::prices::{Candle, Interval, Span};
 
 /// The most candles of a page: 1,000 are some 150 KB, and a chart shows no more.
@@ -115,12 +116,9 @@ impl FromStr for Limit {
     ),
     responses(
         (status = 200, body = CandlesBody, description = "A page of candles"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "No tick of the symbol was seen yet"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "Redis is away"),
+        BadRequest,
+        (status = 404, description = "No tick of the symbol was seen yet"),
+        (status = 503, description = "Redis is away"),
     ),
 )]
 async fn list(

@@ -15,7 +15,8 @@ use super::Served;
 use super::alerts::AlertBody;
 use super::extract::{self, Body, Query, UrlPath};
 use super::json_reader::JsonReader;
-use super::problem::{Problem, ProblemBody, internal};
+use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
+use super::problem::{Problem, internal};
 use crate::store::{FaultRecord, StoredBundle};
 
 /// The version of the bundle's format: raised when a reader of the one before could not read it.
@@ -193,16 +194,13 @@ impl BundleBody {
 /// The faults of an alert, oldest first: the newest 16 of each symbol are kept, as long as there are not too many in all.
 #[utoipa::path(get, path = "/api/v1/alerts/{id}/faults", operation_id = "list_faults", tag = "faults",
     params(
-        ("id" = i64, Path, description = "The alert's number"),
-        ("after" = Option<String>, Query, description = "The cursor of a page"),
-        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+        AlertParam,
+        PageParams,
     ),
     responses(
         (status = 200, body = FaultsBody, description = "A page of faults"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such alert"),
+        BadRequest,
+        (status = 404, description = "There is no such alert"),
     ),
 )]
 async fn list(
@@ -223,10 +221,8 @@ async fn list(
     params(("id" = String, Path, description = "The fault's id")),
     responses(
         (status = 200, body = BundleBody, description = "The bundle"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such fault, or newer ones have displaced it"),
+        BadRequest,
+        (status = 404, description = "There is no such fault, or newer ones have displaced it"),
     ),
 )]
 async fn bundle(
@@ -243,19 +239,13 @@ async fn bundle(
 /// One good evaluation ends the probe, one fault quarantines it again. The body may be left out.
 #[utoipa::path(post, path = "/api/v1/alerts/{id}/release",
     operation_id = "release_alert", tag = "faults", request_body = Option<ReleaseBody>,
-    params(("id" = i64, Path, description = "The alert's number")),
+    params(AlertParam),
     responses(
         (status = 200, body = AlertBody, description = "The alert as it is now"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such alert"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "Nothing of it is quarantined, or its rule is impure and no longer evaluated"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` has the limit"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Content-Type is none that this route takes: `detail` names those"),
+        BadRequest,
+        (status = 404, description = "There is no such alert"),
+        (status = 409, description = "Nothing of it is quarantined, or its rule is impure and no longer evaluated"),
+        BadBody,
     ),
 )]
 async fn release(

@@ -13,7 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{self, Query, UrlPath};
-use super::problem::{Kind, Problem, ProblemBody};
+use super::openapi::{AlertParam, BadRequest, FiringsPageParams};
+use super::problem::{Kind, Problem};
 use super::{Served, events};
 
 /// The header with which a client that reconnects names the last event that it saw.
@@ -84,13 +85,11 @@ pub fn firing_json(firing: Firing) -> String {
 /// Firings in the order in which they were recorded.
 #[utoipa::path(get, path = "/api/v1/firings", operation_id = "list_firings", tag = "firings",
     params(
-        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
-        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+        FiringsPageParams,
     ),
     responses(
         (status = 200, body = FiringsBody, description = "A page of firings"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
+        BadRequest,
     ),
 )]
 async fn list(State(served): State<Served>, query: Query) -> Result<Json<FiringsBody>, Problem> {
@@ -100,16 +99,13 @@ async fn list(State(served): State<Served>, query: Query) -> Result<Json<Firings
 /// The firings of an alert.
 #[utoipa::path(get, path = "/api/v1/alerts/{id}/firings", operation_id = "list_firings_of_alert", tag = "firings",
     params(
-        ("id" = i64, Path, description = "The alert's number"),
-        ("after" = Option<String>, Query, description = "The cursor of a page, or the id of a firing, or `start`"),
-        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+        AlertParam,
+        FiringsPageParams,
     ),
     responses(
         (status = 200, body = FiringsBody, description = "A page of firings"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There was never such an alert"),
+        BadRequest,
+        (status = 404, description = "There was never such an alert"),
     ),
 )]
 async fn of_alert(
@@ -140,12 +136,9 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
     responses(
         (status = 200, body = FiringBody, content_type = "text/event-stream",
             description = "The events; the stream has no end"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There was never such an alert"),
-        (status = 429, body = ProblemBody, content_type = "application/problem+json",
-            description = "As many streams are open as may be; Retry-After says when to try again"),
+        BadRequest,
+        (status = 404, description = "There was never such an alert"),
+        (status = 429, description = "As many streams are open as may be; Retry-After says when to try again"),
     ),
 )]
 async fn live(State(served): State<Served>, headers: HeaderMap, mut query: Query) -> Result<Response, Problem> {

@@ -11,7 +11,8 @@ use utoipa_axum::routes;
 use super::Served;
 use super::extract::{self, Body, Query, rfc3339};
 use super::json_reader::JsonReader;
-use super::problem::{Problem, ProblemBody};
+use super::openapi::BadBody;
+use super::problem::Problem;
 use crate::control::{AcceptFrom, LogReport};
 use crate::store::TickLog;
 
@@ -81,8 +82,7 @@ fn body(log: TickLog) -> Result<LogBody, Problem> {
 /// Which log of ticks there is, and which one alerts, firings and checkpoints refer to.
 #[utoipa::path(get, path = "/api/v1/log", operation_id = "get_log", tag = "log", responses(
     (status = 200, body = LogReportBody, description = "Both"),
-    (status = 503, body = ProblemBody, content_type = "application/problem+json",
-        description = "A backend is away; try again"),
+    (status = 503, description = "A backend is away; try again"),
 ))]
 async fn log(State(served): State<Served>, query: Query) -> Result<Json<LogReportBody>, Problem> {
     query.finish()?;
@@ -96,16 +96,10 @@ async fn log(State(served): State<Served>, query: Query) -> Result<Json<LogRepor
     request_body = AcceptBody,
     responses(
         (status = 200, body = AcceptedBody, description = "It is evaluated from now on"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` names what"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The log that is there is another one, there is nothing to accept, or a promotion is under way"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` has the limit"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Content-Type is none that this route takes: `detail` names those"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "A backend is away; try again"),
+        (status = 400, description = "The request is wrong: `violations` names what"),
+        (status = 409, description = "The log that is there is another one, there is nothing to accept, or a promotion is under way"),
+        BadBody,
+        (status = 503, description = "A backend is away; try again"),
     ),
 )]
 async fn accept_log(

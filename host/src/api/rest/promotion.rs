@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
 use super::json_reader::JsonReader;
-use super::problem::{Problem, ProblemBody};
+use super::openapi::{BadBody, BadRequest};
+use super::problem::Problem;
 use crate::control::{CancelledPromotion, PromoteRule, Promoted};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
@@ -64,21 +65,13 @@ struct PromotedBody {
     ),
     responses(
         (status = 200, body = PromotedBody, description = "What has moved"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong, or params of alerts do not fit the version's schema: `violations` names them"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json",
-            description = "The version would have more live bindings than may be"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such rule or version"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "The version cannot take a state over, it is impure, a partition of its alerts has halted, another \
+        (status = 400, description = "The request is wrong, or params of alerts do not fit the version's schema: `violations` names them"),
+        (status = 403, description = "The version would have more live bindings than may be"),
+        (status = 404, description = "There is no such rule or version"),
+        (status = 409, description = "The version cannot take a state over, it is impure, a partition of its alerts has halted, another \
                            promotion is under way, or this one was cancelled"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` has the limit"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Content-Type is none that this route takes: `detail` names those"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "The evaluators are too far behind, or a backend is away"),
+        BadBody,
+        (status = 503, description = "The evaluators are too far behind, or a backend is away"),
     ),
 )]
 async fn promote(
@@ -122,12 +115,9 @@ struct CancelledBody {
     ),
     responses(
         (status = 200, body = CancelledBody, description = "It is cancelled"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "No promotion to this version is under way"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "A backend is away"),
+        BadRequest,
+        (status = 404, description = "No promotion to this version is under way"),
+        (status = 503, description = "A backend is away"),
     ),
 )]
 async fn cancel(

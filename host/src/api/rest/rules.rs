@@ -13,7 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{self, Body, Query, UrlPath, rfc3339};
-use super::problem::{Problem, ProblemBody, internal};
+use super::openapi::{BadBody, BadRequest, PageParams, VersionParams};
+use super::problem::{Problem, internal};
 use super::{Served, etag};
 
 /// What a module may be sent as.
@@ -108,16 +109,10 @@ impl RuleBody {
         (status = 201, body = RuleBody, description = "The version is new",
             headers(("Location" = String, description = "The stored version"))),
         (status = 200, body = RuleBody, description = "These very bytes were stored before; `quarantine` says whether they are impure"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "Name and version are taken by other bytes"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json",
-            description = "The body is larger than this route takes: `detail` has the limit"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "The Content-Type is none that this route takes: `detail` names those"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "The module is no rule: `violations` lists all that is wrong with it"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "Too many modules wait for the compiler, or a backend is away",
+        (status = 409, description = "Name and version are taken by other bytes"),
+        BadBody,
+        (status = 422, description = "The module is no rule: `violations` lists all that is wrong with it"),
+        (status = 503, description = "Too many modules wait for the compiler, or a backend is away",
             headers(("Retry-After" = u64, description = "Seconds; where too many wait"))),
     ),
 )]
@@ -138,13 +133,11 @@ async fn upload(
 /// The newest version of every rule, by name.
 #[utoipa::path(get, path = "/api/v1/rules", operation_id = "list_rules", tag = "rules",
     params(
-        ("after" = Option<String>, Query, description = "The cursor of a page"),
-        ("limit" = Option<u32>, Query, description = "1 to 500; 100 if absent"),
+        PageParams,
     ),
     responses(
         (status = 200, body = RulesBody, description = "A page of rules, each in its newest version"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
+        BadRequest,
     ),
 )]
 async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<RulesBody>, Problem> {
@@ -160,10 +153,8 @@ async fn list(State(served): State<Served>, mut query: Query) -> Result<Json<Rul
     params(("name" = String, Path, description = "The rule's name")),
     responses(
         (status = 200, body = RuleWithVersionsBody, description = "The newest version, and the names of all"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such rule"),
+        BadRequest,
+        (status = 404, description = "There is no such rule"),
     ),
 )]
 async fn newest(
@@ -190,15 +181,12 @@ async fn newest(
 #[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}",
     operation_id = "get_rule_version", tag = "rules",
     params(
-        ("name" = String, Path, description = "The rule's name"),
-        ("version" = String, Path, description = "A semantic version"),
+        VersionParams,
     ),
     responses(
         (status = 200, body = RuleBody, description = "The version"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such rule or version"),
+        BadRequest,
+        (status = 404, description = "There is no such rule or version"),
     ),
 )]
 async fn version(
@@ -215,18 +203,15 @@ async fn version(
 #[utoipa::path(get, path = "/api/v1/rules/{name}/versions/{version}/module",
     operation_id = "get_rule_module", tag = "rules",
     params(
-        ("name" = String, Path, description = "The rule's name"),
-        ("version" = String, Path, description = "A semantic version"),
+        VersionParams,
         ("If-None-Match" = Option<String>, Header, description = "ETags of modules that the client has"),
     ),
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/wasm", description = "The module",
             headers(("ETag" = String, description = "The module's digest"))),
         (status = 304, description = "The client has it"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "The request is wrong: `violations` lists all that is"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "There is no such rule or version"),
+        BadRequest,
+        (status = 404, description = "There is no such rule or version"),
     ),
 )]
 async fn module(
