@@ -13,7 +13,6 @@ mod work;
 use crate::domain::{Evidence, Tick};
 use crate::fault::Fault;
 use crate::group::Group;
-use crate::ids::Slot;
 use crate::instance::{Answer, Instance, MemoryError};
 use crate::isolation::IsolationError;
 use crate::purity::Audit;
@@ -86,8 +85,6 @@ pub(crate) struct Scratch {
     pub(crate) evaluations: u64,
     /// Fuel burnt so far.
     pub(crate) fuel: u64,
-    slots: Vec<Slot>,
-    outcomes: Vec<(Slot, Outcome)>,
     fired: Vec<Fired>,
     /// The wake bands that a call returned, each with the index of its binding in the call.
     bands: Vec<(usize, Band)>,
@@ -121,33 +118,27 @@ pub(crate) struct TickContext<'a> {
 }
 
 impl Group {
-    /// Begins to evaluate a tick. Returns `None` if it wakes no binding.
-    pub(crate) fn begin(&mut self, context: &mut TickContext<'_>) -> Option<Work> {
-        let mut listed = None;
-        let mut count = self.slots();
+    /// Begins to evaluate a tick. Returns false if it wakes no binding.
+    pub(crate) fn begin(&mut self, context: &mut TickContext<'_>, work: &mut Work) -> bool {
+        work.restart(self.slots());
         if let Some(sleepers) = self.sleepers.as_mut().filter(|_| context.waking != Waking::Naive) {
             sleepers.wake(context.tick.price, context.tick.time_ms);
-            if context.waking == Waking::Indexed && sleepers.awake().len() < count {
-                count = sleepers.awake().len();
-                if count > 0 {
-                    let mut slots = std::mem::take(&mut context.scratch.slots);
-                    slots.clear();
-                    slots.extend_from_slice(sleepers.awake());
-                    // Sorted, since the records of neighbours share cache lines.
-                    slots.sort_unstable();
-                    listed = Some(slots);
-                }
+            if context.waking == Waking::Indexed && sleepers.awake().len() < work.count {
+                work.count = sleepers.awake().len();
+                work.is_listed = true;
+                work.slots.clear();
+                work.slots.extend_from_slice(sleepers.awake());
+                // Sorted, since the records of neighbours share cache lines.
+                work.slots.sort_unstable();
             }
         }
-        if count == 0 {
-            return None;
+        if work.count == 0 {
+            return false;
         }
         self.changed |= self.table.state_bytes > 0;
-        context.scratch.evaluations += count as u64;
+        context.scratch.evaluations += work.count as u64;
         context.instance.set_tick(context.tick);
-        let mut outcomes = std::mem::take(&mut context.scratch.outcomes);
-        outcomes.clear();
-        Some(Work::new(outcomes, listed, count))
+        true
     }
 
     /// Does the next step of a group's work: one call, or some evaluations in isolation. A binding without an outcome held.

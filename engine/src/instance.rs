@@ -11,7 +11,7 @@
 use tocsin_rules_sdk::abi;
 use wasmtime::{Global, Memory, Store, StoreLimits, StoreLimitsBuilder, Trap, TypedFunc, Val};
 
-use crate::domain::Tick;
+use crate::domain::{Tenant, Tick};
 use crate::fault::Fault;
 use crate::heap::Heap;
 use crate::inject::{
@@ -21,7 +21,7 @@ use crate::inject::{
 use crate::isolation::IsolatedInstance;
 use crate::limits::{EPOCH_DEADLINE_TICKS, MAX_INSTANCE_PAGES};
 use crate::runtime::Rule;
-use crate::usage::Usage;
+use crate::usage::{RuleUsage, Usage};
 use crate::wake::Band;
 
 /// A running rule.
@@ -151,6 +151,11 @@ impl Instance {
         &self.rule
     }
 
+    /// Returns what evaluating its bindings, a tenant's, has cost so far.
+    pub(crate) fn rule_usage(&self, tenant: &Tenant) -> RuleUsage {
+        RuleUsage { rule: self.rule.reference().clone(), tenant: tenant.clone(), usage: self.usage }
+    }
+
     /// Returns the instance that evaluates bindings in isolation. Creates it if there is none.
     pub(crate) fn isolated(&mut self) -> Result<&mut IsolatedInstance, MemoryError> {
         if self.isolated.is_none() {
@@ -203,11 +208,13 @@ impl Instance {
     }
 
     /// Returns the `len` bytes of the memory at `at`.
+    #[inline]
     pub(crate) fn bytes(&self, at: usize, len: usize) -> &[u8] {
         &self.memory.data(&self.store)[at..at + len]
     }
 
     /// Returns the `len` bytes of the memory at `at`, to be written.
+    #[inline]
     pub(crate) fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
         &mut self.memory.data_mut(&mut self.store)[at..at + len]
     }
@@ -316,7 +323,9 @@ impl Instance {
     pub(crate) fn answers(&self, count: u32) -> impl Iterator<Item = Answer> + '_ {
         let at = mailbox_at(self.rule.guest_pages()) + ANSWERS_AT;
         let count = (count as usize).min(MAX_ANSWERS);
-        self.bytes(at, count * ANSWER_BYTES).chunks_exact(ANSWER_BYTES).map(|record| {
+        // Most calls have none, and finding the memory is not free.
+        let records = if count == 0 { &[] } else { self.bytes(at, count * ANSWER_BYTES) };
+        records.chunks_exact(ANSWER_BYTES).map(|record| {
             let word = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("8 bytes"));
             let float = |at: usize| f64::from_bits(word(VERDICT_AT + at * 8));
             let band = Band { low: float(4), high: float(5), until_ms: word(VERDICT_AT + 48) as i64 };

@@ -12,7 +12,9 @@ use crate::cost::Metering;
 use crate::domain::{Digest, RuleRef};
 use crate::inject::inject;
 use crate::inspect::{Inspection, inspect};
-use crate::limits::{EPOCH_TICK_MS, FUEL_PER_CALL, MAX_BINDINGS_PER_CALL, RESET_PAGES_PER_CALL, WASM_STACK_BYTES};
+use crate::limits::{
+    EPOCH_TICK_MS, FUEL_PER_CALL, MAX_BINDINGS_PER_CALL, MAX_CALL_STATE_BYTES, RESET_PAGES_PER_CALL, WASM_STACK_BYTES,
+};
 use crate::manifest::Manifest;
 use crate::violation::Rejection;
 
@@ -37,6 +39,8 @@ struct RuleInner {
     reference: RuleRef,
     inspection: Inspection,
     template: InstancePre<StoreLimits>,
+    /// The most bindings to evaluate in one call.
+    bindings_per_call: usize,
     /// Keeps the epoch advancing as long as there are instances.
     _engine: Engine,
 }
@@ -155,8 +159,24 @@ impl Engine {
         let linker = Linker::<StoreLimits>::new(compiled.engine());
         let template = linker.instantiate_pre(compiled).map_err(compile_error)?;
         let Prepared { reference, inspection, .. } = prepared;
-        Ok(Rule(Arc::new(RuleInner { reference, inspection, template, _engine: self.clone() })))
+        let bindings_per_call = bindings_per_call(&inspection);
+        Ok(Rule(Arc::new(RuleInner { reference, inspection, template, bindings_per_call, _engine: self.clone() })))
     }
+}
+
+/// Returns the most bindings to evaluate in one call, so that no call takes too long: those of a certified rule burn at most
+/// [`FUEL_PER_CALL`], since each may fire, each may be evaluated again on pages that are reset, and the states of all are
+/// copied before the call.
+fn bindings_per_call(inspection: &Inspection) -> usize {
+    let by_fuel = match inspection.metering {
+        Metering::Certified { worst_fuel } => FUEL_PER_CALL / worst_fuel.max(1),
+        // The driver ends the call by the meter.
+        Metering::Metered => u64::MAX,
+    };
+    let by_pages = RESET_PAGES_PER_CALL.checked_div(inspection.guest_pages).unwrap_or(u64::MAX);
+    let by_states =
+        MAX_CALL_STATE_BYTES.checked_div(inspection.manifest.state_bytes).map_or(u64::MAX, |most| most as u64);
+    by_fuel.min(by_pages).min(by_states).clamp(1, MAX_BINDINGS_PER_CALL.into()) as usize
 }
 
 fn prepared(module: &[u8], inspection: Inspection) -> Prepared {
@@ -240,16 +260,10 @@ impl Rule {
         }
     }
 
-    /// Returns the most bindings to evaluate in one call, so that no call takes too long: those of a certified rule burn at
-    /// most [`FUEL_PER_CALL`], and since each may fire, each may be evaluated again on pages that are reset.
+    /// Returns the most bindings to evaluate in one call.
+    #[inline]
     pub(crate) fn bindings_per_call(&self) -> usize {
-        let by_fuel = match self.metering() {
-            Metering::Certified { worst_fuel } => FUEL_PER_CALL / worst_fuel.max(1),
-            // The driver ends the call by the meter.
-            Metering::Metered => u64::MAX,
-        };
-        let by_pages = RESET_PAGES_PER_CALL.checked_div(self.guest_pages()).unwrap_or(u64::MAX);
-        by_fuel.min(by_pages).clamp(1, MAX_BINDINGS_PER_CALL.into()) as usize
+        self.0.bindings_per_call
     }
 
     pub(crate) fn template(&self) -> &InstancePre<StoreLimits> {

@@ -15,17 +15,20 @@ mod tick;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::{AlertId, BindingId, Digest, RuleRef, Symbol, Tenant};
-use crate::evaluate::{Scratch, Waking};
+use crate::evaluate::{Scratch, Waking, Work};
 use crate::group::Group;
 use crate::ids::{GroupId, InstanceId, Slot, SymbolId};
 use crate::instance::Instance;
 use crate::limits::FIRINGS_AT_ONCE;
-use crate::purity::Audit;
+use crate::purity::{Audit, Impurity};
 use crate::slab::Slab;
-use crate::usage::{RuleUsage, Watch};
+use crate::usage::RuleUsage;
 
 pub use arming::{ArmError, Arming};
 pub use event::Event;
+
+/// Rule versions without bindings whose usage is remembered.
+const MAX_PAST_RULES: usize = 256;
 
 /// How a shard evaluates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +89,20 @@ pub struct Shard {
     symbols: HashMap<Symbol, SymbolId>,
     groups_of: Slab<SymbolId, Vec<GroupId>>,
     locations: HashMap<BindingId, Location>,
-    watch: Watch,
+    /// What rule versions have cost that no binding is on any more.
+    past_usage: HashMap<(Tenant, Digest), RuleUsage>,
     /// The number of firings that were not recorded since [`Self::take_suppressed`].
     suppressed: BTreeMap<BindingId, u64>,
     /// Memory for the groups of the symbol whose tick is evaluated.
     tick_groups: Vec<GroupId>,
+    /// The work on the last group, to be used again.
+    spare_work: Option<Box<Work>>,
     /// The instance that is being called. It is still set while a panic unwinds.
     in_call: Option<InstanceId>,
     /// Whether it takes impure rule versions out of service.
     disarms_impure_rules: bool,
+    /// Where it does not: the rule versions of which it has found a binding impure, with the last finding.
+    found_impure: HashMap<Digest, Impurity>,
     waking: Waking,
     firings_at_once: u32,
     audit: Audit,
@@ -118,11 +126,13 @@ impl Shard {
             symbols: HashMap::new(),
             groups_of: Slab::default(),
             locations: HashMap::new(),
-            watch: Watch::default(),
+            past_usage: HashMap::new(),
             suppressed: BTreeMap::new(),
             tick_groups: Vec::new(),
+            spare_work: None,
             in_call: None,
             disarms_impure_rules: true,
+            found_impure: HashMap::new(),
             waking,
             firings_at_once,
             audit: Audit::every(audit_every_calls),
@@ -130,8 +140,8 @@ impl Shard {
         }
     }
 
-    /// Creates a shard for some bindings that catch up with another shard. It evaluates too few bindings of a rule version
-    /// to take the version out of service.
+    /// Creates a shard for some bindings that catch up with another shard. It has too few bindings of a rule version to take
+    /// the version out of service: [`Self::absorb`] does, with all of them.
     pub fn for_catching_up(options: EvaluationOptions) -> Self {
         Self { disarms_impure_rules: false, ..Self::new(options) }
     }
@@ -151,12 +161,14 @@ impl Shard {
         self.scratch.evaluations
     }
 
-    /// Returns what each rule version has cost each of its tenants so far.
+    /// Returns what each rule version has cost each of its tenants so far. Of those without bindings, the cheapest are
+    /// forgotten where they are more than some hundreds.
     pub fn usage(&self) -> impl Iterator<Item = RuleUsage> + '_ {
-        self.instance_of.iter().map(|((tenant, _), InstanceUse { instance, .. })| {
-            let instance = &self.instances[*instance];
-            RuleUsage { rule: instance.rule().reference().clone(), tenant: tenant.clone(), usage: instance.usage }
-        })
+        let present = self
+            .instance_of
+            .iter()
+            .map(|((tenant, _), InstanceUse { instance, .. })| self.instances[*instance].rule_usage(tenant));
+        present.chain(self.past_usage.values().cloned())
     }
 
     /// Returns the number of firings of each binding that were not recorded since the last call, because the binding fired

@@ -28,8 +28,8 @@ pub(crate) struct Table {
     pub(crate) state_bytes: usize,
     /// The slots of the smallest table, a power of two.
     smallest: usize,
-    /// The slots of a segment of full size, a power of two.
-    full: usize,
+    /// The slots of a segment of full size, as a power of two: a division for each record would cost as much as a call.
+    full_bits: u32,
     /// The slots of the first segment, at most `full`.
     first: usize,
 }
@@ -52,24 +52,29 @@ impl Table {
         };
         let full = slots(MAX_SEGMENT_BYTES, MAX_BINDINGS_PER_CALL as usize);
         let smallest = slots(MIN_TABLE_BYTES, MIN_CAPACITY);
-        Self { segments: Vec::new(), params_bytes, state_bytes, smallest, full, first: 0 }
+        Self { segments: Vec::new(), params_bytes, state_bytes, smallest, full_bits: full.ilog2(), first: 0 }
     }
 
     /// Returns the address of a slot's params.
     pub(crate) fn params_at(&self, slot: Slot) -> usize {
         let slot = slot.index();
-        self.segments[slot / self.full].params_at + slot % self.full * self.params_bytes
+        self.segments[slot >> self.full_bits].params_at + (slot & (self.full() - 1)) * self.params_bytes
     }
 
     /// Returns the address of a slot's state.
     pub(crate) fn state_at(&self, slot: Slot) -> usize {
         let slot = slot.index();
-        self.segments[slot / self.full].states_at + slot % self.full * self.state_bytes
+        self.segments[slot >> self.full_bits].states_at + (slot & (self.full() - 1)) * self.state_bytes
     }
 
     /// Returns the number of slots, from this one on, whose records lie side by side.
     pub(crate) fn side_by_side(&self, slot: Slot) -> usize {
-        self.full - slot.index() % self.full
+        self.full() - (slot.index() & (self.full() - 1))
+    }
+
+    /// Returns the slots of a segment of full size, a power of two.
+    fn full(&self) -> usize {
+        1 << self.full_bits
     }
 
     /// Returns the params of a slot.
@@ -116,9 +121,9 @@ impl Table {
         let used = last.index();
         if self.segments.len() > 1 {
             // The last one is freed when it is empty and the one before it is at most half full.
-            if used + self.full / 2 <= (self.segments.len() - 1) * self.full {
+            if used + self.full() / 2 <= (self.segments.len() - 1) * self.full() {
                 let segment = self.segments.pop().expect("there are several");
-                self.release_segment(instance, segment, self.full);
+                self.release_segment(instance, segment, self.full());
             }
         } else if self.first > self.smallest && used <= self.first / SHRINK_BELOW {
             // If there is no memory for a smaller segment, the larger one is kept.
@@ -129,7 +134,7 @@ impl Table {
     /// Frees all memory. The table must have no slots in use.
     pub(crate) fn release(&mut self, instance: &mut Instance) {
         for (at, segment) in std::mem::take(&mut self.segments).into_iter().enumerate() {
-            self.release_segment(instance, segment, if at == 0 { self.first } else { self.full });
+            self.release_segment(instance, segment, if at == 0 { self.first } else { self.full() });
         }
         self.first = 0;
     }
@@ -138,15 +143,15 @@ impl Table {
         match self.segments.len() {
             0 => 0,
             1 => self.first,
-            count => count * self.full,
+            count => count * self.full(),
         }
     }
 
     fn grow(&mut self, instance: &mut Instance, used: usize) -> Result<(), MemoryError> {
-        if self.first < self.full {
-            return self.resize_first(instance, used, (self.first * 2).clamp(self.smallest, self.full));
+        if self.first < self.full() {
+            return self.resize_first(instance, used, (self.first * 2).clamp(self.smallest, self.full()));
         }
-        let segment = self.allocate_segment(instance, self.full)?;
+        let segment = self.allocate_segment(instance, self.full())?;
         self.segments.push(segment);
         Ok(())
     }

@@ -210,7 +210,7 @@ proptest! {
                 }
                 5 => {
                     let mut moved = Shard::default();
-                    assert!(moved.absorb(&shard).is_empty());
+                    assert!(moved.absorb(&shard, &mut Vec::new()).is_empty());
                     shard = moved;
                 }
                 _ => {

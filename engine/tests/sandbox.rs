@@ -301,6 +301,34 @@ fn what_is_impure_for_one_odd_param_is_quarantined_alone() {
 }
 
 #[test]
+fn a_version_that_is_found_impure_while_its_bindings_catch_up_is_taken_out_of_service_afterwards() {
+    let body = "(global.set $n (i32.add (global.get $n) (i32.const 1)))
+                (f64.store (local.get $v) (f64.convert_i32_s (global.get $n))) (i32.const 1)";
+    let rule = rule("counts", "", &format!("(global $n (mut i32) (i32.const 0)) {EVALUATE} {body})"));
+    let mut catching_up = Shard::for_catching_up(EvaluationOptions::default());
+    for binding in 1..=8 {
+        catching_up.arm(arming(binding, "X", &rule, 1.0)).unwrap();
+    }
+    let events: Vec<_> = (0..3).flat_map(|offset| evaluate(&mut catching_up, &tick("X", 10.0, 0), offset)).collect();
+    assert!(faults(&events).len() >= IMPURE_BINDINGS, "{events:?}");
+    assert!(!events.iter().any(|event| matches!(event, Event::Impure { .. })));
+
+    // Among many others of the version, those are not enough.
+    let mut large = Shard::default();
+    for binding in 100..200 {
+        large.arm(arming(binding, "Y", &rule, 1.0)).unwrap();
+    }
+    let mut events = Vec::new();
+    assert!(large.absorb(&catching_up, &mut events).is_empty());
+    assert!(events.is_empty() && large.len() == 108, "{events:?}");
+
+    let mut shard = Shard::default();
+    assert!(shard.absorb(&catching_up, &mut events).is_empty());
+    assert!(matches!(&events[..], [Event::Impure { rule, .. }] if rule.name.as_str() == "counts"), "{events:?}");
+    assert!(shard.is_empty());
+}
+
+#[test]
 fn a_binding_fires_no_faster_than_its_pace_and_a_replay_suppresses_the_same() {
     // Fires on every tick, and counts them.
     let body = "(i64.store (local.get $s) (i64.add (i64.load (local.get $s)) (i64.const 1)))
@@ -484,6 +512,17 @@ fn usage_is_counted_by_rule() {
     assert_eq!((usage[0].rule.name.as_str(), usage[0].usage.evaluations), ("costly", 12));
     assert!(usage[0].usage.fuel > 12 * 90_000);
     assert!(!usage[0].usage.time.is_zero());
+
+    // It stays known when nothing is armed any more, goes on where something is again, and goes to another shard.
+    (1..=3).for_each(|binding| assert!(shard.disarm(BindingId(binding))));
+    let evaluations = |shard: &Shard| shard.usage().map(|used| used.usage.evaluations).collect::<Vec<_>>();
+    assert_eq!(evaluations(&shard), [12]);
+    shard.arm(arming(4, "X", &costly, 0.0)).unwrap();
+    evaluate(&mut shard, &tick("X", 1.0, 0), 4);
+    assert_eq!(evaluations(&shard), [13]);
+    let mut absorbing = Shard::default();
+    assert!(absorbing.absorb(&shard, &mut Vec::new()).is_empty());
+    assert_eq!(evaluations(&absorbing), [13]);
 }
 
 /// A function that recurses without end, in one of many shapes.

@@ -252,7 +252,7 @@ fn a_restored_shard_goes_on_as_the_first_would_have() {
         }
     }
     let mut third = Shard::default();
-    assert!(third.absorb(&second).is_empty());
+    assert!(third.absorb(&second, &mut Vec::new()).is_empty());
     let expect = fire(&mut first, &[1.0; 7]);
     assert_eq!(fire(&mut second, &[1.0; 7]), expect);
     assert_eq!(fire(&mut third, &[1.0; 7]), expect);

@@ -9,7 +9,7 @@ use crate::ids::Slot;
 use crate::inject::MAX_LISTED;
 use crate::instance::{Answer, Answered, CallEnd, Instance};
 use crate::isolation::Records;
-use crate::limits::{FUEL_PER_CALL, MAX_CALL_STATE_BYTES};
+use crate::limits::FUEL_PER_CALL;
 use crate::purity::{self, FirstEvaluation};
 use crate::runtime::Rule;
 
@@ -25,10 +25,10 @@ impl Group {
     /// Evaluates the next batch. If the call faults, puts the states back and leaves its bindings to be evaluated in
     /// isolation, so that those without a fault get the same answers as without the others.
     pub(super) fn step_batch(&mut self, context: &mut TickContext<'_>, work: &mut Work) -> Result<(), EvaluateError> {
-        let listed = work.listed.take();
-        let rest = match &listed {
-            Some(slots) => Batch::Listed(&slots[work.next..]),
-            None => Batch::Range { first: Slot::new(work.next), count: work.count - work.next },
+        let Work { outcomes, is_listed, slots, count, next, isolated_until } = work;
+        let rest = match is_listed {
+            true => Batch::Listed(&slots[*next..]),
+            false => Batch::Range { first: Slot::new(*next), count: *count - *next },
         };
         let mut batch = self.one_call(context.instance.rule(), rest);
         self.copy_states(context.instance, batch, &mut context.scratch.before);
@@ -45,24 +45,21 @@ impl Group {
                 None
             }
         };
-        let stepped = if let Some(answers) = answers {
-            self.take_verdicts(batch, answers, context, work).map(|done| work.next += done)
+        if let Some(answers) = answers {
+            *next += self.take_verdicts(batch, answers, context, outcomes)?;
         } else {
             let state_bytes = self.table.state_bytes.max(1);
             for (index, state) in context.scratch.before.chunks(state_bytes).enumerate().take(batch.len()) {
                 self.table.set_state(context.instance, batch.slot(index), state);
             }
-            work.isolated_until = work.next + batch.len();
-            Ok(())
-        };
-        work.listed = listed;
-        stepped
+            *isolated_until = *next + batch.len();
+        }
+        Ok(())
     }
 
     /// Returns as many of some bindings as one call takes: side by side, without suspects, and within its bounds.
     fn one_call<'a>(&self, rule: &Rule, rest: Batch<'a>) -> Batch<'a> {
-        let by_state = MAX_CALL_STATE_BYTES.checked_div(self.table.state_bytes).unwrap_or(usize::MAX).max(1);
-        let most = by_state.min(rule.bindings_per_call());
+        let most = rule.bindings_per_call();
         match rest {
             Batch::Range { first, .. } => {
                 let most = most.min(self.table.side_by_side(first));
@@ -143,11 +140,16 @@ impl Group {
         batch: Batch<'_>,
         answers: u32,
         context: &mut TickContext<'_>,
-        work: &mut Work,
+        outcomes: &mut Vec<(Slot, Outcome)>,
     ) -> Result<usize, EvaluateError> {
+        let audited = context.audit.pick(batch.len());
+        let Scratch { fired, bands, .. } = &*context.scratch;
+        if audited.is_none() && fired.is_empty() && bands.is_empty() {
+            return Ok(batch.len());
+        }
         let fired = std::mem::take(&mut context.scratch.fired);
         let bands = std::mem::take(&mut context.scratch.bands);
-        let audited = context.audit.pick(batch.len()).filter(|at| fired.iter().all(|fired| fired.index != *at));
+        let audited = audited.filter(|at| fired.iter().all(|fired| fired.index != *at));
         let fuel_before = context.scratch.fuel;
         let mut done = batch.len();
         for Fired { index, answer, evidence } in &fired {
@@ -158,14 +160,14 @@ impl Group {
             }
             let slot = batch.slot(*index);
             if !self.may_fire(slot, context) {
-                work.outcomes.push((slot, Outcome::Suppressed));
-            } else if self.check(Evaluated { slot, index: *index, answer: Some(*answer) }, context, work)? {
-                work.outcomes.push((slot, Outcome::Fired(evidence.clone())));
+                outcomes.push((slot, Outcome::Suppressed));
+            } else if self.check(Evaluated { slot, index: *index, answer: Some(*answer) }, context, outcomes)? {
+                outcomes.push((slot, Outcome::Fired(evidence.clone())));
             }
         }
         if let Some(index) = audited.filter(|index| *index < done) {
             let answer = context.instance.answers(answers).find(|answer| answer.index as usize == index);
-            self.check(Evaluated { slot: batch.slot(index), index, answer }, context, work)?;
+            self.check(Evaluated { slot: batch.slot(index), index, answer }, context, outcomes)?;
         }
         let state_bytes = self.table.state_bytes;
         for index in done..batch.len() {
@@ -189,7 +191,7 @@ impl Group {
         &mut self,
         evaluated: Evaluated,
         context: &mut TickContext<'_>,
-        work: &mut Work,
+        outcomes: &mut Vec<(Slot, Outcome)>,
     ) -> Result<bool, EvaluateError> {
         let Evaluated { slot, index, answer } = evaluated;
         let Scratch { before, params, after, fuel, .. } = &mut *context.scratch;
@@ -203,7 +205,7 @@ impl Group {
         *fuel += checked.fuel;
         if let Some(impurity) = checked.impurity {
             let fault = Fault::Impure(impurity.differed);
-            work.outcomes.push(self.record_fault(context.instance, slot, fault, before));
+            outcomes.push(self.record_fault(context.instance, slot, fault, before));
             return Ok(false);
         }
         Ok(true)

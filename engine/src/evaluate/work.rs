@@ -1,13 +1,16 @@
 //! A group's work on one tick, and the batches that it is done in.
 
-use super::{Outcome, Scratch};
+use super::Outcome;
 use crate::ids::Slot;
 
-/// A group's work on one tick: the bindings to be evaluated, how many of them are done, and what came of these.
+/// A group's work on one tick: the bindings to be evaluated, how many of them are done, and what came of these. It is used
+/// again for the next group, in its place: moving it costs as much as a cheap call.
+#[derive(Default)]
 pub(crate) struct Work {
     pub(crate) outcomes: Vec<(Slot, Outcome)>,
-    /// The slots to be evaluated; `None` for all of the table.
-    pub(super) listed: Option<Vec<Slot>>,
+    /// Whether only the slots in `slots` are evaluated, and not all of the table.
+    pub(super) is_listed: bool,
+    pub(super) slots: Vec<Slot>,
     pub(super) count: usize,
     /// The index of the next binding, up to `count`.
     pub(super) next: usize,
@@ -16,8 +19,13 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(outcomes: Vec<(Slot, Outcome)>, listed: Option<Vec<Slot>>, count: usize) -> Self {
-        Self { outcomes, listed, count, next: 0, isolated_until: 0 }
+    /// Begins the work on all of a table.
+    pub(super) fn restart(&mut self, count: usize) {
+        self.outcomes.clear();
+        self.is_listed = false;
+        self.count = count;
+        self.next = 0;
+        self.isolated_until = 0;
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -29,15 +37,9 @@ impl Work {
         self.next as u64
     }
 
-    /// Returns its memory to the scratch memory.
-    pub(crate) fn end(self, scratch: &mut Scratch) {
-        scratch.outcomes = self.outcomes;
-        scratch.slots = self.listed.unwrap_or(std::mem::take(&mut scratch.slots));
-    }
-
     /// Returns the slot of the binding at an index.
     pub(super) fn slot(&self, index: usize) -> Slot {
-        self.listed.as_ref().map_or(Slot::new(index), |slots| slots[index])
+        if self.is_listed { self.slots[index] } else { Slot::new(index) }
     }
 }
 

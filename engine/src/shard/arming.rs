@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 
-use super::{InstanceUse, Location, Shard};
+use super::{InstanceUse, Location, MAX_PAST_RULES, Shard};
 use crate::domain::{AlertId, BindingId, Digest, Lifecycle, Symbol, Tenant};
 use crate::group::{Binding, Group, Quarantined};
 use crate::health::Health;
@@ -10,6 +10,7 @@ use crate::ids::GroupId;
 use crate::instance::{Instance, MemoryError};
 use crate::runtime::Rule;
 use crate::snapshot::SavedBinding;
+use crate::usage::RuleUsage;
 
 /// A binding to be armed.
 #[derive(Clone, Debug)]
@@ -160,7 +161,11 @@ impl Shard {
         let used = match self.instance_of.entry((arming.tenant.clone(), digest)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let instance = self.instances.insert(Instance::new(&arming.rule)?);
+                let mut instance = Instance::new(&arming.rule)?;
+                if let Some(past) = self.past_usage.remove(entry.key()) {
+                    instance.usage = past.usage;
+                }
+                let instance = self.instances.insert(instance);
                 entry.insert(InstanceUse { instance, groups: 0 })
             }
         };
@@ -190,8 +195,26 @@ impl Shard {
         if let Entry::Occupied(mut entry) = self.instance_of.entry((group.tenant, digest)) {
             entry.get_mut().groups -= 1;
             if entry.get().groups == 0 {
-                entry.remove();
-                self.instances.remove(group.instance);
+                let ((tenant, _), _) = entry.remove_entry();
+                let used = self.instances.remove(group.instance).rule_usage(&tenant);
+                self.remember_usage(used);
+            }
+        }
+    }
+
+    /// Adds what a rule version has cost that no binding is on any more.
+    pub(super) fn remember_usage(&mut self, used: RuleUsage) {
+        if used.usage.evaluations == 0 {
+            return;
+        }
+        match self.past_usage.entry((used.tenant.clone(), used.rule.digest)) {
+            Entry::Occupied(mut entry) => entry.get_mut().usage += used.usage,
+            Entry::Vacant(entry) => _ = entry.insert(used),
+        }
+        if self.past_usage.len() > MAX_PAST_RULES {
+            let cheapest = self.past_usage.iter().min_by_key(|(_, used)| (used.usage.time, used.usage.evaluations));
+            if let Some(key) = cheapest.map(|(key, _)| key.clone()) {
+                self.past_usage.remove(&key);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What the bindings of a shard remember: snapshots of it, and moving it from one shard to another.
 
-use super::{ArmError, Arming, Shard};
+use super::{ArmError, Arming, Event, InstanceUse, Shard};
 use crate::domain::{AlertId, BindingId, Lifecycle};
 use crate::group::Binding;
 use crate::snapshot::{GroupSnapshot, SavedBinding};
@@ -46,9 +46,10 @@ impl Shard {
         snapshots
     }
 
-    /// Arms all bindings of another shard, with what they remember. Returns the alerts whose bindings could not be armed,
-    /// with the reasons.
-    pub fn absorb(&mut self, other: &Shard) -> Vec<(AlertId, ArmError)> {
+    /// Arms all bindings of another shard, with what they remember, and adds what they have cost. Returns the alerts whose
+    /// bindings could not be armed, with the reasons. Takes rule versions out of service of which enough bindings are impure
+    /// now, and appends that to `events`.
+    pub fn absorb(&mut self, other: &Shard, events: &mut Vec<Event>) -> Vec<(AlertId, ArmError)> {
         for (binding, count) in &other.suppressed {
             *self.suppressed.entry(*binding).or_default() += count;
         }
@@ -69,6 +70,18 @@ impl Shard {
                     saved: Some(SavedBinding { binding, health: record.health, pace, state: record.state.to_vec() }),
                 });
                 failed.extend(armed.err().map(|error| (alert, error)));
+            }
+        }
+        for used in other.usage() {
+            match self.instance_of.get(&(used.tenant.clone(), used.rule.digest)) {
+                Some(InstanceUse { instance, .. }) => self.instances[*instance].usage += used.usage,
+                None => self.remember_usage(used),
+            }
+        }
+        for (digest, impurity) in &other.found_impure {
+            let mut rules = other.instances.iter().map(|instance| instance.rule().reference());
+            if let Some(rule) = rules.find(|rule| rule.digest == *digest) {
+                self.found_impure(rule.clone(), impurity.clone(), events);
             }
         }
         failed

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::{Event, Location, Shard};
-use crate::domain::{BindingId, Digest, Position, Tick};
+use crate::domain::{BindingId, Digest, Position, RuleRef, Tick};
 use crate::evaluate::{EvaluateError, TickContext, Work};
 use crate::fault::Fault;
 use crate::group::Group;
@@ -20,7 +20,7 @@ pub(super) struct Evaluation<'a> {
 }
 
 /// The groups that have had their first turn on a tick, with the work that is left.
-type Unfinished = VecDeque<(GroupId, Work)>;
+type Unfinished = VecDeque<(GroupId, Box<Work>)>;
 
 impl Shard {
     /// Evaluates the tick at `position`, and appends what happened to `events`.
@@ -57,9 +57,7 @@ impl Shard {
                 return Err(EvaluateError::Interrupted);
             }
             // The group is gone if its rule was found impure on this tick.
-            if !self.groups.contains(id) || self.turn(id, &mut work, &mut evaluation)? {
-                work.end(&mut self.scratch);
-            } else {
+            if self.groups.contains(id) && !self.turn(id, &mut work, &mut evaluation)? {
                 unfinished.push_back((id, work));
             }
         }
@@ -75,16 +73,17 @@ impl Shard {
         unfinished: &mut Unfinished,
     ) -> Result<(), EvaluateError> {
         let mut fuel = self.scratch.fuel;
+        let mut work = self.spare_work.take().unwrap_or_default();
         for id in groups.iter().rev().copied() {
             // The group is gone if its rule was found impure on this tick.
             if !self.groups.contains(id) {
                 continue;
             }
-            let Some(mut work) = self.begin(id, evaluation.tick)? else { continue };
-            if self.turn(id, &mut work, evaluation)? {
-                work.end(&mut self.scratch);
-            } else {
-                unfinished.push_back((id, work));
+            if !self.begin(id, evaluation.tick, &mut work)? {
+                continue;
+            }
+            if !self.turn(id, &mut work, evaluation)? {
+                unfinished.push_back((id, std::mem::take(&mut work)));
             }
             if self.scratch.fuel - fuel >= FUEL_PER_CALL {
                 fuel = self.scratch.fuel;
@@ -93,10 +92,12 @@ impl Shard {
                 }
             }
         }
+        self.spare_work = Some(work);
         Ok(())
     }
 
-    fn begin(&mut self, id: GroupId, tick: &Tick) -> Result<Option<Work>, EvaluateError> {
+    /// Begins a group's work on a tick. Returns false if the tick wakes no binding of it.
+    fn begin(&mut self, id: GroupId, tick: &Tick, work: &mut Work) -> Result<bool, EvaluateError> {
         let group = &mut self.groups[id];
         self.in_call = Some(group.instance);
         let instance = &mut self.instances[group.instance];
@@ -113,9 +114,9 @@ impl Shard {
             audit: &mut self.audit,
             scratch: &mut self.scratch,
         };
-        let work = group.begin(&mut context);
+        let is_woken = group.begin(&mut context, work);
         self.in_call = None;
-        Ok(work)
+        Ok(is_woken)
     }
 
     /// Does one step of a group's work, and more while they are cheap. Returns whether the work is done.
@@ -136,7 +137,7 @@ impl Shard {
         self.in_call = Some(group.instance);
         #[cfg(feature = "failpoints")]
         crate::failpoint::panic_on(&instance.rule().reference().name);
-        let started = self.watch.start(&instance.usage);
+        let started = instance.usage.start();
         let fuel_before = self.scratch.fuel;
         let evaluated_before = work.evaluated();
         let mut context = TickContext {
@@ -190,9 +191,18 @@ impl Shard {
         for binding in ended {
             self.disarm(binding);
         }
-        if let Some(impurity) = impurity.filter(|_| self.is_impure(&rule.digest)) {
+        if let Some(impurity) = impurity {
+            self.found_impure(rule, impurity, evaluation.events);
+        }
+    }
+
+    /// Takes a rule version out of service that a binding was found impure of, if that has happened to enough of them.
+    pub(super) fn found_impure(&mut self, rule: RuleRef, impurity: Impurity, events: &mut Vec<Event>) {
+        if !self.disarms_impure_rules {
+            self.found_impure.insert(rule.digest, impurity);
+        } else if self.is_impure(&rule.digest) {
             self.disarm_rule(&rule.digest);
-            evaluation.events.push(Event::Impure { rule, impurity });
+            events.push(Event::Impure { rule, impurity });
         }
     }
 
@@ -213,6 +223,6 @@ impl Shard {
         let groups = || self.groups.iter().filter(is_of_rule);
         let impure: usize = groups().map(Group::condemned).sum();
         let armed: usize = groups().map(Group::len).sum();
-        self.disarms_impure_rules && impure >= IMPURE_BINDINGS && impure * IMPURE_SHARE >= armed
+        impure >= IMPURE_BINDINGS && impure * IMPURE_SHARE >= armed
     }
 }

@@ -82,7 +82,7 @@ everything stays as it is. No tick is lost or evaluated twice.")]
         /// Only alerts of this version [default: those of all others]
         #[arg(long, value_name = "VERSION")]
         from: Option<String>,
-        /// Where the version takes no states of an older one over, let them begin at zero
+        /// Where the version takes no states of an older one over, or cannot migrate one, let them begin at zero
         #[arg(long)]
         reset_state: bool,
     },

@@ -162,10 +162,7 @@ impl Control {
             StoredAlert::KeyReused => {
                 Err(ControlError::Conflict("this Idempotency-Key was used for another request: send a new key".into()))
             }
-            StoredAlert::CapReached(reached) => {
-                let needs = format!("this alert needs {} more", new.symbols.len());
-                Err(cap_reached(reached, &new.tenant, &new.rule, &needs))
-            }
+            StoredAlert::CapReached(reached) => Err(cap_reached(reached, &new.tenant, &new.rule, "this alert")),
             StoredAlert::RuleQuarantined(quarantine) => Err(rule_quarantined(&new.rule, &quarantine)),
         }
     }
@@ -184,9 +181,9 @@ pub(super) fn params_violations(errors: Vec<ParamError>) -> Vec<FieldViolation> 
     errors.into_iter().map(violation).collect()
 }
 
-/// `needs` says what would exceed the cap.
-pub(super) fn cap_reached(reached: CapReached, tenant: &Tenant, rule: &RuleRef, needs: &str) -> ControlError {
-    let CapReached { capped, live, cap } = reached;
+/// `what` would exceed the cap.
+pub(super) fn cap_reached(reached: CapReached, tenant: &Tenant, rule: &RuleRef, what: &str) -> ControlError {
+    let CapReached { capped, live, needs, cap } = reached;
     let of = match capped {
         Capped::Tenant | Capped::TenantBytes => format!("the tenant {tenant}"),
         Capped::Rule | Capped::RuleBytes => format!("the rule {} {}", rule.name, rule.version),
@@ -206,7 +203,7 @@ pub(super) fn cap_reached(reached: CapReached, tenant: &Tenant, rule: &RuleRef, 
         Capped::RuleBytes => "--max-state-mib-per-rule",
     };
     ControlError::CapReached(format!(
-        "{of} {has}, and {needs}: delete alerts that are not needed, or have the operator raise {setting}"
+        "{of} {has}, and {what} needs {needs} more: delete alerts that are not needed, or have the operator raise {setting}"
     ))
 }
 

@@ -55,7 +55,8 @@ pub struct PromoteRule {
     pub version: String,
     /// The version that they leave; None for all others.
     pub from: Option<String>,
-    /// Where the new version cannot make a state out of the old one's, it begins at zero.
+    /// Where the new version cannot make a state out of the old one's, it begins at zero: its manifest names no migration, or
+    /// the migration refuses or faults.
     pub reset_state: bool,
 }
 
@@ -82,6 +83,7 @@ struct Plan {
     new: NewPromotion,
     rule: Rule,
     paths: HashMap<Digest, Path>,
+    reset_state: bool,
 }
 
 /// How states come over from one version.
@@ -189,6 +191,7 @@ impl Control {
             new: NewPromotion { tenant: tenant.clone(), to: to.reference, alerts: Vec::new(), out_of_service: None },
             rule,
             paths: HashMap::new(),
+            reset_state: request.reset_state,
         };
         let mut violations = Violations::default();
         let mut out_of_service = Vec::new();
@@ -304,8 +307,8 @@ impl Control {
 
     /// Makes the new states and moves everything at once.
     async fn finish(&self, id: PromotionId, plan: Plan) -> Result<Moved, ControlError> {
-        let Plan { new, rule, paths } = plan;
-        let mut migrations = Migrations { rule, paths, running: HashMap::new() };
+        let Plan { new, rule, paths, reset_state } = plan;
+        let mut migrations = Migrations { rule, paths, reset_state, running: HashMap::new() };
         let mut after = BindingId(0);
         loop {
             let held = self.0.store.held_bindings(after, STATES_AT_ONCE).await?;
@@ -317,10 +320,7 @@ impl Control {
         }
         match self.0.store.finish_promotion(id, self.0.caps).await? {
             FinishedPromotion::Finished(moved) => Ok(moved),
-            FinishedPromotion::CapReached(reached, moved) => {
-                let needs = format!("this promotion needs {} more", moved.bindings);
-                Err(cap_reached(reached, &new.tenant, &new.to, &needs))
-            }
+            FinishedPromotion::CapReached(reached) => Err(cap_reached(reached, &new.tenant, &new.to, "this promotion")),
             FinishedPromotion::RuleQuarantined(rule, quarantine) => Err(rule_quarantined(&rule, &quarantine)),
             FinishedPromotion::RolledBack => Err(taken_back()),
         }
@@ -343,6 +343,8 @@ impl Control {
 struct Migrations {
     rule: Rule,
     paths: HashMap<Digest, Path>,
+    /// Whether states that cannot be migrated begin at zero.
+    reset_state: bool,
     running: HashMap<Digest, Migration>,
 }
 
@@ -369,7 +371,10 @@ impl Migrations {
                         entry.insert(migration.map_err(|error| ControlError::Internal(error.to_string()))?)
                     }
                 };
-                migration.state(&packed_params, &old_state).map_err(|error| not_migrated(alert, &symbol, &error))?
+                match migration.state(&packed_params, &old_state) {
+                    Err(error) if self.reset_state && is_of_state(&error) => vec![0; self.rule.manifest().state_bytes],
+                    migrated => migrated.map_err(|error| not_migrated(alert, &symbol, &error))?,
+                }
             }
             None => {
                 return Err(ControlError::Internal(format!("alert {} is on a version that was not planned", alert.0)));
@@ -387,14 +392,19 @@ fn states_not_trusted(from: &RuleRef, quarantine: &RuleQuarantine) -> ControlErr
     ))
 }
 
+/// Whether a migration failed because of the state.
+fn is_of_state(error: &MigrationError) -> bool {
+    matches!(error, MigrationError::Refused(_) | MigrationError::Faulted(_) | MigrationError::Impure(_))
+}
+
 fn not_migrated(alert: AlertId, symbol: &Symbol, error: &MigrationError) -> ControlError {
     let what = format!("alert {} on {symbol}: {error}; nothing is moved", alert.0);
     match error {
-        MigrationError::Refused(_) | MigrationError::Faulted(_) | MigrationError::Impure(_) => {
-            ControlError::Precondition(what)
-        }
+        error if is_of_state(error) => ControlError::Precondition(format!(
+            "{what}; promote with reset_state to have states that cannot be migrated begin at zero"
+        )),
         MigrationError::Machine(_) => ControlError::Unavailable(what),
-        MigrationError::NoPath { .. } | MigrationError::Size { .. } => ControlError::Internal(what),
+        _ => ControlError::Internal(what),
     }
 }
 

@@ -26,7 +26,8 @@ struct EvaluatorProbe {
     unassigned: CachedQuery<Option<String>>,
 }
 
-/// Finds ticks that are evaluated late, or are skipped because they are on another partition than their symbol's.
+/// Finds ticks that are evaluated late, or are skipped because they are on another partition than their symbol's, and firings
+/// that are too many to be recorded.
 struct TicksProbe {
     stats: Arc<EvaluatorStats>,
     clock: Clock,
@@ -71,7 +72,8 @@ impl EvaluatorProbe {
 
 impl Probe for TicksProbe {
     fn check(&self) -> BoxFuture<'_, Problems> {
-        let problems = lateness(&self.stats, (self.clock)()).into_iter().chain(misrouted_ticks(&self.stats));
+        let late = lateness(&self.stats, (self.clock)());
+        let problems = late.into_iter().chain(misrouted_ticks(&self.stats)).chain(floods(&self.stats));
         Box::pin(std::future::ready(Problems::tolerable(problems)))
     }
 }
@@ -134,6 +136,18 @@ fn lateness(stats: &EvaluatorStats, now_ms: i64) -> Option<String> {
             busiest.unwrap_or_default()
         )
     })
+}
+
+/// Rules whose alerts fire too often at this moment.
+fn floods(stats: &EvaluatorStats) -> Vec<String> {
+    let describe = |RuleUsage { rule, tenant, usage }: RuleUsage| {
+        format!(
+            "alerts of the rule {} {} of the tenant {tenant} fire too often: {} firings were not recorded lately, and are not \
+             delivered; `evaluation` of this answer has the most active alerts, and Floods in docs/operations.md the limit",
+            rule.name, rule.version, usage.suppressed
+        )
+    };
+    stats.suppressed_lately().into_iter().map(describe).collect()
 }
 
 /// Symbols with ticks on two partitions.

@@ -268,17 +268,29 @@ impl EvaluatorStats {
 
     /// Returns the rule version that took most of the time lately, with its share in hundredths; None if none stands out.
     pub fn busiest_rule(&self) -> Option<(RuleUsage, u32)> {
+        let lately = self.usage_lately();
+        let all: u128 = lately.iter().map(|rule| rule.usage.time.as_nanos()).sum();
+        let busiest = lately.into_iter().max_by_key(|rule| rule.usage.time)?;
+        let share = (busiest.usage.time.as_nanos() * 100).checked_div(all)?;
+        (share >= BUSY_SHARE).then_some((busiest, share as u32))
+    }
+
+    /// Returns the rule versions whose bindings fired too often lately, with the firings that were not recorded.
+    pub fn suppressed_lately(&self) -> Vec<RuleUsage> {
+        self.usage_lately().into_iter().filter(|rule| rule.usage.suppressed > 0).collect()
+    }
+
+    /// What rule versions have cost between the last two reports: the time and the firings that were not recorded.
+    fn usage_lately(&self) -> Vec<RuleUsage> {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sums(usage.iter().flat_map(|worker| &worker.before));
         let mut lately = sums(usage.iter().flat_map(|worker| &worker.total));
         for rule in &mut lately {
             let earlier = before.iter().find(|other| is_same(rule, other)).map_or(Usage::default(), |rule| rule.usage);
             rule.usage.time = rule.usage.time.saturating_sub(earlier.time);
+            rule.usage.suppressed = rule.usage.suppressed.saturating_sub(earlier.suppressed);
         }
-        let all: u128 = lately.iter().map(|rule| rule.usage.time.as_nanos()).sum();
-        let busiest = lately.into_iter().max_by_key(|rule| rule.usage.time)?;
-        let share = (busiest.usage.time.as_nanos() * 100).checked_div(all)?;
-        (share >= BUSY_SHARE).then_some((busiest, share as u32))
+        lately
     }
 
     /// Counts what an alert did.
@@ -368,6 +380,14 @@ mod tests {
         stats.report_usage(workers[1], vec![used("b", 110)]);
         assert_eq!(busiest(&stats), Some(("b".into(), 90)));
         assert_eq!(stats.rule_usage()[0].usage.time.as_millis(), 910);
+        assert!(stats.suppressed_lately().is_empty());
+        let mut floods = used("b", 110);
+        floods.usage.suppressed = 7;
+        stats.report_usage(workers[1], vec![floods.clone()]);
+        assert_eq!(stats.suppressed_lately()[0].usage.suppressed, 7);
+        // That is over.
+        stats.report_usage(workers[1], vec![floods]);
+        assert!(stats.suppressed_lately().is_empty());
 
         for alert in 0..2 * MAX_COUNTED_ALERTS as i64 {
             for _ in 0..=(alert % 7) {

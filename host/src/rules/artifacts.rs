@@ -264,7 +264,11 @@ mod private {
     pub(super) fn open(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
-        let file = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS.bits().cast_signed()).open(path)?;
+        let opened = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS.bits().cast_signed()).open(path);
+        let file = opened.map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::LOOP) => io::Error::other("it is a link"),
+            _ => error,
+        })?;
         let (metadata, user) = (file.metadata()?, rustix::process::geteuid().as_raw());
         if !metadata.is_file() {
             return Err(io::Error::other("it is not a regular file"));

@@ -95,6 +95,8 @@ pub struct CapReached {
     pub capped: Capped,
     /// How many bindings live, or how many bytes they have.
     pub live: u64,
+    /// How many more were needed.
+    pub needs: u64,
     /// How many may.
     pub cap: u64,
 }

@@ -140,9 +140,8 @@ pub struct HeldBinding {
 pub enum FinishedPromotion {
     /// All has moved.
     Finished(Moved),
-    /// There would be more live bindings on the new version than may be; nothing has moved. And
-    /// how much would have.
-    CapReached(CapReached, Moved),
+    /// There would be more live bindings on the new version than may be; nothing has moved.
+    CapReached(CapReached),
     /// One of the versions was found to be impure meanwhile; nothing has moved.
     RuleQuarantined(RuleRef, RuleQuarantine),
     /// It is under way no more; nothing has moved.

@@ -26,7 +26,7 @@ struct PromotionBody {
     /// The version that alerts leave; all others if it is left out.
     #[schema(example = "1.0.0")]
     from: Option<String>,
-    /// Where the version takes no states of an older one over, they begin at zero.
+    /// Where the version takes no states of an older one over, or its migration refuses or faults on one, they begin at zero.
     #[schema(required = false)]
     reset_state: bool,
 }

@@ -79,7 +79,7 @@ struct RuleUsageBody {
     faults: u64,
     /// Fuel; for a certified rule the most that it can have burnt.
     fuel: u64,
-    /// Time of evaluation, estimated from a sample.
+    /// Time of evaluation, estimated from a sample of one call in 64.
     seconds: f64,
 }
 

@@ -141,9 +141,12 @@ impl Processor {
         if let Some(Reread::CatchUp(catch_up)) = self.rereads.pop_front() {
             let CatchUp { range, mut shard, mut waiting } = *catch_up;
             arm_reached(&mut shard, &mut waiting, range.until, outputs)?;
-            for (alert, error) in self.shard.absorb(&shard) {
+            let mut events = std::mem::take(&mut self.events);
+            for (alert, error) in self.shard.absorb(&shard, &mut events) {
                 outputs.push(Output::NotArmed { alert, why: error.to_string() });
             }
+            self.report(&mut events, outputs);
+            self.events = events;
         }
         Ok(())
     }

@@ -46,7 +46,8 @@ async fn counters_of_live_bindings_survive_every_history(backend: Backend) {
                     StoredAlert::Created(alert) => created.push(alert.id),
                     StoredAlert::CapReached(reached) => {
                         capped[usize::from(reached.capped == Capped::Tenant)] += 1;
-                        assert!(reached.live + symbols as u64 > reached.cap, "step {step}");
+                        assert_eq!(reached.needs, symbols as u64, "step {step}");
+                        assert!(reached.live + reached.needs > reached.cap, "step {step}");
                     }
                     StoredAlert::RuleQuarantined(_) => assert!(step >= 500 && *rule == rules[2], "step {step}"),
                     other => panic!("step {step}: {other:?}"),

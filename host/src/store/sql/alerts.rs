@@ -149,7 +149,8 @@ async fn cap_reached(
             .await?;
     let more = new.symbols.len() as u64;
     let counts = [(Capped::Tenant, of_tenant, caps.per_tenant), (Capped::Rule, of_rule, caps.per_rule)];
-    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live: live.unwrap_or(0) as u64, cap });
+    let counts =
+        counts.map(|(capped, live, cap)| CapReached { capped, live: live.unwrap_or(0) as u64, needs: more, cap });
     match counts.into_iter().find(|count| count.live + more > count.cap) {
         None => bytes_reached(transaction, new, caps).await,
         reached => Ok(reached),
@@ -166,7 +167,7 @@ async fn bytes_reached(
     let more = new.symbols.len() as u64 * record;
     let counts =
         [(Capped::TenantBytes, of_tenant, caps.bytes_per_tenant), (Capped::RuleBytes, of_rule, caps.bytes_per_rule)];
-    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, cap });
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, needs: more, cap });
     Ok(counts.into_iter().find(|count| count.live + more > count.cap))
 }
 

@@ -172,7 +172,7 @@ impl Backend {
         }
         let moved = count_moved(&mut transaction).await?;
         if let Some(reached) = cap_reached(&mut transaction, &to, moved, caps).await? {
-            return Ok(FinishedPromotion::CapReached(reached, moved));
+            return Ok(FinishedPromotion::CapReached(reached));
         }
         move_alerts(&mut transaction, &to).await?;
         let revision = end(&mut transaction).await?;
@@ -326,7 +326,7 @@ async fn cap_reached(
     .await?;
     let (live, cap) = (live.unwrap_or(0) as u64, caps.per_rule);
     if live + moved.bindings > cap {
-        return Ok(Some(CapReached { capped: Capped::Rule, live, cap }));
+        return Ok(Some(CapReached { capped: Capped::Rule, live, needs: moved.bindings, cap }));
     }
     bytes_reached(transaction, to, moved, caps).await
 }
@@ -354,7 +354,7 @@ async fn bytes_reached(
         (Capped::TenantBytes, of_tenant.saturating_sub(leaving), caps.bytes_per_tenant),
         (Capped::RuleBytes, of_rule, caps.bytes_per_rule),
     ];
-    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, cap });
+    let counts = counts.map(|(capped, live, cap)| CapReached { capped, live, needs: more, cap });
     Ok(counts.into_iter().find(|count| count.live + more > count.cap))
 }
 
