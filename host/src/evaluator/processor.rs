@@ -15,6 +15,8 @@ mod checkpoints;
 mod partition;
 mod pending;
 mod rereads;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,7 +29,7 @@ use self::partition::Partition;
 use self::rereads::Reread;
 pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
-use super::changes::{Change, Changes, HandoffRequest};
+use super::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::bus::Record;
 use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
 
@@ -108,7 +110,7 @@ pub(super) struct Restored {
     /// Bindings that were unquarantined right after the checkpoint.
     pub(super) unquarantined: Vec<BindingId>,
     /// Bindings whose unquarantine is stored and was never applied.
-    pub(super) unquarantine_due: Vec<BindingId>,
+    pub(super) unquarantine_due: Vec<Unquarantine>,
     /// Bindings that a promotion has requested.
     pub(super) handoffs: Vec<HandoffRequest>,
     /// Unassigned symbols that the checkpoint did not know of: their first tick may lie before it.
@@ -296,8 +298,8 @@ impl Processor {
                     self.forget_waiting(|arming| arming.binding == binding);
                     forget_ended(&mut self.partitions, binding, true);
                 }
-                Change::Unquarantine(binding, partition) => {
-                    self.with_partition(partition, |partition| partition.pending.unquarantine(binding));
+                Change::Unquarantine(unquarantine, partition) => {
+                    self.with_partition(partition, |partition| partition.pending.unquarantine(unquarantine));
                 }
                 Change::HandOff(request, partition) => {
                     self.with_partition(partition, |partition| partition.pending.hand_off(request));
@@ -315,13 +317,12 @@ impl Processor {
         self.arm_new(new, outputs)
     }
 
+    /// Disarms all bindings of a rule version that is out of service. An unquarantine that was stored before that may reach
+    /// the processor after it has found the rule impure itself: the change that says so follows, and ends the wait.
     fn disarm_rule(&mut self, rule: &Digest) {
-        let pending = self.armed_and_pending();
         self.shard.disarm_rule(rule);
         self.forget_waiting(|arming| arming.rule.reference().digest == *rule);
-        for binding in pending {
-            forget_ended(&mut self.partitions, binding, !self.shard.holds(binding));
-        }
+        self.partitions.values_mut().for_each(|partition| partition.pending.forget_rule(rule));
     }
 
     fn take(&mut self, restored: Restored, outputs: &mut Vec<Output>) -> Result<(), EvaluatorError> {
