@@ -156,12 +156,7 @@ impl Processor {
     ) -> Result<(), EvaluatorError> {
         match input {
             Input::Record(record) => self.evaluate_record(record, outputs, pause),
-            Input::ReadTo(position) => {
-                if let Some(partition) = self.partitions.get_mut(&position.partition) {
-                    partition.next_offset = partition.next_offset.max(position.offset);
-                }
-                Ok(())
-            }
+            Input::ReadTo(position) => self.read_to(position, outputs),
             Input::Reread(record) => self.evaluate_reread(record, outputs, pause),
             Input::RereadEnd => self.end_reread(outputs),
             Input::Changes(changes) => self.apply(changes, outputs),
@@ -233,6 +228,13 @@ impl Processor {
             partition.next_offset = offset + 1;
         }
         Ok(())
+    }
+
+    /// Moves a partition to a position. A checkpoint that is taken there must know the bindings that count from there.
+    fn read_to(&mut self, position: Position, outputs: &mut Vec<Output>) -> Result<(), EvaluatorError> {
+        let Some(partition) = self.partitions.get_mut(&position.partition) else { return Ok(()) };
+        partition.next_offset = partition.next_offset.max(position.offset);
+        arm_reached(&mut self.shard, &mut partition.waiting, partition.next_offset, outputs)
     }
 
     /// Reports a tick that does not count, since its symbol is assigned to another partition or to none yet.
