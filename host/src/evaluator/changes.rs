@@ -24,13 +24,21 @@ pub(super) enum Change {
     /// Disarm a binding: its alert was deleted.
     Disarm(BindingId),
     /// Unquarantine a binding of a partition.
-    Unquarantine(BindingId, u32),
+    Unquarantine(Unquarantine, u32),
     /// Hand a binding of a partition off to a promotion.
     HandOff(HandoffRequest, u32),
     /// Keep a binding of a partition: the promotion that requested it was cancelled.
     Keep(BindingId, u32),
     /// Disarm all bindings of a rule version: it is impure.
     DisarmRule(Digest),
+}
+
+/// A binding that an operator has unquarantined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unquarantine {
+    pub(super) binding: BindingId,
+    /// The rule version that the binding is on. Once that is out of service, nothing waits for the binding.
+    pub(super) rule: Digest,
 }
 
 /// A binding that a promotion requests.

@@ -15,6 +15,8 @@ mod checkpoints;
 mod partition;
 mod pending;
 mod rereads;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -27,7 +29,7 @@ use self::partition::Partition;
 use self::rereads::Reread;
 pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
-use super::changes::{Change, Changes, HandoffRequest};
+use super::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::bus::Record;
 use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
 
@@ -108,7 +110,7 @@ pub(super) struct Restored {
     /// Bindings that were unquarantined right after the checkpoint.
     pub(super) unquarantined: Vec<BindingId>,
     /// Bindings whose unquarantine is stored and was never applied.
-    pub(super) unquarantine_due: Vec<BindingId>,
+    pub(super) unquarantine_due: Vec<Unquarantine>,
     /// Bindings that a promotion has requested.
     pub(super) handoffs: Vec<HandoffRequest>,
     /// Unassigned symbols that the checkpoint did not know of: their first tick may lie before it.
@@ -154,12 +156,7 @@ impl Processor {
     ) -> Result<(), EvaluatorError> {
         match input {
             Input::Record(record) => self.evaluate_record(record, outputs, pause),
-            Input::ReadTo(position) => {
-                if let Some(partition) = self.partitions.get_mut(&position.partition) {
-                    partition.next_offset = partition.next_offset.max(position.offset);
-                }
-                Ok(())
-            }
+            Input::ReadTo(position) => self.read_to(position, outputs),
             Input::Reread(record) => self.evaluate_reread(record, outputs, pause),
             Input::RereadEnd => self.end_reread(outputs),
             Input::Changes(changes) => self.apply(changes, outputs),
@@ -233,6 +230,13 @@ impl Processor {
         Ok(())
     }
 
+    /// Moves a partition to a position. A checkpoint that is taken there must know the bindings that count from there.
+    fn read_to(&mut self, position: Position, outputs: &mut Vec<Output>) -> Result<(), EvaluatorError> {
+        let Some(partition) = self.partitions.get_mut(&position.partition) else { return Ok(()) };
+        partition.next_offset = partition.next_offset.max(position.offset);
+        arm_reached(&mut self.shard, &mut partition.waiting, partition.next_offset, outputs)
+    }
+
     /// Reports a tick that does not count, since its symbol is assigned to another partition or to none yet.
     fn skip_tick(&mut self, record: &Record, outputs: &mut Vec<Output>) {
         let Record { position, published_ms, tick } = record;
@@ -296,8 +300,8 @@ impl Processor {
                     self.forget_waiting(|arming| arming.binding == binding);
                     forget_ended(&mut self.partitions, binding, true);
                 }
-                Change::Unquarantine(binding, partition) => {
-                    self.with_partition(partition, |partition| partition.pending.unquarantine(binding));
+                Change::Unquarantine(unquarantine, partition) => {
+                    self.with_partition(partition, |partition| partition.pending.unquarantine(unquarantine));
                 }
                 Change::HandOff(request, partition) => {
                     self.with_partition(partition, |partition| partition.pending.hand_off(request));
@@ -315,13 +319,12 @@ impl Processor {
         self.arm_new(new, outputs)
     }
 
+    /// Disarms all bindings of a rule version that is out of service. An unquarantine that was stored before that may reach
+    /// the processor after it has found the rule impure itself: the change that says so follows, and ends the wait.
     fn disarm_rule(&mut self, rule: &Digest) {
-        let pending = self.armed_and_pending();
         self.shard.disarm_rule(rule);
         self.forget_waiting(|arming| arming.rule.reference().digest == *rule);
-        for binding in pending {
-            forget_ended(&mut self.partitions, binding, !self.shard.holds(binding));
-        }
+        self.partitions.values_mut().for_each(|partition| partition.pending.forget_rule(rule));
     }
 
     fn take(&mut self, restored: Restored, outputs: &mut Vec<Output>) -> Result<(), EvaluatorError> {

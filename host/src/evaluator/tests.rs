@@ -36,17 +36,17 @@ on_each_backend!(
     firings_leave_in_the_middle_of_a_tick_that_takes_long,
 );
 
-const NOW_MS: i64 = 1_700_000_000_123;
+pub(super) const NOW_MS: i64 = 1_700_000_000_123;
 const CAPS: BindingCaps =
     BindingCaps { per_tenant: 500, per_rule: 500, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
 
 /// No price of a trial run.
-const GOOD: f64 = 4321.5;
+pub(super) const GOOD: f64 = 4321.5;
 /// The price that makes [`COUNTER`] trap.
-const BAD: f64 = 4321.25;
+pub(super) const BAD: f64 = 4321.25;
 
 /// Counts its evaluations in its state and fires with the count; traps at one price.
-const COUNTER: &str = r#"(module (memory (export "memory") 1)
+pub(super) const COUNTER: &str = r#"(module (memory (export "memory") 1)
   (func (export "evaluate") (param $tick i32) (param i32) (param $state i32) (param $verdict i32) (result i32)
     (f64.store (local.get $state) (f64.add (f64.load (local.get $state)) (f64.const 1)))
     (if (f64.eq (f64.load (local.get $tick)) (f64.const 4321.25)) (then unreachable))
@@ -70,7 +70,7 @@ const DEAR: &str = r#"(module (memory (export "memory") 1)
   (@custom "tocsin.manifest" "{\"abi\":1,\"name\":\"dear\",\"version\":\"1.0.0\"}"))"#;
 
 /// Counts its evaluations where nobody should, in a global, unless it is tried.
-const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut f64) (f64.const 0))
+pub(super) const IMPURE: &str = r#"(module (memory (export "memory") 1) (global $count (mut f64) (f64.const 0))
   (func (export "evaluate") (param $tick i32) (param i32 i32) (param $verdict i32) (result i32)
     (if (f64.eq (f64.load (local.get $tick)) (f64.const 4321.5))
       (then (global.set $count (f64.add (global.get $count) (f64.const 1)))))

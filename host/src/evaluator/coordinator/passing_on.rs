@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use super::restore::arming;
 use super::{Coordinator, MIN_WAIT};
 use crate::backoff::patient;
-use crate::evaluator::changes::{Change, Changes, HandoffRequest};
+use crate::evaluator::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::evaluator::worker::Message;
 use crate::rules::RuleCacheError;
 use crate::store::{BindingRow, Changed, HandoffState, Standing, StoreError, SymbolAssignment, UnassignedSymbol};
@@ -90,7 +90,7 @@ impl Coordinator {
 
     /// What a worker is to do about a binding that has changed up to a revision, in this order.
     async fn changes_of(&self, row: BindingRow, counts_from: Position, up_to: u64) -> Vec<Change> {
-        let (binding, partition) = (row.id, counts_from.partition);
+        let (binding, rule, partition) = (row.id, row.rule, counts_from.partition);
         match row.standing {
             Standing::Deleted => {
                 self.stats.armed(row.alert);
@@ -116,7 +116,8 @@ impl Coordinator {
             HandoffState::Held => {}
             HandoffState::None => {
                 changes.push(Change::Keep(binding, partition));
-                changes.extend(unquarantine_due.then_some(Change::Unquarantine(binding, partition)));
+                let unquarantine = Change::Unquarantine(Unquarantine { binding, rule }, partition);
+                changes.extend(unquarantine_due.then_some(unquarantine));
             }
         }
         changes

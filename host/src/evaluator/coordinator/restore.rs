@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use crate::bus::{Bus, BusError, Clock};
 use crate::evaluator::EvaluatorError;
-use crate::evaluator::changes::HandoffRequest;
+use crate::evaluator::changes::{HandoffRequest, Unquarantine};
 use crate::evaluator::processor::Restored;
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{BindingRow, Claim, HandoffState, Store};
@@ -139,7 +139,7 @@ async fn load(
             let armed = row.armed_revision <= claim.revision && counts_from.offset <= from.offset;
             // The coordinator passes later ones on.
             if row.unquarantine_due && row.revision <= revision {
-                restored.unquarantine_due.push(row.id);
+                restored.unquarantine_due.push(Unquarantine { binding: row.id, rule: row.rule });
             }
             if row.handoff == HandoffState::Requested && row.revision <= revision {
                 restored.handoffs.push(HandoffRequest { binding: row.id, armed_revision: row.armed_revision });

@@ -1,20 +1,21 @@
 //! What is done to bindings right after a checkpoint that names it: they are unquarantined, or handed off to a promotion.
 //!
 //! An unquarantine waits until its binding is armed: it may have crossed a handoff, after which the binding comes back. Once
-//! the binding has fired for the last time or was deleted, nothing waits for it. The handoff of a binding that is not armed
-//! hands nothing off.
+//! the binding has fired for the last time or was deleted, or its rule version is out of service, nothing waits for it. The
+//! handoff of a binding that is not armed hands nothing off.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use tocsin_engine::domain::BindingId;
+use tocsin_engine::domain::{BindingId, Digest};
 
 use super::{Output, Processor};
 use crate::evaluator::EvaluatorError;
-use crate::evaluator::changes::HandoffRequest;
+use crate::evaluator::changes::{HandoffRequest, Unquarantine};
 
 /// What is to be done to bindings of a partition.
 pub(super) struct Pending {
-    unquarantine: BTreeSet<BindingId>,
+    /// Bindings that are to be unquarantined, each with its rule version.
+    unquarantine: BTreeMap<BindingId, Digest>,
     /// Bindings that are to be handed off, each with the change by which evaluators began with it.
     handoffs: BTreeMap<BindingId, u64>,
     /// How many unquarantines wait since their bindings are not armed, as was reported last.
@@ -32,13 +33,14 @@ pub(super) struct ActionsOf {
 }
 
 impl Pending {
-    pub(super) fn new(unquarantine: &[BindingId], handoffs: &[HandoffRequest]) -> Self {
+    pub(super) fn new(unquarantine: &[Unquarantine], handoffs: &[HandoffRequest]) -> Self {
+        let unquarantine = unquarantine.iter().map(|due| (due.binding, due.rule));
         let handoffs = handoffs.iter().map(|request| (request.binding, request.armed_revision));
-        Self { unquarantine: unquarantine.iter().copied().collect(), handoffs: handoffs.collect(), reported: 0 }
+        Self { unquarantine: unquarantine.collect(), handoffs: handoffs.collect(), reported: 0 }
     }
 
-    pub(super) fn unquarantine(&mut self, binding: BindingId) {
-        self.unquarantine.insert(binding);
+    pub(super) fn unquarantine(&mut self, due: Unquarantine) {
+        self.unquarantine.insert(due.binding, due.rule);
     }
 
     pub(super) fn hand_off(&mut self, request: HandoffRequest) {
@@ -56,8 +58,9 @@ impl Pending {
         self.unquarantine.remove(&binding);
     }
 
-    fn bindings(&self) -> impl Iterator<Item = BindingId> {
-        self.unquarantine.iter().chain(self.handoffs.keys()).copied()
+    /// Removes unquarantines of bindings on a rule version that is out of service: none of them is armed again.
+    pub(super) fn forget_rule(&mut self, rule: &Digest) {
+        self.unquarantine.retain(|_, of_binding| of_binding != rule);
     }
 
     /// Whether there is neither anything to be done nor anything to be reported.
@@ -70,12 +73,6 @@ impl Processor {
     /// Whether [`Input::ApplyPending`](super::Input::ApplyPending) may have an effect.
     pub(in crate::evaluator) fn has_pending(&self) -> bool {
         self.partitions.values().any(|partition| !partition.pending.is_idle())
-    }
-
-    /// Armed bindings to which something is to be done.
-    pub(super) fn armed_and_pending(&self) -> Vec<BindingId> {
-        let pending = self.partitions.values().flat_map(|partition| partition.pending.bindings());
-        pending.filter(|binding| self.shard.holds(*binding)).collect()
     }
 
     /// Unquarantines bindings and hands them off where that can be done now, right after a checkpoint that says so.
@@ -106,9 +103,8 @@ impl Processor {
             if partition.next_offset < partition.replay_until {
                 continue;
             }
-            let (unquarantine, waiting): (Vec<BindingId>, Vec<BindingId>) =
-                std::mem::take(&mut partition.pending.unquarantine).into_iter().partition(|id| shard.holds(*id));
-            partition.pending.unquarantine.extend(waiting);
+            let unquarantine = partition.pending.unquarantine.extract_if(.., |binding, _| shard.holds(*binding));
+            let unquarantine = unquarantine.map(|(binding, _)| binding).collect();
             let handoffs = std::mem::take(&mut partition.pending.handoffs);
             let not_begun: HashSet<BindingId> = match handoffs.is_empty() {
                 true => HashSet::new(),
@@ -122,7 +118,7 @@ impl Processor {
             outputs.extend(skipped.map(|binding| Output::HandoffSkipped { partition: *number, binding }));
             let bindings = partition.pending.unquarantine.len();
             if std::mem::replace(&mut partition.pending.reported, bindings) != bindings {
-                let first = partition.pending.unquarantine.first().copied();
+                let first = partition.pending.unquarantine.keys().next().copied();
                 outputs.push(Output::UnquarantineWaits { partition: *number, bindings, first });
             }
             actions.insert(*number, ActionsOf { unquarantine, hand_off });
