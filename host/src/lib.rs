@@ -15,7 +15,6 @@ pub mod delivery;
 pub mod disk;
 pub mod evaluator;
 mod failpoint;
-
 pub mod health;
 pub mod ingest;
 mod key_values;
@@ -31,3 +30,4 @@ pub mod rules;
 pub mod signals;
 pub mod store;
 pub mod telemetry;
+mod wire;

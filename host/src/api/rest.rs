@@ -38,8 +38,6 @@ use self::problem::{Kind, Problem};
 use self::trades::TradeFeed;
 use super::{Api, ProcessStatus};
 
-pub use self::firings::firing_json;
-
 /// The largest JSON body, bytes. An alert with the most symbols and params that there can be is below 16 KiB.
 const MAX_JSON_BYTES: usize = 64 * 1024;
 

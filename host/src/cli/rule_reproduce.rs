@@ -10,9 +10,7 @@ use tocsin_engine::{Engine, Fault, FaultBundle, NotReproduced, Rule, reproduce a
 
 use super::failure::Failure;
 use super::rule_check;
-
-/// The format that this program reads.
-const FORMAT: u32 = 1;
+use crate::wire::BUNDLE_FORMAT;
 
 /// The largest bundle, bytes: the largest module in base64, and the records in hexadecimal with room to spare.
 pub(super) const MAX_BUNDLE_BYTES: usize = MAX_MODULE_BYTES / 3 * 4 + 512 * 1024;
@@ -63,8 +61,8 @@ pub(super) fn reproduce(bytes: &[u8]) -> Result<Seen, Failure> {
         return Err(no_bundle("file", &format!("it is larger than {MAX_BUNDLE_BYTES} bytes")));
     }
     let format = serde_json::from_slice::<Value>(bytes).map_err(|error| no_bundle("file", &error))?;
-    if format["format"] != FORMAT {
-        let text = format!("{}: this program reads format {FORMAT}", format["format"]);
+    if format["format"] != BUNDLE_FORMAT {
+        let text = format!("{}: this program reads format {BUNDLE_FORMAT}", format["format"]);
         return Err(no_bundle("format", &text));
     }
     let bundle: Bundle = serde_json::from_slice(bytes).map_err(|error| no_bundle("file", &error))?;

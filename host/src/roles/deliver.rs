@@ -1,8 +1,8 @@
 //! The deliver role. It stops last, and so delivers what the evaluator of its process finds until its end.
 
 use super::{Process, owner};
-use crate::api::rest::firing_json;
 use crate::delivery::{self, DeliveryConfig};
+use crate::wire::firing_json;
 
 /// Starts to deliver firings, where there is a Kafka to deliver them to.
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {

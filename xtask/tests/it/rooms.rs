@@ -92,8 +92,20 @@ const RULES: &[Rule] = &[
     Rule {
         within: EVERYWHERE,
         except: &["tocsin::api::rest"],
-        forbids: &["axum", "tower_http", "utoipa", "utoipa_axum"],
+        forbids: &["axum", "tower_http", "utoipa_axum"],
         because: "REST is served by `api::rest`",
+    },
+    Rule {
+        within: EVERYWHERE,
+        except: &["tocsin::api::rest", "tocsin::wire"],
+        forbids: &["utoipa"],
+        because: "the description of REST is made of the bodies in `wire` and the routes in `api::rest`",
+    },
+    Rule {
+        within: &["tocsin::wire"],
+        except: &[],
+        forbids: &["tocsin::api", "tocsin::cli", "tocsin::control", "tocsin::roles", "tocsin::store"],
+        because: "bodies know nothing of who sends and reads them",
     },
     Rule {
         within: EVERYWHERE,

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +19,7 @@ use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
 use super::problem::{Problem, internal};
 use crate::control::{AlertQuery, CreateAlert, FieldViolation};
 use crate::store::Idempotency;
+use crate::wire::{AlertBody, AlertsBody, BindingBody, LifecycleBody, RepeatBody};
 
 /// The header by which a client may repeat a request without creating a second alert.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -46,73 +46,6 @@ struct CreateAlertBody {
     #[schema(value_type = Option<Object>)]
     params: Option<Value>,
     lifecycle: Option<LifecycleBody>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Lifecycle)]
-struct LifecycleBody {
-    repeat: Option<RepeatBody>,
-}
-
-/// How often an alert may fire: once a symbol, or at every tick that its rule says fire to.
-#[derive(Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[schema(as = Repeat)]
-enum RepeatBody {
-    Once,
-    Every,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Alert)]
-pub(super) struct AlertBody {
-    id: i64,
-    user_id: i32,
-    /// The rule's name.
-    rule: String,
-    /// The rule's version.
-    version: String,
-    /// The rule module's digest.
-    digest: String,
-    /// Defaults filled in.
-    #[schema(value_type = Object)]
-    params: Box<RawValue>,
-    lifecycle: LifecycleBody,
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// One for each symbol.
-    bindings: Vec<BindingBody>,
-    /// In the answer to its creation: symbols of it that are none of this server's tickers, so that it waits for ticks
-    /// from elsewhere.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    unserved: Vec<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Binding)]
-struct BindingBody {
-    symbol: String,
-    /// `active`, `triggered` or `quarantined`.
-    status: &'static str,
-    /// Why it is quarantined.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    /// Firings that were not recorded: it fired more than 1000 times in a row, and faster than once in 100 ms.
-    #[serde(skip_serializing_if = "is_zero")]
-    suppressed: u64,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = AlertsPage)]
-struct AlertsBody {
-    alerts: Vec<AlertBody>,
-    /// What to give as `after` for the next page; null on the last.
-    next: Option<String>,
 }
 
 impl LifecycleBody {
@@ -162,7 +95,12 @@ impl BindingBody {
             BindingStatus::Triggered => ("triggered", None),
             BindingStatus::Quarantined(reason) => ("quarantined", Some(reason)),
         };
-        Self { symbol: binding.symbol.as_str().to_owned(), status, reason, suppressed: binding.suppressed }
+        Self {
+            symbol: binding.symbol.as_str().to_owned(),
+            status: status.into(),
+            reason,
+            suppressed: binding.suppressed,
+        }
     }
 }
 

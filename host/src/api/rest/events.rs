@@ -13,11 +13,11 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::firings::firing_json;
 use super::problem::Problem;
 use crate::api::guarded::Guarded;
 use crate::connections::StreamPlace;
 use crate::control::{ControlError, Recorded};
+use crate::wire::firing_json;
 
 /// How often a comment is sent on a quiet stream, so that proxies do not take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

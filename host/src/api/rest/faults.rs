@@ -5,122 +5,23 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::alerts::AlertBody;
 use super::extract::{self, Body, Query, UrlPath};
 use super::json_reader::JsonReader;
 use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
 use super::problem::{Problem, internal};
 use crate::store::{FaultRecord, StoredBundle};
-
-/// The version of the bundle's format: raised when a reader of the one before could not read it.
-const BUNDLE_FORMAT: u32 = 1;
+use crate::wire::{
+    AlertBody, BUNDLE_FORMAT, BundleBody, BundleFaultBody, BundleRuleBody, BundleTickBody, FaultBody, FaultsBody,
+};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(bundle)).routes(routes!(release))
-}
-
-/// What a rule did on a tick instead of answering.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Fault)]
-struct FaultBody {
-    /// The same however often its tick is replayed.
-    id: String,
-    alert_id: i64,
-    /// `out_of_fuel`, `trap`, `stray_write`, `bad_code`, `bad_evidence` or `overslept`.
-    kind: &'static str,
-    /// What went wrong, for people.
-    fault: String,
-    /// Whether the alert was quarantined for it on this symbol.
-    quarantined: bool,
-    symbol: String,
-    price: f64,
-    volume: f64,
-    /// The tick's event time, Unix milliseconds.
-    timestamp: i64,
-    /// Where the tick is in the bus.
-    partition: u32,
-    /// See `partition`.
-    offset: u64,
-    /// The rule's name.
-    rule: String,
-    /// The rule's version.
-    version: String,
-    /// The rule module's digest.
-    digest: String,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultsPage)]
-struct FaultsBody {
-    faults: Vec<FaultBody>,
-    /// What to give as `after` for the next page; null on the last.
-    next: Option<String>,
-}
-
-/// All that decided a fault: `tocsin rule reproduce` evaluates it again without a server.
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultBundle)]
-struct BundleBody {
-    /// The version of this format.
-    format: u32,
-    rule: BundleRuleBody,
-    /// The packed params record, hexadecimal.
-    params: String,
-    /// The alert's params, defaults filled in.
-    #[schema(value_type = Object)]
-    params_json: Box<RawValue>,
-    /// The state record before the evaluation, hexadecimal.
-    state: String,
-    tick: BundleTickBody,
-    /// Where the tick is in the bus.
-    partition: u32,
-    /// See `partition`.
-    offset: u64,
-    /// The fuel that the evaluation could burn.
-    fuel: u64,
-    fault: BundleFaultBody,
-    alert_id: i64,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultBundleRule)]
-struct BundleRuleBody {
-    name: String,
-    version: String,
-    /// SHA-256 of the module: `sha256:` and 64 hexadecimal digits.
-    digest: String,
-    /// The module, base64.
-    module: String,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultBundleTick)]
-struct BundleTickBody {
-    symbol: String,
-    price: f64,
-    volume: f64,
-    /// Event time, Unix milliseconds.
-    timestamp: i64,
-    /// A set: bit n stands for condition n.
-    conditions: u64,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = FaultBundleFault)]
-struct BundleFaultBody {
-    /// As in the list of faults.
-    kind: &'static str,
-    /// What is to be known beside the kind: the trap, the code, the evidence number's place.
-    detail: String,
-    /// What went wrong, for people.
-    text: String,
 }
 
 #[derive(ToSchema)]
@@ -144,7 +45,7 @@ impl FaultBody {
         Self {
             id: id.to_string(),
             alert_id: alert.0,
-            kind: fault.kind(),
+            kind: fault.kind().into(),
             fault: fault.to_string(),
             quarantined,
             symbol: tick.symbol.as_str().to_owned(),
@@ -185,7 +86,7 @@ impl BundleBody {
             partition: bundle.position.partition,
             offset: bundle.position.offset,
             fuel: bundle.fuel,
-            fault: BundleFaultBody { kind: fault.kind(), detail: fault.detail(), text: fault.to_string() },
+            fault: BundleFaultBody { kind: fault.kind().into(), detail: fault.detail(), text: fault.to_string() },
             alert_id: alert.0,
         })
     }

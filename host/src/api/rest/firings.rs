@@ -1,14 +1,9 @@
 //! Firings: in pages, and as a stream of server-sent events.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Serialize;
-use tocsin_engine::domain::Firing;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -16,70 +11,13 @@ use super::extract::{self, Query, UrlPath};
 use super::openapi::{AlertParam, BadRequest, FiringsPageParams};
 use super::problem::{Kind, Problem};
 use super::{Served, events};
+use crate::wire::{FiringBody, FiringsBody};
 
 /// The header with which a client that reconnects names the last event that it saw.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(of_alert)).routes(routes!(live))
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Firing)]
-struct FiringBody {
-    /// The same however often its tick is replayed.
-    id: String,
-    alert_id: i64,
-    symbol: String,
-    price: f64,
-    volume: f64,
-    /// The tick's event time, Unix milliseconds.
-    timestamp: i64,
-    /// Where the tick is in the bus.
-    partition: u32,
-    /// See `partition`.
-    offset: u64,
-    /// The rule's name.
-    rule: String,
-    /// The rule's version.
-    version: String,
-    /// The rule module's digest.
-    digest: String,
-    /// The numbers by which the rule justifies the firing, by name.
-    evidence: BTreeMap<String, f64>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = FiringsPage)]
-struct FiringsBody {
-    firings: Vec<FiringBody>,
-    /// What to give as `after` for the next page; null on the last.
-    next: Option<String>,
-}
-
-impl FiringBody {
-    fn from_firing(firing: Firing) -> Self {
-        let Firing { id, alert, tick, position, rule, evidence, .. } = firing;
-        Self {
-            id: id.to_string(),
-            alert_id: alert.0,
-            symbol: tick.symbol.as_str().to_owned(),
-            price: tick.price,
-            volume: tick.volume,
-            timestamp: tick.time_ms,
-            partition: position.partition,
-            offset: position.offset,
-            rule: rule.name.to_string(),
-            version: rule.version.to_string(),
-            digest: rule.digest.to_string(),
-            evidence: evidence.into_iter().map(|(name, number)| (name.to_string(), number)).collect(),
-        }
-    }
-}
-
-/// Returns a firing as an element of `GET /api/v1/firings`. Deliveries have the same body.
-pub fn firing_json(firing: Firing) -> String {
-    serde_json::to_string(&FiringBody::from_firing(firing)).expect("texts and numbers are JSON")
 }
 
 /// Firings in the order in which they were recorded.
@@ -120,7 +58,7 @@ async fn page(served: &Served, alert: Option<i64>, mut query: Query) -> Result<J
     let (after, limit) = (query.text("after"), query.limit());
     query.finish()?;
     let page = served.api.control.firings(&served.api.tenant, alert, after.as_deref(), limit).await?;
-    let firings = page.items.into_iter().map(FiringBody::from_firing).collect();
+    let firings = page.items.into_iter().map(FiringBody::from).collect();
     Ok(Json(FiringsBody { firings, next: page.next }))
 }
 

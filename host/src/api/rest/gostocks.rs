@@ -14,9 +14,10 @@ use utoipa_axum::routes;
 use super::Served;
 use super::extract::{self, Body, Query, UrlPath};
 use super::json_reader::JsonReader;
-use super::problem::{Kind, Problem, ProblemBody};
+use super::problem::{Kind, Problem};
 use crate::api;
 use crate::control::{Condition, CreatePriceAlert};
+use crate::wire::ProblemBody;
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(price)).routes(routes!(create_alert, list_alerts))

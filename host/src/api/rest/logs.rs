@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,41 +14,10 @@ use super::openapi::BadBody;
 use super::problem::Problem;
 use crate::control::{AcceptFrom, LogReport};
 use crate::store::TickLog;
+use crate::wire::{AcceptedBody, LogBody, LogReportBody};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(log)).routes(routes!(accept_log))
-}
-
-/// A log of ticks.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Log)]
-struct LogBody {
-    /// What no other log has, such as the topic's id.
-    #[schema(example = "kafka:QQ4AVrXgTk2Y8Yz9lqXh3w")]
-    identity: String,
-    /// How many other logs were evaluated before it.
-    generation: u32,
-    /// Since when alerts refer to it: RFC 3339.
-    accepted_at: String,
-}
-
-/// Which log of ticks there is.
-#[derive(Serialize, ToSchema)]
-#[schema(as = LogReport)]
-struct LogReportBody {
-    /// The log that alerts, firings and checkpoints refer to; null until ticks were evaluated for the first time.
-    expected: Option<LogBody>,
-    /// The identity of the log that is there.
-    found: String,
-}
-
-/// The log that is evaluated from now on.
-#[derive(Serialize, ToSchema)]
-#[schema(as = AcceptedLog)]
-struct AcceptedBody {
-    log: LogBody,
-    /// Live bindings whose partition the log does not have: they wait for the first tick of their symbol.
-    moved_bindings: u64,
 }
 
 #[derive(ToSchema)]

@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tocsin_engine::violation::Violation;
-use utoipa::ToSchema;
 
 use crate::connections::STREAMS_RETRY_AFTER;
 use crate::control::{BUSY_RETRY_AFTER_S, ControlError, FieldViolation};
+use crate::wire::{ProblemBody, ViolationBody};
 
 /// The most bytes of a field's name or a message. Both may quote a client, who should not have it all back.
 const MAX_QUOTED_BYTES: usize = 512;
@@ -97,50 +96,6 @@ pub(super) struct Problem {
     violations: Vec<ViolationBody>,
 }
 
-/// The body of an error.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub(super) struct ProblemBody {
-    /// What kind of error it is.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:tocsin:problem:invalid-request")]
-    kind: String,
-    /// The kind, for people.
-    title: &'static str,
-    /// The HTTP status.
-    status: u16,
-    /// What is wrong, where, and what to do.
-    detail: String,
-    /// The same text as `detail`: older clients read it.
-    error: String,
-    /// Everything that is wrong, for invalid requests and rejected modules.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    violations: Vec<ViolationBody>,
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-#[schema(as = Violation)]
-enum ViolationBody {
-    /// With a request.
-    Field {
-        /// The member, parameter or header, such as `symbols[1]`.
-        field: String,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// With a module.
-    Module {
-        /// `format`, `limit`, `import`, `export`, `feature`, `manifest`, `compile_limit`, `compile_failed` or
-        /// `trial_fault`.
-        code: &'static str,
-        /// What is wrong, where, and what to do.
-        message: String,
-    },
-}
-
 impl Problem {
     /// A problem without violations.
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
@@ -176,7 +131,7 @@ impl Problem {
         let (status, name, title) = self.kind.row();
         ProblemBody {
             kind: format!("urn:tocsin:problem:{name}"),
-            title,
+            title: title.into(),
             status: status.as_u16(),
             error: self.detail.clone(),
             detail: self.detail,
@@ -232,7 +187,7 @@ impl ViolationBody {
     }
 
     fn from_module(violation: Violation) -> Self {
-        Self::Module { code: violation.code.as_str(), message: violation.message }
+        Self::Module { code: violation.code.as_str().into(), message: violation.message }
     }
 }
 

@@ -4,7 +4,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,6 +14,7 @@ use super::json_reader::JsonReader;
 use super::openapi::{BadBody, BadRequest};
 use super::problem::Problem;
 use crate::control::{CancelledPromotion, PromoteRule, Promoted};
+use crate::wire::{CancelledBody, PromotedBody};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {
     OpenApiRouter::new().routes(routes!(promote, cancel))
@@ -37,21 +37,6 @@ impl PromotionBody {
         reader.finish()?;
         Ok(body)
     }
-}
-
-/// What has moved.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Promoted)]
-struct PromotedBody {
-    name: String,
-    /// The version that alerts are on now.
-    version: String,
-    /// Its module's digest.
-    digest: String,
-    /// Alerts that moved: those with a live binding.
-    alerts: u64,
-    /// Their live bindings.
-    bindings: u64,
 }
 
 /// Moves the live alerts of other versions of a rule to this one, with their params and states: all of them or, if one
@@ -92,17 +77,6 @@ async fn promote(
         alerts: moved.alerts,
         bindings: moved.bindings,
     }))
-}
-
-/// What a cancelled promotion leaves.
-#[derive(Serialize, ToSchema)]
-#[schema(as = CancelledPromotion)]
-struct CancelledBody {
-    name: String,
-    /// The version that alerts were to move to.
-    version: String,
-    /// Bindings that were held for the promotion, and are evaluated again from where they were.
-    given_back: u64,
 }
 
 /// Cancels the promotion to this version that is under way: its alerts stay on the versions that they are on, and are

@@ -4,11 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tocsin_engine::domain::RuleVersion;
 use tocsin_engine::limits::MAX_MODULE_BYTES;
-use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -16,6 +14,7 @@ use super::extract::{self, Body, Query, UrlPath, rfc3339};
 use super::openapi::{BadBody, BadRequest, PageParams, VersionParams};
 use super::problem::{Problem, internal};
 use super::{Served, etag};
+use crate::wire::{RuleBody, RuleQuarantineBody, RuleWithVersionsBody, RulesBody, VersionBody};
 
 /// What a module may be sent as.
 const MODULE_TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
@@ -25,65 +24,6 @@ pub(super) fn routes() -> OpenApiRouter<Served> {
     let upload_and_list =
         OpenApiRouter::new().routes(routes!(upload, list)).layer(extract::body_limit(MAX_MODULE_BYTES));
     upload_and_list.routes(routes!(newest)).routes(routes!(version)).routes(routes!(module))
-}
-
-/// A version of a rule.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RuleVersion)]
-struct RuleBody {
-    name: String,
-    #[schema(example = "1.0.0")]
-    version: String,
-    /// SHA-256 of the module: `sha256:` and 64 hexadecimal digits.
-    digest: String,
-    /// What the module says of itself.
-    #[schema(value_type = Object)]
-    manifest: Box<RawValue>,
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// Set once the version was found to be impure: it is no longer evaluated, and no alert is created on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    quarantine: Option<RuleQuarantineBody>,
-}
-
-/// Why a rule version is no longer evaluated.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RuleQuarantine)]
-struct RuleQuarantineBody {
-    reason: String,
-    #[schema(format = DateTime)]
-    at: String,
-}
-
-/// The newest version of a rule, and what other versions there are.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Rule)]
-struct RuleWithVersionsBody {
-    #[serde(flatten)]
-    newest: RuleBody,
-    /// All versions, oldest first.
-    versions: Vec<VersionBody>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = RuleVersionName)]
-struct VersionBody {
-    version: String,
-    digest: String,
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// Whether it was found to be impure.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[schema(required = false)]
-    quarantined: bool,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = RulesPage)]
-struct RulesBody {
-    rules: Vec<RuleBody>,
-    /// What to give as `after` for the next page; null on the last.
-    next: Option<String>,
 }
 
 impl RuleBody {

@@ -25,8 +25,9 @@ use utoipa_axum::routes;
 pub(super) use self::tail::TradeFeed;
 use super::Served;
 use super::extract::UrlPath;
-use super::problem::{Kind, Problem, ProblemBody};
+use super::problem::{Kind, Problem};
 use crate::connections::Activity;
+use crate::wire::ProblemBody;
 
 /// The largest message of a client, bytes. Nothing that it sends is looked at.
 const MAX_CLIENT_MESSAGE_BYTES: usize = 1024;
