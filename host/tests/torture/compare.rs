@@ -124,27 +124,33 @@ pub(crate) fn databases(environment: &Environment, findings: &mut Findings) -> a
 }
 
 /// Every alert that was asked for is there once, counts from where its partition ended when it was created, and the live
-/// ones are on the version that was promoted last. One that was deleted before its symbol had a home counts nothing.
+/// ones are on the version that was promoted last. One that was deleted before its symbol was assigned counts nothing.
 pub(crate) fn created(environment: &Environment, report: &ClientReport, findings: &mut Findings) -> anyhow::Result<()> {
     let first = environment.reference.number("SELECT max(id) + 1 FROM alerts")?;
     let query = format!(
         r#"SELECT concat_ws(' ', alert_id, "partition", counts_from) FROM bindings WHERE alert_id >= {first}
            AND ("partition" >= 0 OR status <> 'deleted') ORDER BY id"#
     );
-    let mut bindings: BTreeMap<i64, Vec<(usize, i64)>> = BTreeMap::new();
+    let mut bindings: BTreeMap<i64, Vec<(i64, i64)>> = BTreeMap::new();
     for row in environment.db.texts(&query)? {
         let numbers = row.split(' ').map(str::parse::<i64>).collect::<Result<Vec<_>, _>>()?;
         let [alert, partition, counts_from] = numbers[..] else { anyhow::bail!("{row} is no row") };
-        bindings.entry(alert).or_default().push((usize::try_from(partition)?, counts_from));
+        bindings.entry(alert).or_default().push((partition, counts_from));
     }
     let mut alerts: HashSet<i64> = HashSet::new();
     for id in environment.db.texts(&format!("SELECT id::text FROM alerts WHERE id >= {first}"))? {
         alerts.insert(id.parse()?);
     }
-    let (mut lost, mut elsewhere) = (0, 0);
+    let (mut lost, mut elsewhere, mut waiting) = (0, 0, 0);
     for Creation { alert, before, after } in &report.created {
         lost += usize::from(!alerts.remove(alert));
         for (partition, counts_from) in bindings.remove(alert).unwrap_or_default() {
+            // Each symbol has ticks behind the last alert that is created on it.
+            let Ok(partition) = usize::try_from(partition) else {
+                waiting += 1;
+                println!("  alert {alert} waits for a first tick that was read");
+                continue;
+            };
             if !(before[partition]..=after[partition]).contains(&counts_from) {
                 elsewhere += 1;
                 println!("  alert {alert} counts from {partition}/{counts_from}, created in {before:?} to {after:?}");
@@ -159,11 +165,11 @@ pub(crate) fn created(environment: &Environment, report: &ClientReport, findings
     ))?;
     println!(
         "torture: created: {lost} alerts are lost, {twice} were not asked for, {elsewhere} bindings count from elsewhere, \
-         {others} live bindings are on another version than the promoted one"
+         {waiting} wait for a first tick, {others} live bindings are on another version than the promoted one"
     );
     findings.lost += lost;
     findings.duplicated += twice;
-    findings.different += elsewhere + others as usize;
+    findings.different += elsewhere + waiting + others as usize;
     Ok(())
 }
 

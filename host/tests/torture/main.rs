@@ -10,6 +10,7 @@ mod clients;
 mod compare;
 mod db;
 mod environment;
+mod first_ticks;
 mod load;
 mod plan;
 mod processes;

@@ -1,5 +1,7 @@
 //! What is done to which process, chosen by a seed before anything begins.
 
+use std::ops::Range;
+
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -33,6 +35,15 @@ const KILLS_A_STOP: usize = 8;
 /// After so many kills a part of the stack is killed or held still, where it may be.
 const KILLS_A_PART: usize = 6;
 
+/// Beside so many kills alerts are created and deleted around the first ticks of fresh symbols.
+const KILLS_A_FIRST_TICK: usize = 3;
+
+/// One of so many acts on an evaluator has a promotion requested beside it, where there is a version left to promote to.
+const EVALUATOR_ACTS_A_PROMOTION: usize = 3;
+
+/// The longest time between a promotion and the act on an evaluator beside it, milliseconds: longer than a hand-off takes.
+const MAX_PROMOTION_LEAD_MS: u64 = 300;
+
 /// What is done to which part of the stack, in turn; `kafka` stands for one of the brokers.
 const PARTS: [(&str, &str); 6] = [
     ("kill", "postgres"),
@@ -55,6 +66,22 @@ pub(crate) enum Action {
     JoinOrLeave,
     /// A part of the stack goes away and comes back.
     Part(&'static str, String),
+    /// Alerts on symbols without ticks are created and deleted around their first ticks, in an order that this seed chooses.
+    FirstTicks(u64),
+    /// A client requests a promotion.
+    Promote,
+}
+
+impl Action {
+    /// Whether it moves partitions between evaluators, or holds up one of them.
+    fn is_on_evaluator(&self, evaluators: &Range<usize>) -> bool {
+        match self {
+            Self::Kill(chosen) | Self::Pause(chosen) | Self::Stop(chosen) => evaluators.contains(chosen),
+            Self::FailAt(role, ..) => *role == "evaluate",
+            Self::JoinOrLeave => true,
+            Self::Part(..) | Self::FirstTicks(_) | Self::Promote => false,
+        }
+    }
 }
 
 /// One action, and the wait behind it, milliseconds.
@@ -81,6 +108,7 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
     }
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..processes))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
+    actions.extend((0..kills.div_ceil(KILLS_A_FIRST_TICK)).map(|_| Action::FirstTicks(rng.random())));
     let mut broker = (1..=brokers.unwrap_or_default()).cycle();
     for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {
         let number = if *part == "kafka" { broker.next() } else { None };
@@ -88,7 +116,29 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
         actions.push(Action::Part(action, part));
     }
     actions.shuffle(&mut rng);
-    actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect()
+    let steps = actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect();
+    with_promotions(steps, &evaluators, &mut rng)
+}
+
+/// Adds promotions, each right before or right after an act on an evaluator.
+fn with_promotions(steps: Vec<Step>, evaluators: &Range<usize>, rng: &mut StdRng) -> Vec<Step> {
+    let (mut all, mut on_evaluators) = (Vec::new(), 0);
+    for (action, wait_ms) in steps {
+        on_evaluators += usize::from(action.is_on_evaluator(evaluators));
+        let is_beside = action.is_on_evaluator(evaluators) && on_evaluators % EVALUATOR_ACTS_A_PROMOTION == 0;
+        let lead_ms = rng.random_range(0..=MAX_PROMOTION_LEAD_MS);
+        match (is_beside, rng.random()) {
+            (false, _) => all.push((action, wait_ms)),
+            (true, true) => all.extend([(Action::Promote, lead_ms), (action, wait_ms)]),
+            (true, false) => all.extend([(action, lead_ms), (Action::Promote, wait_ms)]),
+        }
+    }
+    all
+}
+
+/// How many promotions a plan asks for.
+pub(crate) fn promotions_of(plan: &[Step]) -> usize {
+    plan.iter().filter(|(action, _)| *action == Action::Promote).count()
 }
 
 /// The failpoints that a plan asks for.

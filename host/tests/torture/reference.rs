@@ -12,7 +12,7 @@ use crate::run::{POLL, Progress, evaluated_ticks, is_done};
 use crate::topics::Topic;
 
 /// Makes what clients created known to the reference, each alert from its own offset on. As in the beginning no symbol
-/// has a home yet, so all wait for one: were it another than in the run, they would count from the wrong offset.
+/// is assigned yet, so all wait for that: were it another partition than in the run, they would count from the wrong offset.
 const ADD_CREATED: &str = r#"
     UPDATE alerts SET deleted_at_ms = NULL;
     UPDATE alerts a SET rule_version = r.version, rule_digest = r.digest FROM rule_versions r
@@ -21,7 +21,8 @@ const ADD_CREATED: &str = r#"
     UPDATE bindings SET status = 'active', reason = '', unquarantine_due = false, handoff = 'none', resumes_from = NULL,
         revision = (SELECT newest FROM revisions), armed_revision = (SELECT newest FROM revisions) WHERE id >= {first};
     UPDATE bindings SET "partition" = -1, partition_ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
-        FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
+        FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0;
+    INSERT INTO symbol_assignments SELECT DISTINCT symbol, -1 FROM bindings WHERE id >= {first} ON CONFLICT DO NOTHING"#;
 
 /// Bindings that were deleted, and up to where something of them was recorded: they were evaluated no further than that for
 /// sure.

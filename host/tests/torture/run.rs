@@ -12,7 +12,7 @@ use crate::compare::{self, Findings};
 use crate::db::Db;
 use crate::environment::{Environment, await_ready};
 use crate::load::Load;
-use crate::plan::{Action, ROLES, failpoints_of, plan};
+use crate::plan::{Action, ROLES, failpoints_of, plan, promotions_of};
 use crate::processes::Process;
 use crate::reference;
 use crate::stack::Stack;
@@ -39,14 +39,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let stack = Stack::find()?;
     let steps = plan(kills, seed, cfg!(feature = "failpoints"), stack.own_brokers());
-    let environment = Environment::make(stack)?;
+    let environment = Environment::make(stack, promotions_of(&steps))?;
     environment.set_up()?;
     let mut run = Run::begin(&environment, seed)?;
     let load = Load::start(&environment, seed)?;
     let api = run.processes.iter().find(|process| process.role == "api").context("there is an API")?;
-    let clients = Clients::start(&environment, api.log(), seed)?;
+    let clients = Clients::start(&environment, &api.log(), seed, &load)?;
     for (step, (action, wait_ms)) in steps.iter().enumerate() {
-        run.act(action).with_context(|| format!("{action:?}"))?;
+        run.act(action, &clients).with_context(|| format!("{action:?}"))?;
         run.wait(Duration::from_millis(*wait_ms))?;
         if (step + 1) % STEPS_BETWEEN_WAITS == 0 {
             run.await_evaluation()?;
@@ -67,7 +67,7 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     compare::databases(&environment, &mut findings)?;
     compare::deliveries(&environment, &mut findings)?;
     if findings.are_none() {
-        environment.tear_down()?;
+        environment.tear_down(report.fresh_symbols)?;
     } else {
         println!("torture: the logs are in {}", environment.folder.display());
     }
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
         Ok(Self { environment, processes, ticks, rng, killed: 0, died_at: BTreeMap::new(), others: 0, begun })
     }
 
-    fn act(&mut self, action: &Action) -> anyhow::Result<()> {
+    fn act(&mut self, action: &Action, clients: &Clients) -> anyhow::Result<()> {
         match action {
             Action::Kill(chosen) => {
                 let chosen = self.nearest(*chosen, |process| !process.is_absent() && process.failpoint().is_none());
@@ -145,6 +145,8 @@ impl<'a> Run<'a> {
                 self.wait(PART_AWAY)?;
                 self.environment.stack.change("start", part)?;
             }
+            Action::FirstTicks(script) => clients.play_first_ticks(*script),
+            Action::Promote => clients.promote(),
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
         Ok(())
@@ -275,10 +277,10 @@ impl<'a> Run<'a> {
 }
 
 fn report_clients(report: &ClientReport) {
-    let ClientReport { created, deleted, version, again } = report;
+    let ClientReport { created, deleted, version, again, fresh_symbols } = report;
     println!(
-        "torture: meanwhile {} alerts were created, {deleted} of them deleted, and a rule promoted {} times; {again} requests \
-         were made again",
+        "torture: meanwhile {} alerts were created, {deleted} of them deleted, on {fresh_symbols} fresh symbols among \
+         others, and a rule promoted {} times; {again} requests were made again",
         created.len(),
         version - 1
     );
