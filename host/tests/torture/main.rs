@@ -14,6 +14,7 @@ mod first_ticks;
 mod load;
 mod plan;
 mod processes;
+mod proxy;
 mod reference;
 mod run;
 mod stack;

@@ -38,6 +38,12 @@ const KILLS_A_PART: usize = 6;
 /// Beside so many kills alerts are created and deleted around the first ticks of fresh symbols.
 const KILLS_A_FIRST_TICK: usize = 3;
 
+/// Beside so many kills an evaluator's notifications are held back.
+const KILLS_A_HOLD: usize = 5;
+
+/// For how long, milliseconds: some for longer than it takes an evaluator to notice that its connection is stuck, 10 s.
+const HOLD_MS: Range<u64> = 2_000..14_000;
+
 /// One of so many acts on an evaluator has a promotion requested beside it, where there is a version left to promote to.
 const EVALUATOR_ACTS_A_PROMOTION: usize = 3;
 
@@ -70,13 +76,17 @@ pub(crate) enum Action {
     FirstTicks(u64),
     /// A client requests a promotion.
     Promote,
+    /// An evaluator hears of no change for so many milliseconds, unless it looks.
+    HoldNotifications(usize, u64),
 }
 
 impl Action {
     /// Whether it moves partitions between evaluators, or holds up one of them.
     fn is_on_evaluator(&self, evaluators: &Range<usize>) -> bool {
         match self {
-            Self::Kill(chosen) | Self::Pause(chosen) | Self::Stop(chosen) => evaluators.contains(chosen),
+            Self::Kill(chosen) | Self::Pause(chosen) | Self::Stop(chosen) | Self::HoldNotifications(chosen, _) => {
+                evaluators.contains(chosen)
+            }
             Self::FailAt(role, ..) => *role == "evaluate",
             Self::JoinOrLeave => true,
             Self::Part(..) | Self::FirstTicks(_) | Self::Promote => false,
@@ -109,6 +119,10 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..processes))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
     actions.extend((0..kills.div_ceil(KILLS_A_FIRST_TICK)).map(|_| Action::FirstTicks(rng.random())));
+    actions.extend(
+        (0..kills.div_ceil(KILLS_A_HOLD))
+            .map(|_| Action::HoldNotifications(rng.random_range(evaluators.clone()), rng.random_range(HOLD_MS))),
+    );
     let mut broker = (1..=brokers.unwrap_or_default()).cycle();
     for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {
         let number = if *part == "kafka" { broker.next() } else { None };

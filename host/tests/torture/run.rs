@@ -147,6 +147,9 @@ impl<'a> Run<'a> {
             }
             Action::FirstTicks(script) => clients.play_first_ticks(*script),
             Action::Promote => clients.promote(),
+            Action::HoldNotifications(chosen, duration_ms) => {
+                self.processes[*chosen].hold_notifications(Duration::from_millis(*duration_ms));
+            }
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
         Ok(())
