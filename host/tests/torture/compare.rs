@@ -62,8 +62,12 @@ impl Findings {
         self.lost + self.duplicated + self.different == 0
     }
 
+    pub(crate) fn count_doubled(&mut self, many: usize) {
+        self.duplicated += many;
+    }
+
     /// Compares what there is under each key.
-    fn compare<T: PartialEq + std::fmt::Debug>(
+    pub(crate) fn compare<T: PartialEq + std::fmt::Debug>(
         &mut self,
         what: &str,
         found: &BTreeMap<String, T>,
@@ -173,7 +177,7 @@ pub(crate) fn created(environment: &Environment, report: &ClientReport, findings
     Ok(())
 }
 
-fn keyed(db: &Db, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
+pub(crate) fn keyed(db: &Db, query: &str) -> anyhow::Result<BTreeMap<String, String>> {
     let rows = db.texts(query)?.into_iter();
     rows.map(|row| {
         let (key, value) = row.split_once(' ').context("a row has a key")?;

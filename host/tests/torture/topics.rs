@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::OwnedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -12,6 +14,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a topic may give nothing before it is given up.
 const READ_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long brokers may take to delete a topic, and to create it again.
+const REMAKE_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Topic {
     consumer: BaseConsumer,
@@ -53,6 +58,37 @@ impl Topic {
         }
         Ok(total)
     }
+}
+
+/// Deletes a topic and creates an empty one of the same name, with as many partitions, as the program creates its topics.
+pub(crate) fn remake(brokers: &str, name: &str) -> anyhow::Result<()> {
+    let partitions = Topic::new(brokers, name.to_owned())?.ends()?.len();
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", brokers);
+    let admin: AdminClient<DefaultClientContext> = settings.create()?;
+    let (options, begun) = (AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)), Instant::now());
+    let topic = NewTopic::new(name, i32::try_from(partitions)?, TopicReplication::Fixed(-1))
+        .set("message.timestamp.type", "LogAppendTime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let deleted = admin.delete_topics(&[name], &options).await?;
+        ensure!(deleted.iter().all(Result::is_ok), "the brokers did not delete {name}: {deleted:?}");
+        // It is there for a moment after it is deleted.
+        loop {
+            let created = admin.create_topics([&topic], &options).await?;
+            if created.iter().all(Result::is_ok) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < REMAKE_PATIENCE, "the brokers did not create {name} again: {created:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })?;
+    // Brokers hear of a new topic one after the other.
+    while Topic::new(brokers, name.to_owned())?.ends().map_or(0, |ends| ends.len()) != partitions {
+        ensure!(begun.elapsed() < REMAKE_PATIENCE, "the brokers do not know {name}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// A message's key, as text.
