@@ -6,7 +6,6 @@
 //! may have fired before in the old log.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -23,6 +22,7 @@ use tocsin_proto::stock::StockTick;
 use crate::compare::{Findings, keyed};
 use crate::db::Db;
 use crate::environment::{Environment, alert, await_ready};
+use crate::halts::{ADVICE, accept_log};
 use crate::load::Load;
 use crate::processes::Process;
 use crate::run::{PATIENCE, POLL, Progress, evaluated_ticks, is_done};
@@ -33,9 +33,6 @@ const KILLS_WITH_BOTH: usize = 100;
 
 /// How long ticks come before and after a kill.
 const LOAD_TIME: Duration = Duration::from_secs(2);
-
-/// What an operator reads where evaluation has halted.
-const ADVICE: &str = "tocsin log accept";
 
 /// A counting rule fires at each eighth tick.
 const TICKS_A_FIRING: f64 = 8.0;
@@ -131,7 +128,8 @@ impl<'a> Exchange<'a> {
         );
         let early = self.db.number(&format!("SELECT count(*) FROM firings WHERE seq > {recorded}"))?;
         ensure!(early == 0, "{early} firings were recorded on a log that is not accepted");
-        self.accept(&url)?;
+        let refused = accept_log(&url)?;
+        ensure!(refused.is_none(), "`tocsin log accept` failed: {}", refused.unwrap_or_default());
         // Some have claimed their partitions in the new log by now, some have not.
         let wait_ms = self.rng.random_range(0..1000);
         self.wait(Duration::from_millis(wait_ms))?;
@@ -188,14 +186,6 @@ impl<'a> Exchange<'a> {
             ensure!(begun.elapsed() < PATIENCE, "{going_on:?} do not report that the log is another one; see {logs}");
             self.wait(POLL)?;
         }
-    }
-
-    fn accept(&self, url: &str) -> anyhow::Result<()> {
-        let mut tocsin = Command::new(env!("CARGO_BIN_EXE_tocsin"));
-        let answer = tocsin.args(["log", "accept", "--from", "earliest", "--server", url]).output()?;
-        let text = String::from_utf8_lossy(&answer.stderr);
-        ensure!(answer.status.success(), "`tocsin log accept` failed: {text}");
-        Ok(())
     }
 
     /// Waits until all of the new log is evaluated, and all that fired is published.

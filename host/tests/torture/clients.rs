@@ -3,8 +3,8 @@
 //! response, as clients with an `Idempotency-Key` may.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::JoinHandle;
@@ -44,6 +44,8 @@ pub(crate) struct Clients {
     scripts: Sender<u64>,
     /// At most one is asked for beside the one under way.
     promotions: SyncSender<()>,
+    /// The version of the promotion that was requested last.
+    requested: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<anyhow::Result<ClientReport>>>,
 }
 
@@ -84,8 +86,11 @@ impl Clients {
         let fresh = (0..).map(move |number| fresh_symbol(&name, number));
         let first_ticks = std::thread::spawn(move || second.play_scripts(fresh, &ticks, &scripts_asked_for, &stopped));
         let (stopped, versions) = (stop.clone(), environment.walk_versions);
-        let promote = std::thread::spawn(move || third.promote_all(versions, &promotions_asked_for, &stopped));
-        Ok(Self { stop, scripts, promotions, threads: vec![come_and_go, first_ticks, promote] })
+        let requested = Arc::new(AtomicUsize::new(1));
+        let requests = requested.clone();
+        let promote =
+            std::thread::spawn(move || third.promote_all(versions, &promotions_asked_for, &requests, &stopped));
+        Ok(Self { stop, scripts, promotions, requested, threads: vec![come_and_go, first_ticks, promote] })
     }
 
     /// Has alerts created and deleted around first ticks.
@@ -99,9 +104,14 @@ impl Clients {
         let _ = self.promotions.try_send(());
     }
 
+    /// The version of the promotion that was requested last, which may have ended.
+    pub(crate) fn requested_version(&self) -> usize {
+        self.requested.load(Relaxed)
+    }
+
     /// The last request of each is answered.
     pub(crate) fn stop(self) -> anyhow::Result<ClientReport> {
-        let Self { stop, scripts, promotions, threads } = self;
+        let Self { stop, scripts, promotions, threads, .. } = self;
         stop.store(true, Relaxed);
         drop((scripts, promotions));
         let mut all = ClientReport::default();
@@ -189,6 +199,7 @@ impl ApiClient {
         mut self,
         versions: usize,
         asked_for: &Receiver<()>,
+        requested: &AtomicUsize,
         stop: &AtomicBool,
     ) -> anyhow::Result<ClientReport> {
         let newest = self.version.clone();
@@ -196,6 +207,7 @@ impl ApiClient {
         while version < versions && asked_for.recv().is_ok() && !stop.load(Relaxed) {
             let mut newest = newest.lock().expect("clients do not panic");
             version += 1;
+            requested.store(version, Relaxed);
             let path = format!("api/v1/rules/walk/versions/{version}.0.0/promote");
             self.ask(|client, url| client.post(format!("{url}/{path}")).json(&json!({})))?;
             *newest = version;
@@ -255,7 +267,8 @@ impl ApiClient {
                 Ok(answer) if answer.status() == StatusCode::NOT_FOUND && !first => return Ok(answer),
                 Ok(answer) => {
                     let (status, text) = (answer.status(), answer.text().unwrap_or_default());
-                    // 409: another promotion, or the first try of this very request, is not at its end yet.
+                    // 409: another promotion, or the first try of this very request, is not at its end yet; this one was
+                    // cancelled; or a partition has halted.
                     if status.is_client_error() && status != StatusCode::CONFLICT {
                         bail!("{status}: {text}");
                     }

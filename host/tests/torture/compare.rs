@@ -1,6 +1,6 @@
 //! The comparison: the tortured database, the topic of firings and the prices, with the reference and the topic of ticks.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Context as _;
 use prost::Message as _;
@@ -22,14 +22,16 @@ const KEPT_FAULTS: i64 = 4096;
 /// Differences of one kind that are printed in full.
 const MAX_PRINTED: usize = 5;
 
-/// What was recorded of each firing: its id, and the rest. The rule that is promoted does the same in all its versions. Of a
+/// What was recorded of each firing: its id, or where ids may differ its binding and tick, and the rest. The rule that is promoted does the same in all its versions. Of a
 /// binding that was deleted all is compared up to where it was evaluated; but not its faults, of which only the newest are kept.
-const FIRINGS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', alert_id, binding_id, symbol, price, volume,
+const FIRINGS: &str = r#"SELECT CASE WHEN "partition" IN (SELECT "partition" FROM torture_accepted)
+    THEN concat_ws('/', binding_id, "partition", "offset") ELSE encode(id, 'hex') END || ' ' || concat_ws('|', alert_id, binding_id, symbol, price, volume,
     time_ms, conditions, "partition", "offset", rule_name,
     CASE WHEN rule_name <> 'walk' THEN rule_version || encode(rule_digest, 'hex') END, evidence)
     FROM firings LEFT JOIN torture_ended USING (binding_id) WHERE torture_ended IS NULL OR "offset" <= until"#;
 
-const FAULTS: &str = r#"SELECT encode(id, 'hex') || ' ' || concat_ws('|', binding_id, "partition", "offset", kind, fuel,
+const FAULTS: &str = r#"SELECT CASE WHEN "partition" IN (SELECT "partition" FROM torture_accepted)
+    THEN concat_ws('/', binding_id, "partition", "offset") ELSE encode(id, 'hex') END || ' ' || concat_ws('|', binding_id, "partition", "offset", kind, fuel,
     encode(state, 'hex'), quarantined) FROM faults WHERE binding_id NOT IN (SELECT binding_id FROM torture_ended)"#;
 
 const BINDINGS: &str = r#"SELECT id || ' ' || concat_ws('|', alert_id, symbol, "partition", counts_from, status, reason) FROM bindings
@@ -93,6 +95,19 @@ impl Findings {
         self.duplicated += extra.len();
         self.different += different.len();
     }
+}
+
+/// Only partitions that had halted have begun anew where the log was accepted.
+pub(crate) fn accepted(
+    environment: &Environment,
+    halted: &BTreeSet<String>,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    let accepted = environment.db.texts(r#"SELECT "partition"::text FROM partitions WHERE generation > 0"#)?;
+    let healthy: Vec<_> = accepted.iter().filter(|partition| !halted.contains(*partition)).collect();
+    println!("torture: accepted: {} partitions that had not halted: {healthy:?}", healthy.len());
+    findings.different += healthy.len();
+    Ok(())
 }
 
 fn recorded_faults(db: &Db) -> anyhow::Result<i64> {

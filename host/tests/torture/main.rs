@@ -12,6 +12,7 @@ mod compare;
 mod db;
 mod environment;
 mod first_ticks;
+mod halts;
 mod load;
 mod plan;
 mod processes;

@@ -44,6 +44,15 @@ const KILLS_A_HOLD: usize = 5;
 /// For how long, milliseconds: some for longer than it takes an evaluator to notice that its connection is stuck, 10 s.
 const HOLD_MS: Range<u64> = 2_000..14_000;
 
+/// Beside so many kills a partition halts, until an operator's command.
+const KILLS_A_HALT: usize = 20;
+
+/// One of so many promotions is cancelled, if it has not ended by then.
+const PROMOTIONS_A_CANCELLATION: usize = 3;
+
+/// Acts that go on in the background are followed by the next after at most so long, milliseconds.
+const MAX_BACKGROUND_WAIT_MS: u64 = 300;
+
 /// One of so many acts on an evaluator has a promotion requested beside it, where there is a version left to promote to.
 const EVALUATOR_ACTS_A_PROMOTION: usize = 3;
 
@@ -78,9 +87,18 @@ pub(crate) enum Action {
     Promote,
     /// An evaluator hears of no change for so many milliseconds, unless it looks.
     HoldNotifications(usize, u64),
+    /// The promotion under way is cancelled.
+    CancelPromotion,
+    /// A partition with promoted alerts, the one of this number among them, halts until an operator's command.
+    HaltPartition(usize),
 }
 
 impl Action {
+    /// Whether it goes on by itself, beside the next acts.
+    fn is_in_background(&self) -> bool {
+        matches!(self, Self::FirstTicks(_) | Self::Promote | Self::HoldNotifications(..) | Self::CancelPromotion)
+    }
+
     /// Whether it moves partitions between evaluators, or holds up one of them.
     fn is_on_evaluator(&self, evaluators: &Range<usize>) -> bool {
         match self {
@@ -89,7 +107,9 @@ impl Action {
             }
             Self::FailAt(role, ..) => *role == "evaluate",
             Self::JoinOrLeave => true,
-            Self::Part(..) | Self::FirstTicks(_) | Self::Promote => false,
+            Self::Part(..) | Self::FirstTicks(_) | Self::Promote | Self::CancelPromotion | Self::HaltPartition(_) => {
+                false
+            }
         }
     }
 }
@@ -123,6 +143,7 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
         (0..kills.div_ceil(KILLS_A_HOLD))
             .map(|_| Action::HoldNotifications(rng.random_range(evaluators.clone()), rng.random_range(HOLD_MS))),
     );
+    actions.extend((0..kills / KILLS_A_HALT).map(|_| Action::HaltPartition(rng.random_range(0..usize::MAX))));
     let mut broker = (1..=brokers.unwrap_or_default()).cycle();
     for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {
         let number = if *part == "kafka" { broker.next() } else { None };
@@ -130,21 +151,35 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
         actions.push(Action::Part(action, part));
     }
     actions.shuffle(&mut rng);
-    let steps = actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect();
+    let wait_ms = |action: &Action, rng: &mut StdRng| match action.is_in_background() {
+        true => rng.random_range(0..=MAX_BACKGROUND_WAIT_MS),
+        false => rng.random_range(100..1500),
+    };
+    let steps = actions.into_iter().map(|action| (action.clone(), wait_ms(&action, &mut rng))).collect();
     with_promotions(steps, &evaluators, &mut rng)
 }
 
-/// Adds promotions, each right before or right after an act on an evaluator.
+/// Adds promotions, each right before or right after an act on an evaluator, and cancels some behind both.
 fn with_promotions(steps: Vec<Step>, evaluators: &Range<usize>, rng: &mut StdRng) -> Vec<Step> {
     let (mut all, mut on_evaluators) = (Vec::new(), 0);
     for (action, wait_ms) in steps {
-        on_evaluators += usize::from(action.is_on_evaluator(evaluators));
-        let is_beside = action.is_on_evaluator(evaluators) && on_evaluators % EVALUATOR_ACTS_A_PROMOTION == 0;
+        let is_on_evaluator = action.is_on_evaluator(evaluators);
+        on_evaluators += usize::from(is_on_evaluator);
+        if !is_on_evaluator || on_evaluators % EVALUATOR_ACTS_A_PROMOTION != 0 {
+            all.push((action, wait_ms));
+            continue;
+        }
         let lead_ms = rng.random_range(0..=MAX_PROMOTION_LEAD_MS);
-        match (is_beside, rng.random()) {
-            (false, _) => all.push((action, wait_ms)),
-            (true, true) => all.extend([(Action::Promote, lead_ms), (action, wait_ms)]),
-            (true, false) => all.extend([(action, lead_ms), (Action::Promote, wait_ms)]),
+        let [mut first, mut second] = [action, Action::Promote];
+        if rng.random() {
+            std::mem::swap(&mut first, &mut second);
+        }
+        all.push((first, lead_ms));
+        if on_evaluators % (EVALUATOR_ACTS_A_PROMOTION * PROMOTIONS_A_CANCELLATION) == 0 {
+            all.push((second, rng.random_range(0..=MAX_PROMOTION_LEAD_MS)));
+            all.push((Action::CancelPromotion, wait_ms));
+        } else {
+            all.push((second, wait_ms));
         }
     }
     all

@@ -103,6 +103,11 @@ impl Process {
         matches!(self.state, State::Running(_))
     }
 
+    /// Whether it has a process that is not held still.
+    pub(crate) fn answers(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::AtFailpoint(..))
+    }
+
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self.state, State::Absent)
     }

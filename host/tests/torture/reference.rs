@@ -32,6 +32,10 @@ const ENDED: &str = r#"CREATE TABLE torture_ended AS
         ON e.binding_id = b.id
     WHERE b.status = 'deleted' GROUP BY b.id"#;
 
+/// Partitions that halted as if the log had lost its end, and were accepted: ids of firings on them are derived differently
+/// from then on.
+const ACCEPTED: &str = r#"CREATE TABLE torture_accepted AS SELECT "partition" FROM partitions WHERE generation > 0"#;
+
 /// Lets go of those that are evaluated as far as they are compared, as a checkpoint says that knows them: all that ever were
 /// would be evaluated to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
 const END_COMPARED: &str = r#"
@@ -51,6 +55,7 @@ const END_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) fn run(environment: &Environment) -> anyhow::Result<()> {
     let (found, reference) = (&environment.db, &environment.reference);
     found.execute(ENDED)?;
+    found.execute(ACCEPTED)?;
     let first = reference.number("SELECT max(id) + 1 FROM bindings")?;
     for table in ["alerts", "bindings"] {
         let known = reference.number(&format!("SELECT max(id) FROM {table}"))?;
@@ -61,7 +66,10 @@ pub(crate) fn run(environment: &Environment) -> anyhow::Result<()> {
     let later = ADD_CREATED.replace("{first}", &first.to_string()).replace("{partitions}", &partitions.to_string());
     reference.execute(&later)?;
     reference.execute("CREATE TABLE torture_ended (binding_id bigint, until bigint)")?;
-    copy(reference, "torture_ended", "", &found.texts("SELECT to_jsonb(t)::text FROM torture_ended t")?)?;
+    reference.execute(r#"CREATE TABLE torture_accepted ("partition" bigint)"#)?;
+    for table in ["torture_ended", "torture_accepted"] {
+        copy(reference, table, "", &found.texts(&format!("SELECT to_jsonb(t)::text FROM {table} t"))?)?;
+    }
     evaluate(environment)
 }
 

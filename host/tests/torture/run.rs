@@ -1,6 +1,6 @@
 //! A run, from the curtain to the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -32,7 +32,7 @@ const STEPS_BETWEEN_WAITS: usize = 32;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a process waits for its failpoint before the others of its role make room for it.
-const FAILPOINT_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const FAILPOINT_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const POLL: Duration = Duration::from_millis(100);
 
@@ -61,6 +61,11 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let missed: Vec<_> = failpoints_of(&steps).into_iter().filter(|name| !run.died_at.contains_key(name)).collect();
     ensure!(missed.is_empty(), "no process died at {missed:?}");
     println!("torture: died at failpoints: {:?}", run.died_at);
+    println!(
+        "torture: {} promotions were cancelled; partitions that halted and were accepted: {:?}",
+        run.cancelled, run.accepted
+    );
+    compare::accepted(&environment, &run.accepted, &mut findings)?;
     drop(run);
     report_clients(&report);
     compare::created(&environment, &report, &mut findings)?;
@@ -80,15 +85,19 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     Ok(findings.are_none())
 }
 
-struct Run<'a> {
-    environment: &'a Environment,
-    processes: Vec<Process>,
+pub(crate) struct Run<'a> {
+    pub(crate) environment: &'a Environment,
+    pub(crate) processes: Vec<Process>,
     ticks: Topic,
     /// For what depends on how things went.
     rng: StdRng,
     killed: usize,
     died_at: BTreeMap<&'static str, usize>,
     others: usize,
+    /// Promotions that were cancelled.
+    pub(crate) cancelled: usize,
+    /// Partitions that halted and were accepted.
+    pub(crate) accepted: BTreeSet<String>,
     begun: Instant,
 }
 
@@ -106,7 +115,18 @@ impl<'a> Run<'a> {
         processes.iter().try_for_each(|process| await_ready(process).map(drop))?;
         let rng = StdRng::seed_from_u64(!seed);
         let begun = Instant::now();
-        Ok(Self { environment, processes, ticks, rng, killed: 0, died_at: BTreeMap::new(), others: 0, begun })
+        Ok(Self {
+            environment,
+            processes,
+            ticks,
+            rng,
+            killed: 0,
+            died_at: BTreeMap::new(),
+            others: 0,
+            cancelled: 0,
+            accepted: BTreeSet::new(),
+            begun,
+        })
     }
 
     fn act(&mut self, action: &Action, clients: &Clients) -> anyhow::Result<()> {
@@ -156,6 +176,8 @@ impl<'a> Run<'a> {
             Action::HoldNotifications(chosen, duration_ms) => {
                 self.processes[*chosen].hold_notifications(Duration::from_millis(*duration_ms));
             }
+            Action::CancelPromotion => self.cancel_promotion(clients.requested_version())?,
+            Action::HaltPartition(chosen) => self.halt_partition(*chosen)?,
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
         Ok(())
@@ -178,7 +200,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits, and looks after everybody meanwhile.
-    fn wait(&mut self, duration: Duration) -> anyhow::Result<()> {
+    pub(crate) fn wait(&mut self, duration: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + duration;
         while Instant::now() < until {
             self.poll_all()?;
@@ -280,7 +302,7 @@ impl<'a> Run<'a> {
         Ok(findings)
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         self.environment.folder.display().to_string()
     }
 }
