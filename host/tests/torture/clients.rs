@@ -240,14 +240,14 @@ impl ApiClient {
         };
         let version = if chosen == "walk" { version } else { None };
         let key = format!("{}-{}", self.key, self.report.created.len());
-        let before = self.ends()?;
+        let before = self.ticks.ends()?;
         let answer = self.ask(|client, url| {
             client.post(format!("{url}/api/v1/alerts")).header("Idempotency-Key", &key).json(&request)
         })?;
         drop(version);
         let created: Value = answer.json()?;
         let alert = member(&created, "id")?.as_i64().context("an id is a number")?;
-        self.report.created.push(Creation { alert, before, after: self.ends()? });
+        self.report.created.push(Creation { alert, before, after: self.ticks.ends()? });
         Ok(alert)
     }
 
@@ -280,18 +280,6 @@ impl ApiClient {
             first = false;
             self.report.again += 1;
             std::thread::sleep(RETRY_WAIT);
-        }
-    }
-
-    /// Where the partitions end, as soon as the brokers answer.
-    fn ends(&self) -> anyhow::Result<Vec<i64>> {
-        let begun = Instant::now();
-        loop {
-            match self.ticks.ends() {
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error.context("the brokers return no ends")),
-                Err(_) => std::thread::sleep(RETRY_WAIT),
-                ends => return ends,
-            }
         }
     }
 }

@@ -12,6 +12,11 @@ use rdkafka::{ClientConfig, Message as _};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the brokers may take to return where a topic ends.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
 /// How long a topic may give nothing before it is given up.
 const READ_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,8 +35,19 @@ impl Topic {
         Ok(Self { consumer: settings.create()?, name })
     }
 
-    /// Where each partition ends.
+    /// Where each partition ends, as soon as the brokers return that: one may have been killed just now.
     pub(crate) fn ends(&self) -> anyhow::Result<Vec<i64>> {
+        let begun = Instant::now();
+        loop {
+            match self.ends_now() {
+                Err(error) if begun.elapsed() > PATIENCE => return Err(error.context("the brokers return no ends")),
+                Err(_) => std::thread::sleep(RETRY_WAIT),
+                ends => return ends,
+            }
+        }
+    }
+
+    fn ends_now(&self) -> anyhow::Result<Vec<i64>> {
         let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWER_TIMEOUT)?;
         let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(|it| it.id()));
         let mut partitions: Vec<i32> = partitions.collect();
@@ -80,13 +96,13 @@ pub(crate) fn remake(brokers: &str, name: &str) -> anyhow::Result<()> {
                 return Ok(());
             }
             ensure!(begun.elapsed() < REMAKE_PATIENCE, "the brokers did not create {name} again: {created:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(RETRY_WAIT).await;
         }
     })?;
     // Brokers hear of a new topic one after the other.
-    while Topic::new(brokers, name.to_owned())?.ends().map_or(0, |ends| ends.len()) != partitions {
+    while Topic::new(brokers, name.to_owned())?.ends_now().map_or(0, |ends| ends.len()) != partitions {
         ensure!(begun.elapsed() < REMAKE_PATIENCE, "the brokers do not know {name}");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(RETRY_WAIT);
     }
     Ok(())
 }
