@@ -22,6 +22,7 @@ mod symbol_assignment;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use tocsin_engine::SavedBinding;
@@ -330,6 +331,12 @@ impl Store {
     /// The log that offsets in the store refer to; None until a partition of one is claimed.
     pub async fn tick_log(&self) -> Result<Option<TickLog>, StoreError> {
         on_backend!(self, tick_log())
+    }
+
+    /// The offsets behind all to which the store refers, by partition: checkpoints, firings, faults, and where bindings count
+    /// from.
+    pub async fn referenced(&self) -> Result<HashMap<u32, u64>, StoreError> {
+        on_backend!(self, referenced())
     }
 
     /// Refers to another log from now on, or to the same one after it lost records: evaluation of each partition, and of

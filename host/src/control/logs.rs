@@ -35,13 +35,16 @@ impl Control {
             let text = format!("the log is {identity}, and not {found}: look at it with `tocsin log show`");
             return Err(ControlError::Conflict(text));
         }
+        // Before the ends: of a partition that is evaluated meanwhile, what is referred to may be behind the end that was read.
+        let referenced = self.0.store.referenced().await?;
         let mut starts = Vec::new();
         for (partition, end) in (0..).zip(self.0.bus.ends().await?) {
             let offset = match from {
                 AcceptFrom::Earliest => self.0.bus.earliest(partition).await?,
                 AcceptFrom::End => end,
             };
-            starts.push(LogStart { partition, offset, end });
+            let has_lost_records = referenced.get(&partition).is_some_and(|referenced| *referenced > end);
+            starts.push(LogStart { partition, offset, end, has_lost_records });
         }
         match self.0.store.accept_log(&identity, &starts).await? {
             AcceptedLog::Accepted { log, moved_bindings } => Ok((log, moved_bindings)),

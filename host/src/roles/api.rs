@@ -6,16 +6,23 @@ use anyhow::Context;
 use tocsin_engine::domain::Tenant;
 
 use super::Process;
+use super::retry::until_there;
 use crate::api::{self, Api};
 use crate::bus::system_clock;
-use crate::control::Control;
+use crate::control::{Control, ControlError};
+use crate::store::StoreError;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, listeners, tasks, .. } = process;
     let (bus, store) = (backends.bus().await?, backends.store().await?);
     let library = backends.library().await?;
     let control = Control::new(store.clone(), bus.clone(), library, system_clock(), settings.caps);
-    control.install_builtins(&Tenant::standard()).await.context("installing the built-in rules")?;
+    // Another process may hold the lock that all changes take until it is thrown out, and one after it.
+    let install = async || control.install_builtins(&Tenant::standard()).await;
+    let is_transient = |error: &ControlError| matches!(error, ControlError::Unavailable(_) | ControlError::Busy(_));
+    until_there(&status.health.component("api"), "the store to take the built-in rules", is_transient, install)
+        .await
+        .context("installing the built-in rules")?;
     let (promotions, stop) = (control.clone(), tasks.intake.stop.clone());
     tasks.intake.spawn(async move {
         promotions.roll_back_abandoned_promotions(stop).await;
@@ -30,8 +37,9 @@ pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
         warned: Arc::default(),
         tenant: Tenant::standard(),
     };
-    let watched = store.watched_symbols().await.context("reading which symbols are watched")?;
-    api.warn_of_unserved(watched.iter());
+    let read = async || store.watched_symbols().await;
+    let watched = until_there(&status.health.component("api"), "the store", StoreError::is_transient, read).await;
+    api.warn_of_unserved(watched.context("reading which symbols are watched")?.iter());
     let (rest, grpc) = listeners.for_api()?;
     let (rest_api, rest_stop) = (api.clone(), tasks.intake.stop.clone());
     tasks.intake.spawn(async move { api::rest::serve(rest, rest_api, rest_stop).await.context("serving REST") });

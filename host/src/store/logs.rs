@@ -18,8 +18,11 @@ pub struct LogStart {
     pub partition: u32,
     /// The next offset to be evaluated, where the store referred to another log before.
     pub offset: u64,
-    /// Where the partition ends: what refers to offsets behind that refers to records that are lost.
+    /// Where the partition ends.
     pub end: u64,
+    /// Whether the store referred to offsets behind that end before it was read: those records are lost. Of a partition that
+    /// is evaluated, the store refers to later offsets soon after the end is read.
+    pub has_lost_records: bool,
 }
 
 /// What became of a log that was to be accepted.

@@ -75,6 +75,22 @@ fn processes_with_a_role_each_are_one_system() {
     }
 }
 
+/// Longer than a statement waits for a lock, 10 s.
+const LOCKED: Duration = Duration::from_secs(11);
+
+#[test]
+fn an_api_starts_although_another_process_holds_changes_up() {
+    let (stack, folder) = (Stack::make(), tempfile::tempdir().unwrap());
+    let api = stack.start(folder.path(), "api", &SIMULATED);
+    wait_for("readiness", || api.get("/ready")["ready"] == true);
+    assert_eq!(api.stop(), Some(0));
+    let held = stack.hold_changes(LOCKED);
+    let api = stack.start(folder.path(), "api", &SIMULATED);
+    held.join().unwrap();
+    wait_for("readiness", || api.get("/ready")["ready"] == true);
+    assert_eq!(api.stop(), Some(0));
+}
+
 /// How long a killed evaluator keeps its partitions: its session in the consumer group. Longer with what it takes to see.
 const SESSION: Duration = Duration::from_secs(10);
 const SESSION_SEEN: Duration = Duration::from_secs(15);

@@ -4,6 +4,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -56,14 +59,37 @@ impl Stack {
         partitions.map(|it| consumer.fetch_watermarks(&topic, it.id(), PATIENCE).unwrap().1 as usize).sum()
     }
 
+    fn database_url(&self) -> String {
+        let (server, _) = self.server_url.rsplit_once('/').unwrap();
+        format!("{server}/{}", self.name)
+    }
+
+    /// Holds the lock that changes of alerts and rules take, as a process that hangs does. Returns once it is held; it is
+    /// released when the thread ends.
+    pub(crate) fn hold_changes(&self, duration: Duration) -> JoinHandle<()> {
+        let (url, (held, is_held)) = (self.database_url(), channel());
+        let holding = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut connection = PgConnection::connect(&url).await.unwrap();
+                let lock = "BEGIN; SELECT newest FROM revisions FOR UPDATE";
+                sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+                held.send(()).unwrap();
+                tokio::time::sleep(duration).await;
+                sqlx::raw_sql("COMMIT").execute(&mut connection).await.unwrap();
+            });
+        });
+        is_held.recv().unwrap();
+        holding
+    }
+
     /// Starts a process with a role.
     pub(crate) fn start(&self, data_dir: &Path, role: &str, arguments: &[&str]) -> Server {
-        let (server, _) = self.server_url.rsplit_once('/').unwrap();
         let environment = [
             ("KAFKA_BROKERS", self.brokers.clone()),
             ("KAFKA_TOPIC", format!("{}_ticks", self.name)),
             ("KAFKA_FIRINGS_TOPIC", format!("{}_firings", self.name)),
-            ("DATABASE_URL", format!("{server}/{}", self.name)),
+            ("DATABASE_URL", self.database_url()),
             ("REDIS_ADDR", format!("redis://{}/{}", self.redis.0, self.redis.1)),
         ];
         Server::start_with(data_dir, &[&["--role", role], arguments].concat(), &environment)

@@ -51,8 +51,8 @@ const FRAIL: &str = r#"(module (memory (export "memory") 1)
   (@custom "tocsin.manifest"
     "{\"abi\":1,\"name\":\"frail\",\"version\":\"1.0.0\",\"state\":{\"size\":8},\"evidence\":[\"count\"]}"))"#;
 
-/// How many versions there are of the rule that is promoted while all this goes on.
-pub(crate) const WALK_VERSIONS: usize = 40;
+/// The most versions of the rule that is promoted while all this goes on.
+const MAX_WALK_VERSIONS: usize = 60;
 
 /// A version of it: each does the same, and takes over the states of all versions before it as they are. So it must fire as
 /// if it had never been promoted, but for the version's name.
@@ -101,17 +101,21 @@ pub(crate) struct Environment {
     pub(crate) db: Db,
     /// What the reference run works on.
     pub(crate) reference: Db,
+    /// How many versions there are of the rule that is promoted.
+    pub(crate) walk_versions: usize,
 }
 
 impl Environment {
-    pub(crate) fn make(stack: Stack) -> anyhow::Result<Self> {
+    /// `promotions` are those for which there is a version each, as far as there may be so many.
+    pub(crate) fn make(stack: Stack, promotions: usize) -> anyhow::Result<Self> {
         let name = format!("torture_{:016x}", rand::random::<u64>());
         let server = Db::new(stack.database_url.clone())?;
         server.execute(&format!("CREATE DATABASE {name}"))?;
         let (db, reference) = (server.beside(&name)?, server.beside(&format!("{name}_reference"))?);
         // Kept where something fails: the logs are there.
         let folder = tempfile::tempdir()?.keep();
-        Ok(Self { stack, name, folder, db, reference })
+        let walk_versions = (promotions + 1).min(MAX_WALK_VERSIONS);
+        Ok(Self { stack, name, folder, db, reference, walk_versions })
     }
 
     pub(crate) fn ticks_topic(&self) -> String {
@@ -151,7 +155,7 @@ impl Environment {
         let mut api = Process::new(self, "api", 9)?;
         api.start(self, None)?;
         let url = await_ready(&api)?;
-        let walks = (1..=WALK_VERSIONS).map(walk);
+        let walks = (1..=self.walk_versions).map(walk);
         for rule in [TALLY.to_owned(), FRAIL.to_owned()].into_iter().chain(walks) {
             let request = Client::new().post(format!("{url}/api/v1/rules")).header("Content-Type", "application/wasm");
             let answer = request.body(wat::parse_str(rule)?).send()?;
@@ -189,13 +193,14 @@ impl Environment {
         alerts
     }
 
-    /// Removes all of it but the topics, which no other run meets.
-    pub(crate) fn tear_down(&self) -> anyhow::Result<()> {
+    /// Removes all of it but the topics, which no other run meets. `fresh` is how many fresh symbols there were.
+    pub(crate) fn tear_down(&self, fresh: usize) -> anyhow::Result<()> {
         let server = Db::new(self.stack.database_url.clone())?;
         server.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))?;
         server.execute(&format!("DROP DATABASE {}_reference WITH (FORCE)", self.name))?;
         let mut redis = self.redis()?;
-        for symbol in [self.simulated(), self.loaded()].concat() {
+        let fresh = (0..fresh).map(|number| fresh_symbol(&self.name, number)).collect();
+        for symbol in [self.simulated(), self.loaded(), fresh].concat() {
             let candles = ["", ":1s", ":1m", ":5m", ":1h"].map(|interval| format!("candles:{symbol}{interval}"));
             let prices = [format!("price:{symbol}"), format!("price:{symbol}:timestamp")];
             redis::cmd("DEL").arg(&candles).arg(&prices).exec(&mut redis)?;
@@ -206,6 +211,11 @@ impl Environment {
     pub(crate) fn redis(&self) -> anyhow::Result<redis::Connection> {
         Ok(redis::Client::open(format!("redis://{}/", self.stack.redis))?.get_connection()?)
     }
+}
+
+/// A symbol of a run that has no ticks until a client asks for them.
+pub(crate) fn fresh_symbol(run: &str, number: usize) -> String {
+    format!("{}:F{number}", run[8..].to_uppercase())
 }
 
 pub(crate) fn alert(rule: &str, symbols: &[String], params: &Value, repeat: &str) -> Value {

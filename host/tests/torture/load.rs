@@ -1,8 +1,10 @@
 //! A producer that no kill reaches, so that ticks come all the time: seeded walks, as fast as a second of them is.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,8 +35,18 @@ const FRAIL_ONCE_IN: u32 = 12;
 /// How long the brokers may take for what is left at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How far the prices of fresh symbols are from the others', cents: they cross the targets of their alerts.
+const FRESH_SPREAD: f64 = 400.0;
+
+/// Ticks of a symbol that the load does not have otherwise.
+pub(crate) struct FreshTicks {
+    pub(crate) symbol: String,
+    pub(crate) count: usize,
+}
+
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    fresh: Sender<FreshTicks>,
     thread: JoinHandle<anyhow::Result<u64>>,
 }
 
@@ -46,11 +58,18 @@ impl Load {
         let producer: ThreadedProducer<DefaultProducerContext> = settings.create()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (topic, symbols, stopped) = (environment.ticks_topic(), environment.loaded(), stop.clone());
+        let (fresh, asked_for) = channel::<FreshTicks>();
         let thread = std::thread::spawn(move || {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut cents = vec![LOADED_PRICE * 100.0; symbols.len()];
             let (mut sent, begun) = (0, Instant::now());
-            while !stopped.load(Relaxed) {
+            let mut fresh: VecDeque<FreshTicks> = VecDeque::new();
+            loop {
+                let stopped = stopped.load(Relaxed);
+                fresh.extend(asked_for.try_iter());
+                if stopped && fresh.is_empty() {
+                    break;
+                }
                 let hot = rng.random_ratio(1, HOT_SHARE);
                 let chosen = if hot { 0 } else { rng.random_range(0..symbols.len()) };
                 let pull = PULL * (LOADED_PRICE * 100.0 - cents[chosen]);
@@ -58,6 +77,13 @@ impl Load {
                 let frail = rng.random_ratio(1, FRAIL_ONCE_IN);
                 let volume = if frail { FRAIL_VOLUME } else { f64::from(rng.random_range(0..5)) };
                 publish(&producer, &topic, &symbols[chosen], cents[chosen] / 100.0, volume)?;
+                if let Some(mut ticks) = fresh.pop_front() {
+                    let cents = LOADED_PRICE * 100.0 + rng.random_range(-FRESH_SPREAD..=FRESH_SPREAD).round();
+                    publish(&producer, &topic, &ticks.symbol, cents / 100.0, volume)?;
+                    ticks.count -= 1;
+                    // Symbols take turns.
+                    fresh.extend((ticks.count > 0).then_some(ticks));
+                }
                 sent += 1;
                 let due = begun + Duration::from_secs(1) * sent as u32 / RATE;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -65,10 +91,15 @@ impl Load {
             producer.flush(FLUSH_TIMEOUT).context("the brokers do not take the last ticks")?;
             Ok(sent)
         });
-        Ok(Self { stop, thread })
+        Ok(Self { stop, fresh, thread })
     }
 
-    /// Ends; how many ticks there were.
+    /// Where ticks of fresh symbols are asked for.
+    pub(crate) fn fresh(&self) -> Sender<FreshTicks> {
+        self.fresh.clone()
+    }
+
+    /// Publishes the fresh ticks that are asked for by now, and ends; how many other ticks there were.
     pub(crate) fn stop(self) -> anyhow::Result<u64> {
         self.stop.store(true, Relaxed);
         self.thread.join().expect("the load does not panic")

@@ -6,13 +6,17 @@
 //! `cargo xtask torture --kills N` runs it with a stack of its own, whose parts are killed as well. As one of the tests it
 //! has 20 kills, and leaves the stack alone. What is done is chosen by a seed, which is printed first.
 
+mod another_log;
 mod clients;
 mod compare;
 mod db;
 mod environment;
+mod first_ticks;
+mod halts;
 mod load;
 mod plan;
 mod processes;
+mod proxy;
 mod reference;
 mod run;
 mod stack;

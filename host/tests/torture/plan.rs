@@ -1,5 +1,7 @@
 //! What is done to which process, chosen by a seed before anything begins.
 
+use std::ops::Range;
+
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -33,6 +35,30 @@ const KILLS_A_STOP: usize = 8;
 /// After so many kills a part of the stack is killed or held still, where it may be.
 const KILLS_A_PART: usize = 6;
 
+/// Beside so many kills alerts are created and deleted around the first ticks of fresh symbols.
+const KILLS_A_FIRST_TICK: usize = 3;
+
+/// Beside so many kills an evaluator's notifications are held back.
+const KILLS_A_HOLD: usize = 5;
+
+/// For how long, milliseconds: some for longer than it takes an evaluator to notice that its connection is stuck, 10 s.
+const HOLD_MS: Range<u64> = 2_000..14_000;
+
+/// Beside so many kills a partition halts, until an operator's command.
+const KILLS_A_HALT: usize = 20;
+
+/// One of so many promotions is cancelled, if it has not ended by then.
+const PROMOTIONS_A_CANCELLATION: usize = 3;
+
+/// Acts that go on in the background are followed by the next after at most so long, milliseconds.
+const MAX_BACKGROUND_WAIT_MS: u64 = 300;
+
+/// One of so many acts on an evaluator has a promotion requested beside it, where there is a version left to promote to.
+const EVALUATOR_ACTS_A_PROMOTION: usize = 3;
+
+/// The longest time between a promotion and the act on an evaluator beside it, milliseconds: longer than a hand-off takes.
+const MAX_PROMOTION_LEAD_MS: u64 = 300;
+
 /// What is done to which part of the stack, in turn; `kafka` stands for one of the brokers.
 const PARTS: [(&str, &str); 6] = [
     ("kill", "postgres"),
@@ -55,6 +81,37 @@ pub(crate) enum Action {
     JoinOrLeave,
     /// A part of the stack goes away and comes back.
     Part(&'static str, String),
+    /// Alerts on symbols without ticks are created and deleted around their first ticks, in an order that this seed chooses.
+    FirstTicks(u64),
+    /// A client requests a promotion.
+    Promote,
+    /// An evaluator hears of no change for so many milliseconds, unless it looks.
+    HoldNotifications(usize, u64),
+    /// The promotion under way is cancelled.
+    CancelPromotion,
+    /// A partition with promoted alerts, the one of this number among them, halts until an operator's command.
+    HaltPartition(usize),
+}
+
+impl Action {
+    /// Whether it goes on by itself, beside the next acts.
+    fn is_in_background(&self) -> bool {
+        matches!(self, Self::FirstTicks(_) | Self::Promote | Self::HoldNotifications(..) | Self::CancelPromotion)
+    }
+
+    /// Whether it moves partitions between evaluators, or holds up one of them.
+    fn is_on_evaluator(&self, evaluators: &Range<usize>) -> bool {
+        match self {
+            Self::Kill(chosen) | Self::Pause(chosen) | Self::Stop(chosen) | Self::HoldNotifications(chosen, _) => {
+                evaluators.contains(chosen)
+            }
+            Self::FailAt(role, ..) => *role == "evaluate",
+            Self::JoinOrLeave => true,
+            Self::Part(..) | Self::FirstTicks(_) | Self::Promote | Self::CancelPromotion | Self::HaltPartition(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// One action, and the wait behind it, milliseconds.
@@ -81,6 +138,12 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
     }
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::Stop(rng.random_range(0..processes))));
     actions.extend((0..kills.div_ceil(KILLS_A_STOP)).map(|_| Action::JoinOrLeave));
+    actions.extend((0..kills.div_ceil(KILLS_A_FIRST_TICK)).map(|_| Action::FirstTicks(rng.random())));
+    actions.extend(
+        (0..kills.div_ceil(KILLS_A_HOLD))
+            .map(|_| Action::HoldNotifications(rng.random_range(evaluators.clone()), rng.random_range(HOLD_MS))),
+    );
+    actions.extend((0..kills / KILLS_A_HALT).map(|_| Action::HaltPartition(rng.random_range(0..usize::MAX))));
     let mut broker = (1..=brokers.unwrap_or_default()).cycle();
     for (action, part) in PARTS.iter().cycle().take(brokers.map_or(0, |_| kills / KILLS_A_PART)) {
         let number = if *part == "kafka" { broker.next() } else { None };
@@ -88,7 +151,43 @@ pub(crate) fn plan(kills: usize, seed: u64, failpoints: bool, brokers: Option<us
         actions.push(Action::Part(action, part));
     }
     actions.shuffle(&mut rng);
-    actions.into_iter().map(|action| (action, rng.random_range(100..1500))).collect()
+    let wait_ms = |action: &Action, rng: &mut StdRng| match action.is_in_background() {
+        true => rng.random_range(0..=MAX_BACKGROUND_WAIT_MS),
+        false => rng.random_range(100..1500),
+    };
+    let steps = actions.into_iter().map(|action| (action.clone(), wait_ms(&action, &mut rng))).collect();
+    with_promotions(steps, &evaluators, &mut rng)
+}
+
+/// Adds promotions, each right before or right after an act on an evaluator, and cancels some behind both.
+fn with_promotions(steps: Vec<Step>, evaluators: &Range<usize>, rng: &mut StdRng) -> Vec<Step> {
+    let (mut all, mut on_evaluators) = (Vec::new(), 0);
+    for (action, wait_ms) in steps {
+        let is_on_evaluator = action.is_on_evaluator(evaluators);
+        on_evaluators += usize::from(is_on_evaluator);
+        if !is_on_evaluator || on_evaluators % EVALUATOR_ACTS_A_PROMOTION != 0 {
+            all.push((action, wait_ms));
+            continue;
+        }
+        let lead_ms = rng.random_range(0..=MAX_PROMOTION_LEAD_MS);
+        let [mut first, mut second] = [action, Action::Promote];
+        if rng.random() {
+            std::mem::swap(&mut first, &mut second);
+        }
+        all.push((first, lead_ms));
+        if on_evaluators % (EVALUATOR_ACTS_A_PROMOTION * PROMOTIONS_A_CANCELLATION) == 0 {
+            all.push((second, rng.random_range(0..=MAX_PROMOTION_LEAD_MS)));
+            all.push((Action::CancelPromotion, wait_ms));
+        } else {
+            all.push((second, wait_ms));
+        }
+    }
+    all
+}
+
+/// How many promotions a plan asks for.
+pub(crate) fn promotions_of(plan: &[Step]) -> usize {
+    plan.iter().filter(|(action, _)| *action == Action::Promote).count()
 }
 
 /// The failpoints that a plan asks for.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::db::Db;
 use crate::environment::Environment;
+use crate::proxy::Proxy;
 
 /// How long a process may take to end when it is asked to: its own bound is 25 s.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +39,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     folder: PathBuf,
     state: State,
+    /// The network between an evaluator and PostgreSQL.
+    proxy: Option<Proxy>,
     /// Where the log of its last process begins.
     log_begin: u64,
 }
@@ -47,7 +50,8 @@ impl Process {
         let name = format!("{role}-{number}");
         let folder = environment.folder.join(&name);
         std::fs::create_dir_all(&folder)?;
-        Ok(Self { role, name, folder, state: State::Absent, log_begin: 0 })
+        let proxy = (role == "evaluate").then(|| Proxy::start(&environment.db.url)).transpose()?;
+        Ok(Self { role, name, folder, state: State::Absent, proxy, log_begin: 0 })
     }
 
     /// Starts its process, to die at a failpoint when it has passed it so many times.
@@ -87,6 +91,9 @@ impl Process {
             .env("PORT", "0")
             .env("GRPC_PORT", "0")
             .env("TOCSIN_FIRINGS_AT_ONCE", "1000000");
+        if let Some(proxy) = &self.proxy {
+            command.env("DATABASE_URL", &proxy.url);
+        }
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
@@ -94,6 +101,11 @@ impl Process {
     /// Whether it does what it should, and nothing else is planned for it.
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// Whether it has a process that is not held still.
+    pub(crate) fn answers(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::AtFailpoint(..))
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -121,6 +133,13 @@ impl Process {
             self.state = State::Paused(child, Instant::now() + duration);
         }
         Ok(())
+    }
+
+    /// Holds back what PostgreSQL notifies an evaluator of, also one that takes its place meanwhile.
+    pub(crate) fn hold_notifications(&self, duration: Duration) {
+        if let Some(proxy) = &self.proxy {
+            proxy.hold(duration);
+        }
     }
 
     /// SIGTERM, and an end in order, or in time.

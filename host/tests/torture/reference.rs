@@ -12,7 +12,7 @@ use crate::run::{POLL, Progress, evaluated_ticks, is_done};
 use crate::topics::Topic;
 
 /// Makes what clients created known to the reference, each alert from its own offset on. As in the beginning no symbol
-/// has a home yet, so all wait for one: were it another than in the run, they would count from the wrong offset.
+/// is assigned yet, so all wait for that: were it another partition than in the run, they would count from the wrong offset.
 const ADD_CREATED: &str = r#"
     UPDATE alerts SET deleted_at_ms = NULL;
     UPDATE alerts a SET rule_version = r.version, rule_digest = r.digest FROM rule_versions r
@@ -21,7 +21,8 @@ const ADD_CREATED: &str = r#"
     UPDATE bindings SET status = 'active', reason = '', unquarantine_due = false, handoff = 'none', resumes_from = NULL,
         revision = (SELECT newest FROM revisions), armed_revision = (SELECT newest FROM revisions) WHERE id >= {first};
     UPDATE bindings SET "partition" = -1, partition_ends = (SELECT jsonb_agg(CASE WHEN p = "partition" THEN counts_from ELSE 0 END)
-        FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0"#;
+        FROM generate_series(0, {partitions} - 1) p) WHERE id >= {first} AND "partition" >= 0;
+    INSERT INTO symbol_assignments SELECT DISTINCT symbol, -1 FROM bindings WHERE id >= {first} ON CONFLICT DO NOTHING"#;
 
 /// Bindings that were deleted, and up to where something of them was recorded: they were evaluated no further than that for
 /// sure.
@@ -30,6 +31,10 @@ const ENDED: &str = r#"CREATE TABLE torture_ended AS
     LEFT JOIN (SELECT binding_id, "offset" FROM firings UNION ALL SELECT binding_id, "offset" FROM faults) e
         ON e.binding_id = b.id
     WHERE b.status = 'deleted' GROUP BY b.id"#;
+
+/// Partitions that halted as if the log had lost its end, and were accepted: ids of firings on them are derived differently
+/// from then on.
+const ACCEPTED: &str = r#"CREATE TABLE torture_accepted AS SELECT "partition" FROM partitions WHERE generation > 0"#;
 
 /// Lets go of those that are evaluated as far as they are compared, as a checkpoint says that knows them: all that ever were
 /// would be evaluated to the end otherwise. What the evaluator writes just now is left for the next time: neither ever waits for the other in a ring.
@@ -50,6 +55,7 @@ const END_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) fn run(environment: &Environment) -> anyhow::Result<()> {
     let (found, reference) = (&environment.db, &environment.reference);
     found.execute(ENDED)?;
+    found.execute(ACCEPTED)?;
     let first = reference.number("SELECT max(id) + 1 FROM bindings")?;
     for table in ["alerts", "bindings"] {
         let known = reference.number(&format!("SELECT max(id) FROM {table}"))?;
@@ -60,7 +66,10 @@ pub(crate) fn run(environment: &Environment) -> anyhow::Result<()> {
     let later = ADD_CREATED.replace("{first}", &first.to_string()).replace("{partitions}", &partitions.to_string());
     reference.execute(&later)?;
     reference.execute("CREATE TABLE torture_ended (binding_id bigint, until bigint)")?;
-    copy(reference, "torture_ended", "", &found.texts("SELECT to_jsonb(t)::text FROM torture_ended t")?)?;
+    reference.execute(r#"CREATE TABLE torture_accepted ("partition" bigint)"#)?;
+    for table in ["torture_ended", "torture_accepted"] {
+        copy(reference, table, "", &found.texts(&format!("SELECT to_jsonb(t)::text FROM {table} t"))?)?;
+    }
     evaluate(environment)
 }
 

@@ -1,18 +1,19 @@
 //! A run, from the curtain to the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use crate::another_log;
 use crate::clients::{ClientReport, Clients};
 use crate::compare::{self, Findings};
 use crate::db::Db;
 use crate::environment::{Environment, await_ready};
 use crate::load::Load;
-use crate::plan::{Action, ROLES, failpoints_of, plan};
+use crate::plan::{Action, ROLES, failpoints_of, plan, promotions_of};
 use crate::processes::Process;
 use crate::reference;
 use crate::stack::Stack;
@@ -31,7 +32,7 @@ const STEPS_BETWEEN_WAITS: usize = 32;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a process waits for its failpoint before the others of its role make room for it.
-const FAILPOINT_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const FAILPOINT_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const POLL: Duration = Duration::from_millis(100);
 
@@ -39,14 +40,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let stack = Stack::find()?;
     let steps = plan(kills, seed, cfg!(feature = "failpoints"), stack.own_brokers());
-    let environment = Environment::make(stack)?;
+    let environment = Environment::make(stack, promotions_of(&steps))?;
     environment.set_up()?;
     let mut run = Run::begin(&environment, seed)?;
     let load = Load::start(&environment, seed)?;
     let api = run.processes.iter().find(|process| process.role == "api").context("there is an API")?;
-    let clients = Clients::start(&environment, api.log(), seed)?;
+    let clients = Clients::start(&environment, &api.log(), seed, &load)?;
     for (step, (action, wait_ms)) in steps.iter().enumerate() {
-        run.act(action).with_context(|| format!("{action:?}"))?;
+        run.act(action, &clients).with_context(|| format!("{action:?}"))?;
         run.wait(Duration::from_millis(*wait_ms))?;
         if (step + 1) % STEPS_BETWEEN_WAITS == 0 {
             run.await_evaluation()?;
@@ -60,29 +61,43 @@ pub(crate) fn run(kills: usize, seed: u64) -> anyhow::Result<bool> {
     let missed: Vec<_> = failpoints_of(&steps).into_iter().filter(|name| !run.died_at.contains_key(name)).collect();
     ensure!(missed.is_empty(), "no process died at {missed:?}");
     println!("torture: died at failpoints: {:?}", run.died_at);
+    println!(
+        "torture: {} promotions were cancelled; partitions that halted and were accepted: {:?}",
+        run.cancelled, run.accepted
+    );
+    compare::accepted(&environment, &run.accepted, &mut findings)?;
     drop(run);
     report_clients(&report);
     compare::created(&environment, &report, &mut findings)?;
     reference::run(&environment)?;
     compare::databases(&environment, &mut findings)?;
     compare::deliveries(&environment, &mut findings)?;
+    // The reference has no part in that: if there is a difference already, the old log is left to be looked at.
     if findings.are_none() {
-        environment.tear_down()?;
+        findings += another_log::run(&environment, kills, seed)?;
+        compare::deliveries(&environment, &mut findings)?;
+    }
+    if findings.are_none() {
+        environment.tear_down(report.fresh_symbols)?;
     } else {
         println!("torture: the logs are in {}", environment.folder.display());
     }
     Ok(findings.are_none())
 }
 
-struct Run<'a> {
-    environment: &'a Environment,
-    processes: Vec<Process>,
+pub(crate) struct Run<'a> {
+    pub(crate) environment: &'a Environment,
+    pub(crate) processes: Vec<Process>,
     ticks: Topic,
     /// For what depends on how things went.
     rng: StdRng,
     killed: usize,
     died_at: BTreeMap<&'static str, usize>,
     others: usize,
+    /// Promotions that were cancelled.
+    pub(crate) cancelled: usize,
+    /// Partitions that halted and were accepted.
+    pub(crate) accepted: BTreeSet<String>,
     begun: Instant,
 }
 
@@ -100,10 +115,21 @@ impl<'a> Run<'a> {
         processes.iter().try_for_each(|process| await_ready(process).map(drop))?;
         let rng = StdRng::seed_from_u64(!seed);
         let begun = Instant::now();
-        Ok(Self { environment, processes, ticks, rng, killed: 0, died_at: BTreeMap::new(), others: 0, begun })
+        Ok(Self {
+            environment,
+            processes,
+            ticks,
+            rng,
+            killed: 0,
+            died_at: BTreeMap::new(),
+            others: 0,
+            cancelled: 0,
+            accepted: BTreeSet::new(),
+            begun,
+        })
     }
 
-    fn act(&mut self, action: &Action) -> anyhow::Result<()> {
+    fn act(&mut self, action: &Action, clients: &Clients) -> anyhow::Result<()> {
         match action {
             Action::Kill(chosen) => {
                 let chosen = self.nearest(*chosen, |process| !process.is_absent() && process.failpoint().is_none());
@@ -145,6 +171,13 @@ impl<'a> Run<'a> {
                 self.wait(PART_AWAY)?;
                 self.environment.stack.change("start", part)?;
             }
+            Action::FirstTicks(script) => clients.play_first_ticks(*script),
+            Action::Promote => clients.promote(),
+            Action::HoldNotifications(chosen, duration_ms) => {
+                self.processes[*chosen].hold_notifications(Duration::from_millis(*duration_ms));
+            }
+            Action::CancelPromotion => self.cancel_promotion(clients.requested_version())?,
+            Action::HaltPartition(chosen) => self.halt_partition(*chosen)?,
         }
         self.others += usize::from(!matches!(action, Action::Kill(_) | Action::FailAt(..)));
         Ok(())
@@ -167,7 +200,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits, and looks after everybody meanwhile.
-    fn wait(&mut self, duration: Duration) -> anyhow::Result<()> {
+    pub(crate) fn wait(&mut self, duration: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + duration;
         while Instant::now() < until {
             self.poll_all()?;
@@ -269,16 +302,16 @@ impl<'a> Run<'a> {
         Ok(findings)
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         self.environment.folder.display().to_string()
     }
 }
 
 fn report_clients(report: &ClientReport) {
-    let ClientReport { created, deleted, version, again } = report;
+    let ClientReport { created, deleted, version, again, fresh_symbols } = report;
     println!(
-        "torture: meanwhile {} alerts were created, {deleted} of them deleted, and a rule promoted {} times; {again} requests \
-         were made again",
+        "torture: meanwhile {} alerts were created, {deleted} of them deleted, on {fresh_symbols} fresh symbols among \
+         others, and a rule promoted {} times; {again} requests were made again",
         created.len(),
         version - 1
     );

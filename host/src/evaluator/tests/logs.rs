@@ -19,6 +19,7 @@ on_each_backend!(
     a_topic_made_anew_while_it_is_evaluated_is_noticed,
     a_symbol_whose_partition_is_gone_waits_for_its_first_tick,
     a_topic_that_lost_its_end_halts_its_partition,
+    a_topic_that_is_evaluated_has_nothing_to_accept,
 );
 
 impl Rig {
@@ -281,5 +282,29 @@ async fn a_topic_that_lost_its_end_halts_its_partition(backend: Backend) {
     assert_eq!(offsets, [0, 1, 2, 3, 6, 4, 5, 6]);
     assert_eq!(firings.iter().map(|firing| firing.id).collect::<HashSet<_>>().len(), 8);
     wait_until(async || rig.halted(&running).is_empty()).await;
+    running.stop().await;
+}
+
+async fn a_topic_that_is_evaluated_has_nothing_to_accept(backend: Backend) {
+    let (rig, _, partition) = on_topic(backend).await;
+    let running = rig.start_with(Duration::from_millis(20)).await;
+    let found = rig.control.log().await.unwrap().found;
+    let accepting = async {
+        wait_until(async || !rig.firings().await.is_empty()).await;
+        for _ in 0..40 {
+            let refused = rig.control.accept_log(&found, AcceptFrom::Earliest).await;
+            let nothing = matches!(&refused, Err(ControlError::Conflict(why)) if why.contains("nothing to accept"));
+            assert!(nothing, "partitions are evaluated further while their ends are read: {refused:?}");
+        }
+    };
+    let publishing = async {
+        loop {
+            append(&rig.bus, partition, &ticks(50)).await;
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = publishing => {}
+    }
     running.stop().await;
 }

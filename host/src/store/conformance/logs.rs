@@ -10,6 +10,7 @@ on_each_backend!(
     what_refers_to_offsets_is_known_to_the_next_claim,
     an_accepted_log_begins_where_it_is_said,
     a_log_that_lost_its_end_goes_on_there_under_other_ids,
+    a_partition_that_was_evaluated_since_its_end_was_read_goes_on,
     bindings_without_a_partition_wait_for_their_first_tick,
 );
 
@@ -22,7 +23,8 @@ async fn open_in(backend: Backend, log: &str) -> (TestStore, Store, Claim) {
 }
 
 fn starts(offset: u64, ends: &[u64]) -> Vec<LogStart> {
-    (0..).zip(ends).map(|(partition, end)| LogStart { partition, offset, end: *end }).collect()
+    let start = |(partition, end): (u32, &u64)| LogStart { partition, offset, end: *end, has_lost_records: true };
+    (0..).zip(ends).map(start).collect()
 }
 
 #[track_caller]
@@ -139,6 +141,21 @@ async fn a_log_that_lost_its_end_goes_on_there_under_other_ids(backend: Backend)
     accept(&store, "one", &starts(0, &[3, 6])).await;
     let rows = store.live_bindings(0, u64::MAX >> 1, BindingId(0), 10).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.counts_from.unwrap().offset).collect::<Vec<_>>(), [0, 3]);
+}
+
+async fn a_partition_that_was_evaluated_since_its_end_was_read_goes_on(backend: Backend) {
+    let (_test_store, store, claim) = open_in(backend, "one").await;
+    let alert = create(&store, 1).await;
+    let done = Commit { checkpoints: vec![checkpoint(0, 5)], ..Commit::default() };
+    store.commit(from_ref(&claim), &done).await.unwrap();
+    assert_eq!(store.referenced().await.unwrap()[&0], 5);
+    fire(&store, &claim, [firing(&alert, alert.bindings[0].id, 7)]).await;
+    assert_eq!(store.referenced().await.unwrap()[&0], 8);
+    let starts = starts(0, &[5, 5]).into_iter().map(|start| LogStart { has_lost_records: false, ..start });
+    let accepted = store.accept_log("one", &starts.collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(accepted, AcceptedLog::Known);
+    let done = Commit { checkpoints: vec![checkpoint(0, 8)], ..Commit::default() };
+    store.commit(from_ref(&claim), &done).await.expect("the claim holds");
 }
 
 async fn bindings_without_a_partition_wait_for_their_first_tick(backend: Backend) {

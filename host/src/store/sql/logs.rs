@@ -1,5 +1,7 @@
 //! Which log the offsets in the store refer to, and taking another one in its place.
 
+use std::collections::HashMap;
+
 use sqlx::{AssertSqlSafe, Row as _};
 use tocsin_engine::domain::{BindingId, LogSalt};
 
@@ -37,7 +39,7 @@ impl Backend {
         let mut moved_bindings = 0;
         if is_known {
             let mut changed = 0;
-            for start in starts {
+            for start in starts.iter().filter(|start| start.has_lost_records) {
                 changed += cut_partition(&mut transaction, generation, start).await?;
             }
             if changed == 0 {
@@ -54,6 +56,21 @@ impl Backend {
         transaction.commit().await?;
         self.make_durable().await?;
         Ok(AcceptedLog::Accepted { log, moved_bindings })
+    }
+
+    pub(in crate::store) async fn referenced(&self) -> Result<HashMap<u32, u64>, StoreError> {
+        let rows: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT \"partition\", max(behind) FROM (
+                 SELECT \"partition\", next_offset AS behind FROM partitions
+                 UNION ALL SELECT \"partition\", referenced FROM partitions
+                 UNION ALL SELECT \"partition\", coalesce(resumes_from, counts_from) FROM bindings
+                     WHERE \"partition\" >= 0 AND status IN ('active', 'quarantined')
+             ) AS stored GROUP BY \"partition\"",
+        )
+        .fetch_all(self.readers())
+        .await?;
+        // -1 stands for a partition that was never evaluated.
+        Ok(rows.iter().filter_map(|(partition, end)| Some((*partition as u32, u64::try_from(*end).ok()?))).collect())
     }
 
     pub(in crate::store) async fn claim(&self, partition: u32, log: Option<&str>) -> Result<Claim, StoreError> {
