@@ -2,20 +2,18 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::Page;
-
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Lifecycle)]
 pub(crate) struct LifecycleBody {
     pub(crate) repeat: Option<RepeatBody>,
 }
 
 /// How often an alert may fire: once a symbol, or at every tick that its rule says fire to.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = Repeat)]
 pub(crate) enum RepeatBody {
@@ -23,7 +21,7 @@ pub(crate) enum RepeatBody {
     Every,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Alert)]
 pub(crate) struct AlertBody {
     pub(crate) id: i64,
@@ -44,12 +42,12 @@ pub(crate) struct AlertBody {
     pub(crate) bindings: Vec<BindingBody>,
     /// In the answer to its creation: symbols of it that are none of this server's tickers, so that it waits for ticks
     /// from elsewhere.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) unserved: Vec<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Binding)]
 pub(crate) struct BindingBody {
     pub(crate) symbol: String,
@@ -59,24 +57,16 @@ pub(crate) struct BindingBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
     /// Firings that were not recorded: it fired more than 1000 times in a row, and faster than once in 100 ms.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) suppressed: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AlertsPage)]
 pub(crate) struct AlertsBody {
     pub(crate) alerts: Vec<AlertBody>,
     /// What to give as `after` for the next page; null on the last.
     pub(crate) next: Option<String>,
-}
-
-impl Page for AlertsBody {
-    type Item = AlertBody;
-
-    fn into_parts(self) -> (Vec<AlertBody>, Option<String>) {
-        (self.alerts, self.next)
-    }
 }
 
 fn is_zero(count: &u64) -> bool {

@@ -2,17 +2,15 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-
-use super::Page;
 
 /// The version of the bundle's format: raised when a reader of the one before could not read it.
 pub(crate) const BUNDLE_FORMAT: u32 = 1;
 
 /// What a rule did on a tick instead of answering.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Fault)]
 pub(crate) struct FaultBody {
     /// The same however often its tick is replayed.
@@ -41,7 +39,7 @@ pub(crate) struct FaultBody {
     pub(crate) digest: String,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FaultsPage)]
 pub(crate) struct FaultsBody {
     pub(crate) faults: Vec<FaultBody>,
@@ -50,7 +48,7 @@ pub(crate) struct FaultsBody {
 }
 
 /// All that decided a fault: `tocsin rule reproduce` evaluates it again without a server.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FaultBundle)]
 pub(crate) struct BundleBody {
     /// The version of this format.
@@ -74,7 +72,7 @@ pub(crate) struct BundleBody {
     pub(crate) alert_id: i64,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FaultBundleRule)]
 pub(crate) struct BundleRuleBody {
     pub(crate) name: String,
@@ -85,7 +83,7 @@ pub(crate) struct BundleRuleBody {
     pub(crate) module: String,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FaultBundleTick)]
 pub(crate) struct BundleTickBody {
     pub(crate) symbol: String,
@@ -97,7 +95,7 @@ pub(crate) struct BundleTickBody {
     pub(crate) conditions: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FaultBundleFault)]
 pub(crate) struct BundleFaultBody {
     /// As in the list of faults.
@@ -106,12 +104,4 @@ pub(crate) struct BundleFaultBody {
     pub(crate) detail: String,
     /// What went wrong, for people.
     pub(crate) text: String,
-}
-
-impl Page for FaultsBody {
-    type Item = FaultBody;
-
-    fn into_parts(self) -> (Vec<FaultBody>, Option<String>) {
-        (self.faults, self.next)
-    }
 }

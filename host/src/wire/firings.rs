@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tocsin_engine::domain::Firing;
 use utoipa::ToSchema;
 
-use super::Page;
-
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Firing)]
 pub(crate) struct FiringBody {
     /// The same however often its tick is replayed.
@@ -33,20 +31,12 @@ pub(crate) struct FiringBody {
     pub(crate) evidence: BTreeMap<String, f64>,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = FiringsPage)]
 pub(crate) struct FiringsBody {
     pub(crate) firings: Vec<FiringBody>,
     /// What to give as `after` for the next page; null on the last.
     pub(crate) next: Option<String>,
-}
-
-impl Page for FiringsBody {
-    type Item = FiringBody;
-
-    fn into_parts(self) -> (Vec<FiringBody>, Option<String>) {
-        (self.firings, self.next)
-    }
 }
 
 impl From<Firing> for FiringBody {
@@ -70,6 +60,6 @@ impl From<Firing> for FiringBody {
 }
 
 /// Returns a firing as an element of `GET /api/v1/firings`. Deliveries have the same body.
-pub fn firing_json(firing: Firing) -> String {
+pub(crate) fn firing_json(firing: Firing) -> String {
     serde_json::to_string(&FiringBody::from(firing)).expect("texts and numbers are JSON")
 }

@@ -1,10 +1,10 @@
 //! Logs of ticks.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 /// A log of ticks.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Log)]
 pub(crate) struct LogBody {
     /// What no other log has, such as the topic's id.
@@ -17,7 +17,7 @@ pub(crate) struct LogBody {
 }
 
 /// Which log of ticks there is.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = LogReport)]
 pub(crate) struct LogReportBody {
     /// The log that alerts, firings and checkpoints refer to; null until ticks were evaluated for the first time.
@@ -27,7 +27,7 @@ pub(crate) struct LogReportBody {
 }
 
 /// The log that is evaluated from now on.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AcceptedLog)]
 pub(crate) struct AcceptedBody {
     pub(crate) log: LogBody,

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 /// The body of an error.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody {
     /// What kind of error it is.
@@ -22,13 +22,13 @@ pub(crate) struct ProblemBody {
     /// The same text as `detail`: older clients read it.
     pub(crate) error: String,
     /// Everything that is wrong, for invalid requests and rejected modules.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) violations: Vec<ViolationBody>,
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = Violation)]
 pub(crate) enum ViolationBody {

@@ -1,10 +1,10 @@
 //! Promotions.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 /// What has moved.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Promoted)]
 pub(crate) struct PromotedBody {
     pub(crate) name: String,
@@ -19,7 +19,7 @@ pub(crate) struct PromotedBody {
 }
 
 /// What a cancelled promotion leaves.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CancelledPromotion)]
 pub(crate) struct CancelledBody {
     pub(crate) name: String,

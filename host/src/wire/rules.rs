@@ -1,13 +1,11 @@
 //! Versions of rules.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::Page;
-
 /// A version of a rule.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RuleVersion)]
 pub(crate) struct RuleBody {
     pub(crate) name: String,
@@ -26,7 +24,7 @@ pub(crate) struct RuleBody {
 }
 
 /// Why a rule version is no longer evaluated.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RuleQuarantine)]
 pub(crate) struct RuleQuarantineBody {
     pub(crate) reason: String,
@@ -44,7 +42,7 @@ pub(crate) struct RuleWithVersionsBody {
     pub(crate) versions: Vec<VersionBody>,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RuleVersionName)]
 pub(crate) struct VersionBody {
     pub(crate) version: String,
@@ -52,23 +50,15 @@ pub(crate) struct VersionBody {
     #[schema(format = DateTime)]
     pub(crate) created_at: String,
     /// Whether it was found to be impure.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     pub(crate) quarantined: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RulesPage)]
 pub(crate) struct RulesBody {
     pub(crate) rules: Vec<RuleBody>,
     /// What to give as `after` for the next page; null on the last.
     pub(crate) next: Option<String>,
-}
-
-impl Page for RulesBody {
-    type Item = RuleBody;
-
-    fn into_parts(self) -> (Vec<RuleBody>, Option<String>) {
-        (self.rules, self.next)
-    }
 }
