@@ -29,7 +29,7 @@ const EVALUATORS: usize = 2;
 const VERSIONS: usize = 3;
 
 /// How many random histories there are, and the most steps of each.
-const CASES: u32 = 1_024;
+const CASES: u32 = 4_096;
 const STEPS: usize = 150;
 
 fn load(module: &str) -> Rule {
