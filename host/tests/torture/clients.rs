@@ -36,6 +36,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a request is repeated.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// How long a promotion is repeated. It needs all partitions within 30 s, of which one or the other is away most of the time
+/// on a busy machine; once the acts are over, all are there.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(900);
+
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 
 pub(crate) struct Clients {
@@ -209,7 +213,7 @@ impl ApiClient {
             version += 1;
             requested.store(version, Relaxed);
             let path = format!("api/v1/rules/walk/versions/{version}.0.0/promote");
-            self.ask(|client, url| client.post(format!("{url}/{path}")).json(&json!({})))?;
+            self.ask_for(PROMOTION_PATIENCE, |client, url| client.post(format!("{url}/{path}")).json(&json!({})))?;
             *newest = version;
         }
         self.report.version = version;
@@ -259,6 +263,14 @@ impl ApiClient {
 
     /// Asks until there is an answer. What was deleted by an earlier try is gone, too.
     fn ask(&mut self, request: impl Fn(&Client, &str) -> RequestBuilder) -> anyhow::Result<Response> {
+        self.ask_for(PATIENCE, request)
+    }
+
+    fn ask_for(
+        &mut self,
+        patience: Duration,
+        request: impl Fn(&Client, &str) -> RequestBuilder,
+    ) -> anyhow::Result<Response> {
         let (begun, mut first) = (Instant::now(), true);
         loop {
             let url = url_in(&self.log).context("the API has begun")?;
@@ -276,7 +288,7 @@ impl ApiClient {
                 }
                 Err(error) => error.to_string(),
             };
-            ensure!(begun.elapsed() < PATIENCE, "asked again for {} s: {refused}", PATIENCE.as_secs());
+            ensure!(begun.elapsed() < patience, "asked again for {} s: {refused}", patience.as_secs());
             first = false;
             self.report.again += 1;
             std::thread::sleep(RETRY_WAIT);
