@@ -120,17 +120,18 @@ pub(crate) struct TickContext<'a> {
 impl Group {
     /// Begins to evaluate a tick. Returns false if it wakes no binding.
     pub(crate) fn begin(&mut self, context: &mut TickContext<'_>, work: &mut Work) -> bool {
-        work.restart(self.slots());
+        let (count, mut listed) = (self.slots(), false);
         if let Some(sleepers) = self.sleepers.as_mut().filter(|_| context.waking != Waking::Naive) {
             sleepers.wake(context.tick.price, context.tick.time_ms);
-            if context.waking == Waking::Indexed && sleepers.awake().len() < work.count {
-                work.count = sleepers.awake().len();
-                work.is_listed = true;
-                work.slots.clear();
-                work.slots.extend_from_slice(sleepers.awake());
-                // Sorted, since the records of neighbours share cache lines.
-                work.slots.sort_unstable();
+            // Most ticks wake none.
+            if context.waking == Waking::Indexed && sleepers.awake().is_empty() {
+                return false;
             }
+            listed = context.waking == Waking::Indexed && sleepers.awake().len() < count;
+        }
+        work.restart(count);
+        if let Some(sleepers) = self.sleepers.as_ref().filter(|_| listed) {
+            work.list(sleepers.awake());
         }
         if work.count == 0 {
             return false;

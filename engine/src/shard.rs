@@ -12,7 +12,7 @@ mod event;
 mod memory;
 mod tick;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::domain::{AlertId, BindingId, Digest, RuleRef, Symbol, Tenant};
 use crate::evaluate::{Scratch, Waking, Work};
@@ -95,6 +95,8 @@ pub struct Shard {
     suppressed: BTreeMap<BindingId, u64>,
     /// Memory for the groups of the symbol whose tick is evaluated.
     tick_groups: Vec<GroupId>,
+    /// The groups that have had a turn on the tick that is evaluated, with the work that is left.
+    unfinished: VecDeque<(GroupId, Box<Work>)>,
     /// The work on the last group, to be used again.
     spare_work: Option<Box<Work>>,
     /// The instance that is being called. It is still set while a panic unwinds.
@@ -129,6 +131,7 @@ impl Shard {
             past_usage: HashMap::new(),
             suppressed: BTreeMap::new(),
             tick_groups: Vec::new(),
+            unfinished: VecDeque::new(),
             spare_work: None,
             in_call: None,
             disarms_impure_rules: true,

@@ -35,6 +35,12 @@ impl<K: Key, V> Slab<K, V> {
         self.values.contains(key.index())
     }
 
+    /// Returns the value under a key, to be changed; `None` if there is none.
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+        self.values.get_mut(key.index())
+    }
+
     /// Returns the values in the order of their keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &V> {
         self.values.iter().map(|(_, value)| value)

@@ -28,6 +28,15 @@ impl Work {
         self.isolated_until = 0;
     }
 
+    /// Restricts the work to some slots, in their order: the records of neighbours share cache lines.
+    pub(super) fn list(&mut self, slots: &[Slot]) {
+        self.is_listed = true;
+        self.slots.clear();
+        self.slots.extend_from_slice(slots);
+        self.slots.sort_unstable();
+        self.count = slots.len();
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.next == self.count
     }

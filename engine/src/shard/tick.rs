@@ -1,6 +1,5 @@
 //! Evaluating one tick: the groups of its symbol take turns, and their outcomes become events.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::{Event, Location, Shard};
@@ -18,9 +17,6 @@ pub(super) struct Evaluation<'a> {
     pub(super) position: Position,
     events: &'a mut Vec<Event>,
 }
-
-/// The groups that have had their first turn on a tick, with the work that is left.
-type Unfinished = VecDeque<(GroupId, Box<Work>)>;
 
 impl Shard {
     /// Evaluates the tick at `position`, and appends what happened to `events`.
@@ -46,44 +42,42 @@ impl Shard {
     ) -> Result<(), EvaluateError> {
         let Some(symbol) = self.symbols.get(&tick.symbol).copied() else { return Ok(()) };
         let mut evaluation = Evaluation { tick, position, events };
-        let mut unfinished = Unfinished::new();
+        // What an interrupted evaluation has left.
+        self.unfinished.clear();
+        // The list changes where groups are dropped on the way.
         let mut groups = std::mem::take(&mut self.tick_groups);
-        groups.clone_from(&self.groups_of[symbol]);
-        let begun = self.first_turns(&groups, &mut evaluation, between, &mut unfinished);
+        groups.clear();
+        groups.extend_from_slice(&self.groups_of[symbol]);
+        let begun = self.first_turns(&groups, &mut evaluation, between);
         self.tick_groups = groups;
         begun?;
-        while let Some((id, mut work)) = unfinished.pop_front() {
+        while let Some((id, mut work)) = self.unfinished.pop_front() {
             if between(evaluation.events).is_break() {
                 return Err(EvaluateError::Interrupted);
             }
             // The group is gone if its rule was found impure on this tick.
             if self.groups.contains(id) && !self.turn(id, &mut work, &mut evaluation)? {
-                unfinished.push_back((id, work));
+                self.unfinished.push_back((id, work));
             }
         }
         Ok(())
     }
 
-    /// Gives each group its first turn, and appends those with work left to `unfinished`.
+    /// Gives each group its first turn, and remembers those with work left as unfinished.
     fn first_turns(
         &mut self,
         groups: &[GroupId],
         evaluation: &mut Evaluation<'_>,
         between: &mut impl FnMut(&mut Vec<Event>) -> ControlFlow<()>,
-        unfinished: &mut Unfinished,
     ) -> Result<(), EvaluateError> {
         let mut fuel = self.scratch.fuel;
         let mut work = self.spare_work.take().unwrap_or_default();
         for id in groups.iter().rev().copied() {
-            // The group is gone if its rule was found impure on this tick.
-            if !self.groups.contains(id) {
-                continue;
-            }
             if !self.begin(id, evaluation.tick, &mut work)? {
                 continue;
             }
             if !self.turn(id, &mut work, evaluation)? {
-                unfinished.push_back((id, std::mem::take(&mut work)));
+                self.unfinished.push_back((id, std::mem::take(&mut work)));
             }
             if self.scratch.fuel - fuel >= FUEL_PER_CALL {
                 fuel = self.scratch.fuel;
@@ -96,9 +90,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Begins a group's work on a tick. Returns false if the tick wakes no binding of it.
+    /// Begins a group's work on a tick. Returns false if the tick wakes no binding of it, or the group is gone: its rule was
+    /// found impure on this tick.
     fn begin(&mut self, id: GroupId, tick: &Tick, work: &mut Work) -> Result<bool, EvaluateError> {
-        let group = &mut self.groups[id];
+        let Some(group) = self.groups.get_mut(id) else { return Ok(false) };
         self.in_call = Some(group.instance);
         let instance = &mut self.instances[group.instance];
         if !group.quarantine.is_empty() {
