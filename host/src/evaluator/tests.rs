@@ -36,17 +36,17 @@ on_each_backend!(
     firings_leave_in_the_middle_of_a_tick_that_takes_long,
 );
 
-const NOW_MS: i64 = 1_700_000_000_123;
-const CAPS: BindingCaps =
+pub(super) const NOW_MS: i64 = 1_700_000_000_123;
+pub(super) const CAPS: BindingCaps =
     BindingCaps { per_tenant: 500, per_rule: 500, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
 
 /// No price of a trial run.
-const GOOD: f64 = 4321.5;
+pub(super) const GOOD: f64 = 4321.5;
 /// The price that makes [`COUNTER`] trap.
-const BAD: f64 = 4321.25;
+pub(super) const BAD: f64 = 4321.25;
 
 /// Counts its evaluations in its state and fires with the count; traps at one price.
-const COUNTER: &str = r#"(module (memory (export "memory") 1)
+pub(super) const COUNTER: &str = r#"(module (memory (export "memory") 1)
   (func (export "evaluate") (param $tick i32) (param i32) (param $state i32) (param $verdict i32) (result i32)
     (f64.store (local.get $state) (f64.add (f64.load (local.get $state)) (f64.const 1)))
     (if (f64.eq (f64.load (local.get $tick)) (f64.const 4321.25)) (then unreachable))
@@ -225,7 +225,7 @@ impl Rig {
     }
 }
 
-fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
+pub(super) fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
     CreateAlert {
         user_id: Some(1),
         symbols: Some(symbols.iter().map(|symbol| (*symbol).to_owned()).collect()),
