@@ -11,6 +11,8 @@ mod embedded_db;
 mod kafka;
 mod membership;
 mod partitioner;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod stock_tick;
 
 use std::sync::Arc;
@@ -49,6 +51,9 @@ pub enum Bus {
     Embedded(EmbeddedBus),
     /// On Kafka.
     Kafka(KafkaBus),
+    /// In memory, each call of which waits for a simulator.
+    #[cfg(test)]
+    Simulated(simulated::SimulatedBus),
 }
 
 /// Reads some partitions of a [`Bus`] from given positions on. One thread's.
@@ -57,6 +62,9 @@ pub enum Reader {
     Embedded(EmbeddedReader),
     /// Of a topic.
     Kafka(KafkaReader),
+    /// Of a simulated log.
+    #[cfg(test)]
+    Simulated(simulated::SimulatedReader),
 }
 
 /// Makes a waiting [`Reader::poll`] return early.
@@ -66,6 +74,9 @@ pub enum Waker {
     Embedded(EmbeddedWaker),
     /// Of a reader of a topic.
     Kafka(KafkaWaker),
+    /// Of a reader of a simulated log, which never waits.
+    #[cfg(test)]
+    Simulated,
 }
 
 /// A tick that was read, and where and when it was appended.
@@ -163,6 +174,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.partitions(),
             Self::Kafka(bus) => bus.partitions(),
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.partitions(),
         }
     }
 
@@ -172,6 +185,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => Ok(bus.identity().to_owned()),
             Self::Kafka(bus) => bus.identity().await,
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.identity().await,
         }
     }
 
@@ -181,6 +196,8 @@ impl Bus {
             // Only one process writes it, so no other can cut it.
             Self::Embedded(_) => Ok(Vec::new()),
             Self::Kafka(bus) => bus.missing_promises().await,
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Vec::new()),
         }
     }
 
@@ -195,6 +212,8 @@ impl Bus {
         match self {
             Self::Embedded(_) => Some(self.partition_of(symbol)),
             Self::Kafka(_) => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
         }
     }
 
@@ -204,6 +223,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.publish(ticks).await,
             Self::Kafka(bus) => bus.publish(ticks).await,
+            #[cfg(test)]
+            Self::Simulated(_) => unreachable!("a simulator appends to its log itself"),
         }
     }
 
@@ -212,6 +233,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.end(partition),
             Self::Kafka(bus) => bus.end(partition).await,
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.end(partition).await,
         }
     }
 
@@ -220,6 +243,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => Ok(bus.ends()),
             Self::Kafka(bus) => bus.ends().await,
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.ends().await,
         }
     }
 
@@ -228,6 +253,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.earliest(partition),
             Self::Kafka(bus) => bus.earliest(partition).await,
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.earliest(partition).await,
         }
     }
 
@@ -236,6 +263,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.reader(from).map(Reader::Embedded),
             Self::Kafka(bus) => bus.reader(from).map(Reader::Kafka),
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.reader(from).map(Reader::Simulated),
         }
     }
 
@@ -244,6 +273,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.committed(group),
             Self::Kafka(bus) => bus.committed(group).await,
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Vec::new()),
         }
     }
 
@@ -252,6 +283,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.join(group).map(Membership::Embedded),
             Self::Kafka(bus) => bus.join(group).map(Membership::Kafka),
+            #[cfg(test)]
+            Self::Simulated(bus) => Ok(Membership::Simulated(bus.join())),
         }
     }
 
@@ -263,6 +296,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.ensure_end(position).await,
             Self::Kafka(bus) => bus.ensure_end(position).await,
+            #[cfg(test)]
+            Self::Simulated(bus) => bus.ensure_end(position).await,
         }
     }
 
@@ -271,6 +306,8 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.stats(),
             Self::Kafka(bus) => Ok(bus.stats()),
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Stats::default()),
         }
     }
 }
@@ -284,6 +321,8 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.poll(batch, max_records, timeout),
             Self::Kafka(reader) => reader.poll(batch, max_records, timeout),
+            #[cfg(test)]
+            Self::Simulated(reader) => reader.poll(batch, max_records),
         }
     }
 
@@ -292,6 +331,8 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.add(from),
             Self::Kafka(reader) => reader.add(from),
+            #[cfg(test)]
+            Self::Simulated(reader) => reader.add(from),
         }
     }
 
@@ -300,6 +341,8 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.remove(partitions),
             Self::Kafka(reader) => reader.remove(partitions),
+            #[cfg(test)]
+            Self::Simulated(reader) => reader.remove(partitions),
         }
     }
 
@@ -311,6 +354,8 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.position(partition),
             Self::Kafka(reader) => reader.position(partition),
+            #[cfg(test)]
+            Self::Simulated(reader) => reader.position(partition),
         }
     }
 
@@ -319,6 +364,8 @@ impl Reader {
         match self {
             Self::Embedded(reader) => Waker::Embedded(reader.waker()),
             Self::Kafka(reader) => Waker::Kafka(reader.waker()),
+            #[cfg(test)]
+            Self::Simulated(_) => Waker::Simulated,
         }
     }
 }
@@ -329,6 +376,8 @@ impl Waker {
         match self {
             Self::Embedded(waker) => waker.wake(),
             Self::Kafka(waker) => waker.wake(),
+            #[cfg(test)]
+            Self::Simulated => {}
         }
     }
 

@@ -40,6 +40,8 @@ mod committer;
 mod coordinator;
 pub mod health;
 mod processor;
+#[cfg(test)]
+pub(crate) mod simulation;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -204,22 +206,12 @@ pub async fn start(
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<RunningEvaluator, EvaluatorError> {
-    let stats = Arc::new(EvaluatorStats::default());
-    let workers = config.workers.clamp(1, bus.partitions() as usize);
-    let revision = *store.newest_revision().await?.borrow();
-    let membership = bus.join(&config.group)?;
-    let (stopped, stops) = mpsc::unbounded_channel();
-    let stopped = membership.is_shared().then_some(stopped);
+    let Parts { workers, coordinator, has_begun } =
+        parts(store, bus, rules, &config, clock, &stop, COMMIT_QUEUE).await?;
+    let stats = coordinator.stats.clone();
     let (at_work, all_done) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
-    let mut handles = Vec::new();
-    for _ in 0..workers {
-        let (committer, queue) = mpsc::channel(COMMIT_QUEUE);
-        let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
-        let worker = Worker::new(bus.clone(), revision, committer, messages, stats.clone(), &config, stop.clone())?;
-        let committer =
-            Committer::new(store.clone(), queue, stopped.clone(), stats.clone(), clock.clone(), config.outbox);
-        handles.push(WorkerHandle { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
+    for (worker, committer) in workers {
         let done = worker.spawn()?;
         tasks.spawn(async move {
             done.await.unwrap_or_else(|_| Err(EvaluatorError::Ended("a worker thread panicked".into())))
@@ -232,20 +224,6 @@ pub async fn start(
         });
     }
     drop(at_work);
-    let (begun, has_begun) = oneshot::channel();
-    let coordinator = Coordinator {
-        rules: StoredRules { store: store.clone(), cache: rules, clock },
-        store,
-        bus,
-        membership,
-        workers: handles,
-        stops,
-        revision,
-        log: LogWatch::default(),
-        skip_lost_ticks: config.skip_lost_ticks,
-        stats: stats.clone(),
-        begun: Some(begun),
-    };
     tasks.spawn(coordinator.run(stop, all_done));
     let mut evaluator = RunningEvaluator { tasks, stats };
     let ended = tokio::select! {
@@ -258,6 +236,55 @@ pub async fn start(
         failed => failed,
     };
     Err(ended.err().unwrap_or_else(stopped_early))
+}
+
+/// The parts of an evaluator, none of which runs yet.
+struct Parts {
+    workers: Vec<(Worker, Committer)>,
+    coordinator: Coordinator,
+    /// Gets a message once the first partitions are restored, or none were to be had for a while.
+    has_begun: oneshot::Receiver<()>,
+}
+
+/// Makes an evaluator's parts, and joins the group.
+async fn parts(
+    store: Store,
+    bus: Bus,
+    rules: RuleCache,
+    config: &EvaluatorConfig,
+    clock: Clock,
+    stop: &CancellationToken,
+    commit_queue: usize,
+) -> Result<Parts, EvaluatorError> {
+    let stats = Arc::new(EvaluatorStats::default());
+    let revision = *store.newest_revision().await?.borrow();
+    let membership = bus.join(&config.group)?;
+    let (stopped, stops) = mpsc::unbounded_channel();
+    let stopped = membership.is_shared().then_some(stopped);
+    let (mut workers, mut handles) = (Vec::new(), Vec::new());
+    for _ in 0..config.workers.clamp(1, bus.partitions() as usize) {
+        let (committer, queue) = mpsc::channel(commit_queue);
+        let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
+        let worker = Worker::new(bus.clone(), revision, committer, messages, stats.clone(), config, stop.clone())?;
+        handles.push(WorkerHandle { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
+        let (stopped, stats, clock) = (stopped.clone(), stats.clone(), clock.clone());
+        workers.push((worker, Committer::new(store.clone(), queue, stopped, stats, clock, config.outbox)));
+    }
+    let (begun, has_begun) = oneshot::channel();
+    let coordinator = Coordinator {
+        rules: StoredRules { store: store.clone(), cache: rules, clock },
+        store,
+        bus,
+        membership,
+        workers: handles,
+        stops,
+        revision,
+        log: LogWatch::default(),
+        skip_lost_ticks: config.skip_lost_ticks,
+        stats,
+        begun: Some(begun),
+    };
+    Ok(Parts { workers, coordinator, has_begun })
 }
 
 fn task_ended(ended: Result<Result<(), EvaluatorError>, JoinError>) -> Result<(), EvaluatorError> {

@@ -17,6 +17,8 @@ mod newest;
 mod outbox;
 mod postgres;
 mod promotion;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod sqlite;
 mod symbol_assignment;
 #[cfg(test)]
@@ -67,6 +69,9 @@ pub enum Store {
     Sqlite(SqliteStore),
     /// A PostgreSQL database, which other processes may use at the same time.
     Postgres(PostgresStore),
+    /// A SQLite database in memory, each call of which waits for a simulator.
+    #[cfg(test)]
+    Simulated(simulated::SimulatedStore),
 }
 
 macro_rules! on_backend {
@@ -74,6 +79,11 @@ macro_rules! on_backend {
         match $store {
             Store::Sqlite(store) => store.$method($($argument),*).await,
             Store::Postgres(store) => PostgresStore::in_time(store.$method($($argument),*)).await,
+            #[cfg(test)]
+            Store::Simulated(store) => {
+                let outcome = store.pass(stringify!($method)).await?;
+                outcome.answer(simulated::at_once(store.database().$method($($argument),*))).await
+            }
         }
     };
 }
@@ -416,6 +426,7 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.live_counters().await,
             Self::Postgres(store) => store.live_counters().await,
+            Self::Simulated(store) => store.database().live_counters().await,
         }
     }
 
@@ -425,6 +436,7 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.columns().await,
             Self::Postgres(store) => store.columns().await,
+            Self::Simulated(store) => store.database().columns().await,
         }
     }
 
@@ -433,6 +445,8 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.close().await,
             Self::Postgres(store) => store.close().await,
+            #[cfg(test)]
+            Self::Simulated(_) => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use local_stack::HeldStack;
 mod cargo;
 mod fuzz;
 mod rules;
+mod simulate;
 mod test;
 mod torture;
 mod wat;
@@ -27,6 +28,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Build rules to WebAssembly: the example rules, or one crate.
     Rules(rules::Args),
+    /// Simulate evaluators under a seeded scheduler, and compare the results with an oracle.
+    Simulate(simulate::Args),
     /// Start and stop Kafka, Redis and PostgreSQL to develop against.
     Stack(local_stack::Args),
     /// Run every test, with what they need built, installed and started.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Rules(args) => rules::run(&args),
+        Task::Simulate(args) => simulate::run(&args),
         Task::Stack(args) => local_stack::run(&args),
         Task::Test => test::run(),
         Task::Torture(args) => torture::run(&args),

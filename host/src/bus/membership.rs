@@ -8,6 +8,8 @@ use std::sync::mpsc;
 
 use tocsin_engine::domain::Position;
 
+#[cfg(test)]
+use super::simulated::SimulatedMembership;
 use super::{BusError, EmbeddedMembership, KafkaMembership};
 
 /// A member of a consumer group, until it is dropped.
@@ -16,6 +18,9 @@ pub enum Membership {
     Embedded(EmbeddedMembership),
     /// Of a group that Kafka's brokers coordinate.
     Kafka(KafkaMembership),
+    /// Of the group of a simulated log.
+    #[cfg(test)]
+    Simulated(SimulatedMembership),
 }
 
 /// What has changed for a member.
@@ -47,6 +52,8 @@ impl Membership {
         match self {
             Self::Embedded(membership) => membership.changed().await,
             Self::Kafka(membership) => membership.changed().await,
+            #[cfg(test)]
+            Self::Simulated(membership) => membership.changed().await,
         }
     }
 
@@ -56,6 +63,8 @@ impl Membership {
         match self {
             Self::Embedded(membership) => membership.commit(positions).await,
             Self::Kafka(membership) => membership.commit(positions).await,
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(()),
         }
     }
 
@@ -64,11 +73,13 @@ impl Membership {
         match self {
             Self::Embedded(_) => {}
             Self::Kafka(membership) => membership.leave().await,
+            #[cfg(test)]
+            Self::Simulated(_) => {}
         }
     }
 
     /// Whether partitions can go from one member to another at all.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Kafka(_))
+        !matches!(self, Self::Embedded(_))
     }
 }

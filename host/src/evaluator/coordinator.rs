@@ -101,7 +101,10 @@ impl Coordinator {
         log_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pass_on_changes(&mut newest).await;
+            // In this order, so that a simulated run comes out the same again. What is rare comes first, and last what may
+            // always be: changes are passed on each time.
             tokio::select! {
+                biased;
                 changed = self.membership.changed() => self.follow(changed?).await?,
                 Some(stopped) = self.stops.recv() => self.lose(stopped).await,
                 _ = offsets_due.tick() => self.commit_offsets().await,

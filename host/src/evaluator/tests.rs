@@ -37,7 +37,7 @@ on_each_backend!(
 );
 
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;
-const CAPS: BindingCaps =
+pub(super) const CAPS: BindingCaps =
     BindingCaps { per_tenant: 500, per_rule: 500, bytes_per_tenant: 1 << 30, bytes_per_rule: 1 << 28 };
 
 /// No price of a trial run.
@@ -225,7 +225,7 @@ impl Rig {
     }
 }
 
-fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
+pub(super) fn request(rule: &str, symbols: &[&str]) -> CreateAlert {
     CreateAlert {
         user_id: Some(1),
         symbols: Some(symbols.iter().map(|symbol| (*symbol).to_owned()).collect()),

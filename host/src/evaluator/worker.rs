@@ -99,6 +99,8 @@ pub(super) struct Worker {
     /// The index by which it reports the usage of its rules.
     index: usize,
     checkpoint_interval: Duration,
+    checkpoint_due: Instant,
+    evaluation_time: Duration,
     stop: CancellationToken,
 }
 
@@ -126,6 +128,8 @@ impl Worker {
             index: stats.add_worker(),
             stats,
             checkpoint_interval: config.checkpoint_interval,
+            checkpoint_due: Instant::now() + config.checkpoint_interval,
+            evaluation_time: EVALUATION_TIME,
             stop,
         })
     }
@@ -148,28 +152,49 @@ impl Worker {
     }
 
     fn run(&mut self) -> Result<(), EvaluatorError> {
-        let mut checkpoint_due = Instant::now() + self.checkpoint_interval;
         while !self.stop.is_cancelled() {
-            self.follow_messages()?;
-            if self.processor.has_pending() {
-                self.report_positions()?;
-                self.step(Input::ApplyPending)?;
-                self.outputs.count(&self.processor);
-            }
-            if self.evaluated == self.batch.len() {
-                let wait = checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
-                self.poll(wait)?;
-            }
-            self.evaluate_batch()?;
-            if Instant::now() >= checkpoint_due {
-                // Where states are larger than the store can write in an interval, checkpoints must not pile up in memory.
-                if self.outputs.checkpoint_is_written() {
-                    self.checkpoint()?;
-                }
-                self.stats.report_usage(self.index, self.processor.usage());
-                checkpoint_due = Instant::now() + self.checkpoint_interval;
-            }
+            self.turn()?;
         }
+        self.checkpoint()
+    }
+
+    /// Applies what was sent, reads and evaluates some records, and takes a checkpoint if one is due.
+    fn turn(&mut self) -> Result<(), EvaluatorError> {
+        self.follow_messages()?;
+        if self.processor.has_pending() {
+            self.report_positions()?;
+            self.step(Input::ApplyPending)?;
+            self.outputs.count(&self.processor);
+        }
+        if self.evaluated == self.batch.len() {
+            let wait = self.checkpoint_due.saturating_duration_since(Instant::now()).min(POLL_TIMEOUT);
+            self.poll(wait)?;
+        }
+        self.evaluate_batch()?;
+        if Instant::now() >= self.checkpoint_due {
+            // Where states are larger than the store can write in an interval, checkpoints must not pile up in memory.
+            if self.outputs.checkpoint_is_written() {
+                self.checkpoint()?;
+            }
+            self.stats.report_usage(self.index, self.processor.usage());
+            self.checkpoint_due = Instant::now() + self.checkpoint_interval;
+        }
+        Ok(())
+    }
+
+    /// Takes one turn as a simulator decides it: how long it evaluates (zero is one record), and whether a checkpoint is due.
+    #[cfg(test)]
+    pub(super) fn simulated_turn(&mut self, evaluation_time: Duration, checkpoint: bool) -> Result<(), EvaluatorError> {
+        self.evaluation_time = evaluation_time;
+        if checkpoint {
+            self.checkpoint_due = Instant::now();
+        }
+        self.turn()
+    }
+
+    /// Ends as after a stop.
+    #[cfg(test)]
+    pub(super) fn simulated_end(mut self) -> Result<(), EvaluatorError> {
         self.checkpoint()
     }
 
@@ -280,7 +305,7 @@ impl Worker {
         self.report_progress();
         let first = self.evaluated;
         let batch = std::mem::take(&mut self.batch);
-        let evaluated = self.evaluate_until(&batch[first..], Instant::now() + EVALUATION_TIME);
+        let evaluated = self.evaluate_until(&batch[first..], Instant::now() + self.evaluation_time);
         self.batch = batch;
         self.stats.ticks.fetch_add((self.evaluated - first) as u64, Relaxed);
         if let Some(partition) = evaluated? {
@@ -336,13 +361,13 @@ impl Worker {
     /// Steps the processor at a time that was just read, and passes on what it returns. Meanwhile, firings of a long tick are
     /// sent, and a stop interrupts.
     fn step_at(&mut self, now: Instant, input: Input<'_>) -> Result<(), EvaluatorError> {
-        let (outputs, stop) = (&mut self.outputs, &self.stop);
+        let (outputs, stop, evaluation_time) = (&mut self.outputs, &self.stop, self.evaluation_time);
         let mut sent = now;
         let mut pause = |returned: &mut Vec<Output>| {
             if stop.is_cancelled() {
                 return ControlFlow::Break(());
             }
-            if sent.elapsed() >= EVALUATION_TIME {
+            if sent.elapsed() >= evaluation_time {
                 sent = Instant::now();
                 // It fails where the committer is gone.
                 if outputs.accept(returned).and_then(|()| outputs.flush()).is_err() {

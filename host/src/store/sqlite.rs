@@ -118,6 +118,20 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Opens an empty database in memory, with one connection for everything.
+    #[cfg(test)]
+    pub(super) async fn open_in_memory() -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
+        let pool =
+            SqlitePoolOptions::new().max_connections(1).idle_timeout(None::<Duration>).max_lifetime(None::<Duration>);
+        let pool = pool.test_before_acquire(false).connect_with(options).await?;
+        for (_, schema) in migrations::SQLITE {
+            sqlx::raw_sql(*schema).execute(&pool).await?;
+        }
+        let (writer, readers, status) = (pool.clone(), pool.clone(), pool);
+        Ok(Self(Arc::new(Inner { writer, readers, status, newest: Newest::new(0, 0), wal: PathBuf::new() })))
+    }
+
     /// Runs a statement on a connection of its own.
     #[cfg(test)]
     pub(super) async fn execute(data_dir: &Path, statement: &'static str) {
@@ -142,7 +156,7 @@ impl SqliteStore {
         &self.0.newest
     }
 
-    fn readers(&self) -> &SqlitePool {
+    pub(super) fn readers(&self) -> &SqlitePool {
         &self.0.readers
     }
 

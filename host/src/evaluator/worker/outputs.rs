@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use tocsin_engine::Event;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::{error, info, warn};
 
 use super::WorkerOutput;
@@ -148,8 +148,12 @@ impl Outputs {
 
     /// Sends to the committer, and waits while its queue is full.
     pub(super) fn send(&self, output: WorkerOutput) -> Result<(), EvaluatorError> {
-        let gone = |_| EvaluatorError::Ended("the committer is gone".into());
-        self.committer.blocking_send(output).map_err(gone)
+        let sent = match self.committer.try_send(output) {
+            Ok(()) => true,
+            Err(TrySendError::Full(output)) => self.committer.blocking_send(output).is_ok(),
+            Err(TrySendError::Closed(_)) => false,
+        };
+        if sent { Ok(()) } else { Err(EvaluatorError::Ended("the committer is gone".into())) }
     }
 
     /// Returns whether the store has the last checkpoint.

@@ -1,0 +1,225 @@
+//! A log in memory with Kafka's rules, which simulated processes share. Each call waits until the simulator lets it happen;
+//! reading does not wait, and returns what the simulator lets be visible.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads};
+
+use tocsin_engine::domain::{Position, Tick};
+use tokio::sync::mpsc;
+
+use super::{Assignment, BusError, Handover, Record};
+use crate::evaluator::simulation::{Gate, Outcome};
+
+/// The log. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct SimulatedLog(Arc<Mutex<Log>>);
+
+struct Log {
+    identity: String,
+    partitions: Vec<Partition>,
+    poll: Poll,
+}
+
+#[derive(Default)]
+struct Partition {
+    earliest: u64,
+    end: u64,
+    /// By offset; offsets may be missing.
+    records: Vec<Record>,
+}
+
+/// What the next polls of a worker return.
+#[derive(Clone, Copy)]
+pub(crate) struct Poll {
+    /// At most so many records. Where it is 0, nothing new is visible; what was read before can be read again.
+    pub(crate) records: usize,
+    /// Which partition comes first.
+    pub(crate) turn: usize,
+}
+
+/// The log as a process reaches it.
+#[derive(Clone)]
+pub struct SimulatedBus {
+    log: SimulatedLog,
+    gate: Gate,
+    members: Arc<Mutex<Option<mpsc::UnboundedReceiver<Assignment>>>>,
+}
+
+/// A reader of some partitions.
+pub struct SimulatedReader {
+    log: SimulatedLog,
+    next: Vec<Position>,
+    /// Whether it reads what was read before.
+    again: bool,
+}
+
+/// A member of the group: the simulator decides what it is assigned.
+pub struct SimulatedMembership(mpsc::UnboundedReceiver<Assignment>);
+
+impl SimulatedLog {
+    pub(crate) fn new(identity: &str, partitions: u32) -> Self {
+        let partitions = (0..partitions).map(|_| Partition::default()).collect();
+        Self(Arc::new(Mutex::new(Log { identity: identity.into(), partitions, poll: Poll { records: 0, turn: 0 } })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn append(&self, partition: u32, tick: Tick) {
+        let mut log = self.lock();
+        let Partition { end, records, .. } = &mut log.partitions[partition as usize];
+        records.push(Record { position: Position { partition, offset: *end }, published_ms: 0, tick });
+        *end += 1;
+    }
+
+    /// Offsets that hold no tick, as Kafka's own records.
+    pub(crate) fn skip(&self, partition: u32, offsets: u64) {
+        self.lock().partitions[partition as usize].end += offsets;
+    }
+
+    pub(crate) fn ends(&self) -> Vec<u64> {
+        self.lock().partitions.iter().map(|partition| partition.end).collect()
+    }
+
+    /// All records of a partition.
+    pub(crate) fn records(&self, partition: u32) -> Vec<Record> {
+        self.lock().partitions[partition as usize].records.clone()
+    }
+
+    pub(crate) fn set_poll(&self, poll: Poll) {
+        self.lock().poll = poll;
+    }
+
+    fn check(&self, position: Position) -> Result<(), BusError> {
+        let log = self.lock();
+        let count = log.partitions.len() as u32;
+        let partition = log.partitions.get(position.partition as usize);
+        let unknown = BusError::UnknownPartition { partition: position.partition, partitions: count };
+        let Partition { earliest, end, .. } = *partition.ok_or(unknown)?;
+        let is_in_range = (earliest..=end).contains(&position.offset);
+        if is_in_range { Ok(()) } else { Err(BusError::OffsetOutOfRange { position, earliest, end }) }
+    }
+}
+
+impl SimulatedBus {
+    /// The log for one process, and where to send what its member of the group is assigned.
+    pub(crate) fn new(log: SimulatedLog, gate: Gate) -> (Self, mpsc::UnboundedSender<Assignment>) {
+        let (assignments, member) = mpsc::unbounded_channel();
+        (Self { log, gate, members: Arc::new(Mutex::new(Some(member))) }, assignments)
+    }
+
+    async fn pass(&self, call: &'static str) -> Result<(), BusError> {
+        match self.gate.pass(call).await {
+            Outcome::Done => Ok(()),
+            Outcome::Refused | Outcome::Lost => Err(BusError::Kafka("the simulated brokers are away".into())),
+            Outcome::Unanswered => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.log.lock().partitions.len() as u32
+    }
+
+    pub(super) async fn identity(&self) -> Result<String, BusError> {
+        self.pass("identity").await?;
+        Ok(self.log.lock().identity.clone())
+    }
+
+    pub(super) async fn end(&self, partition: u32) -> Result<u64, BusError> {
+        self.pass("end").await?;
+        Ok(self.log.ends()[partition as usize])
+    }
+
+    pub(super) async fn ends(&self) -> Result<Vec<u64>, BusError> {
+        self.pass("ends").await?;
+        Ok(self.log.ends())
+    }
+
+    pub(super) async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
+        self.pass("earliest").await?;
+        Ok(self.log.lock().partitions[partition as usize].earliest)
+    }
+
+    pub(super) async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
+        self.pass("ensure_end").await?;
+        // A position before what is retained is no matter of the end.
+        match self.log.check(position) {
+            Err(BusError::OffsetOutOfRange { end, .. }) if position.offset <= end => Ok(()),
+            checked => checked,
+        }
+    }
+
+    pub(super) fn reader(&self, from: Vec<Position>) -> Result<SimulatedReader, BusError> {
+        let mut reader = SimulatedReader { log: self.log.clone(), next: Vec::new(), again: !from.is_empty() };
+        reader.add(from)?;
+        Ok(reader)
+    }
+
+    /// # Panics
+    /// If the process has joined before.
+    pub(super) fn join(&self) -> SimulatedMembership {
+        let member = self.members.lock().unwrap_or_else(PoisonError::into_inner).take();
+        SimulatedMembership(member.expect("a process joins its group once"))
+    }
+}
+
+impl SimulatedReader {
+    pub(super) fn poll(&mut self, batch: &mut Vec<Record>, max_records: usize) -> Result<(), BusError> {
+        batch.clear();
+        for position in &self.next {
+            self.log.check(*position)?;
+        }
+        let log = self.log.lock();
+        let left = if self.again { log.poll.records.max(1) } else { log.poll.records };
+        let mut left = left.min(max_records);
+        let (count, turn) = (self.next.len(), log.poll.turn);
+        for i in (0..count).map(|i| (i + turn) % count) {
+            let Position { partition, offset } = self.next[i];
+            let records = &log.partitions[partition as usize].records;
+            let first = records.partition_point(|record| record.position.offset < offset);
+            let read = &records[first..records.len().min(first + left)];
+            batch.extend_from_slice(read);
+            left -= read.len();
+            if let Some(last) = read.last() {
+                self.next[i].offset = last.position.offset + 1;
+            } else if self.again && first == records.len() {
+                self.next[i].offset = log.partitions[partition as usize].end;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+        for position in from {
+            if self.next.iter().any(|other| other.partition == position.partition) {
+                return Err(BusError::DuplicatePartition(position.partition));
+            }
+            self.log.check(position)?;
+            self.next.push(position);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, partitions: &[u32]) {
+        self.next.retain(|position| !partitions.contains(&position.partition));
+    }
+
+    pub(super) fn position(&self, partition: u32) -> u64 {
+        let position = self.next.iter().find(|position| position.partition == partition);
+        position.expect("a reader is asked about partitions that it was given").offset
+    }
+}
+
+impl SimulatedMembership {
+    pub(super) async fn changed(&mut self) -> Result<Assignment, BusError> {
+        match self.0.recv().await {
+            Some(assignment) => Ok(assignment),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A handover, and what is disconnected once it is done.
+pub(crate) fn handover() -> (Handover, threads::Receiver<()>) {
+    Handover::new()
+}
