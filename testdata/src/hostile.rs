@@ -77,9 +77,28 @@ const KINDS: [(&str, &str, &str); 22] = [
     ),
 ];
 
+/// Times of ticks, Unix milliseconds, at which disguised rules do harm: the trial run has none there.
+const HARM_FROM_MS: i64 = 1_702_592_000_000;
+const HARM_FOR_MS: i64 = 2_000_000_000_000;
+
 /// So many hostile rules, all kinds in turn, no two alike.
 pub fn rules(count: usize) -> impl Iterator<Item = Hostile> {
-    (0..count).map(|number| {
+    hostile_rules(count, "")
+}
+
+/// As many, which hold on the ticks of the trial run: a server accepts them, and they do harm on ticks of today.
+pub fn disguised(count: usize) -> impl Iterator<Item = Hostile> {
+    hostile_rules(
+        count,
+        "(if (i64.gt_u (i64.sub (i64.load offset=16 (local.get 0)) (i64.const FROM)) (i64.const FOR))
+           (then (return (i32.const 0))))",
+    )
+}
+
+/// Rules that do `first` before they do harm.
+fn hostile_rules(count: usize, first: &str) -> impl Iterator<Item = Hostile> {
+    let first = first.replace("FROM", &HARM_FROM_MS.to_string()).replace("FOR", &HARM_FOR_MS.to_string());
+    (0..count).map(move |number| {
         let (kind, beside, body) = KINDS[number % KINDS.len()];
         let shape = number / KINDS.len() + 1;
         let fill =
@@ -87,9 +106,12 @@ pub fn rules(count: usize) -> impl Iterator<Item = Hostile> {
         let manifest = format!(
             r#"{{"abi":1,"name":"hostile-{number}","version":"1.0.0","state":{{"size":16}},"evidence":["n"]}}"#
         );
+        // Locals are declared before anything is done.
+        let (locals, body) =
+            body.split_at(if body.starts_with("(local ") { body.find(')').map_or(0, |at| at + 1) } else { 0 });
         let fields = format!(
             r#"(memory (export "memory") 1) {}
-               (func $evaluate (export "evaluate") (param i32 i32 i32 i32) (result i32) {})"#,
+               (func $evaluate (export "evaluate") (param i32 i32 i32 i32) (result i32) {locals} {first} {})"#,
             fill(beside),
             fill(body)
         );
