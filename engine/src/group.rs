@@ -199,9 +199,10 @@ impl Group {
     /// Counts a tick for the quarantined bindings, and puts those that have waited long enough on probe, at most
     /// [`MAX_PROBES_PER_TICK`]. Returns them with their slots.
     pub(crate) fn probe_due(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, Slot)>, MemoryError> {
-        self.changed |= !self.quarantine.is_empty();
         let mut due: Vec<BindingId> = Vec::new();
         for quarantined in &mut self.quarantine {
+            // Those that wait for an operator have nothing new to remember.
+            self.changed |= !quarantined.health.is_condemned();
             if quarantined.health.wait() {
                 due.push(quarantined.binding.id);
             }

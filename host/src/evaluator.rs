@@ -47,7 +47,7 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,6 +194,8 @@ impl EvaluatorError {
 struct Stopped {
     partition: u32,
     why: String,
+    /// Whether another evaluator has claimed it.
+    is_fenced: bool,
 }
 
 /// Takes part in evaluation until `stop` is cancelled, then writes a last checkpoint. Returns once the first partitions
@@ -280,6 +282,7 @@ async fn parts(
         stops,
         revision,
         log: LogWatch::default(),
+        fenced: BTreeMap::new(),
         skip_lost_ticks: config.skip_lost_ticks,
         stats,
         begun: Some(begun),

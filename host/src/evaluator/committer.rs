@@ -155,12 +155,13 @@ impl Committer {
                     warn!(partition, "another evaluator has claimed a partition: nothing more of it is written here");
                     self.claims.retain(|claim| claim.partition != partition);
                     // At the end, where all partitions are given up, the receiver is gone.
-                    let _ = stopped.send(Stopped { partition, why: "another evaluator has claimed it".into() });
+                    let why = "another evaluator has claimed it".into();
+                    let _ = stopped.send(Stopped { partition, why, is_fenced: true });
                 }
                 (Err(error @ StoreError::CheckpointBehind { partition, .. }), Some(stopped)) => {
                     let why = error.to_string();
                     error!(partition, error = why, "evaluation of a partition has halted");
-                    let _ = stopped.send(Stopped { partition, why: why.clone() });
+                    let _ = stopped.send(Stopped { partition, why: why.clone(), is_fenced: false });
                     self.halt(partition, &why).await?;
                 }
                 (written, _) => {

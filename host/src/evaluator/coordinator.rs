@@ -14,7 +14,7 @@ mod passing_on;
 mod restore;
 mod restoring;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,10 @@ const FIRST_ASSIGNMENT_WAIT: Duration = Duration::from_secs(15);
 /// Time between commits of the group's offsets, which only monitoring looks at.
 const OFFSETS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long the group has to revoke a partition that another evaluator has claimed: as long as a session of Kafka's. After that
+/// the claim was one of a member that the group had taken the partition from meanwhile, and the partition is this one's.
+const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
 /// How a coordinator reaches one worker.
 pub(super) struct WorkerHandle {
     pub(super) partitions: BTreeSet<u32>,
@@ -60,6 +64,8 @@ pub(super) struct Coordinator {
     /// Changes up to this revision were passed on.
     pub(super) revision: u64,
     pub(super) log: LogWatch,
+    /// Partitions that another evaluator has claimed although the group has not revoked them, and since when.
+    pub(super) fenced: BTreeMap<u32, Instant>,
     pub(super) skip_lost_ticks: bool,
     pub(super) stats: Arc<EvaluatorStats>,
     /// Notified once the first partitions are restored.
@@ -108,7 +114,10 @@ impl Coordinator {
                 changed = self.membership.changed() => self.follow(changed?).await?,
                 Some(stopped) = self.stops.recv() => self.lose(stopped).await,
                 _ = offsets_due.tick() => self.commit_offsets().await,
-                _ = log_due.tick() => self.watch_log().await?,
+                _ = log_due.tick() => {
+                    self.claim_again().await?;
+                    self.watch_log().await?;
+                }
                 changed = newest.changed() => if changed.is_err() {
                     return Ok(());
                 },
@@ -133,6 +142,7 @@ impl Coordinator {
     async fn leave(&mut self, partitions: &[u32], how: &GiveUp) {
         self.give_up(partitions, how).await;
         self.log.left(partitions);
+        self.fenced.retain(|partition, _| !partitions.contains(partition));
         partitions.iter().for_each(|partition| self.stats.left(*partition));
     }
 
@@ -152,16 +162,35 @@ impl Coordinator {
     }
 
     /// Gives up a partition of which nothing more is written. Where another evaluator has claimed it, the group revokes it,
-    /// too, if it has not yet.
+    /// too, if it has not yet; or else it is claimed again.
     async fn lose(&mut self, stopped: Stopped) {
-        let Stopped { partition, why } = stopped;
+        let Stopped { partition, why, is_fenced } = stopped;
         self.leave(&[partition], &GiveUp::Lost).await;
         self.stats.taken(partition);
         self.stats.halted(partition, why);
+        if is_fenced {
+            self.fenced.insert(partition, Instant::now());
+        }
         // Or another log was accepted: then it is this one's again.
         if self.store.tick_log().await.is_ok_and(|stored| self.log.is_outdated(stored.as_ref())) {
             self.log.halted(partition);
         }
+    }
+
+    /// Claims partitions again that another evaluator has claimed and that the group has left to this one: that one was late,
+    /// and has lost them meanwhile. Where two evaluators believe for long that a partition is theirs, each goes on where the
+    /// other one has come to.
+    async fn claim_again(&mut self) -> Result<(), EvaluatorError> {
+        let is_due = |_: &u32, since: &mut Instant| since.elapsed() >= CLAIM_AGAIN_AFTER;
+        let partitions: Vec<u32> = self.fenced.extract_if(.., is_due).map(|(partition, _)| partition).collect();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        warn!(
+            ?partitions,
+            "another evaluator has claimed partitions that are this one's by the group: they are claimed again"
+        );
+        self.restore(partitions).await
     }
 
     /// Commits to the group how far evaluation is, for monitoring of its lag.

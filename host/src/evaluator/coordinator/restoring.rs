@@ -28,6 +28,9 @@ impl Coordinator {
 
     /// Claims partitions, restores them and gives each to the worker that has the fewest.
     pub(super) async fn restore(&mut self, partitions: Vec<u32>) -> Result<(), EvaluatorError> {
+        // Whatever else it was to be restored for.
+        self.fenced.retain(|partition, _| !partitions.contains(partition));
+        self.log.left(&partitions);
         let claims = self.claim(partitions).await?;
         self.catch_up(&claims).await?;
         let restorer = Restorer {

@@ -134,6 +134,22 @@ async fn who_was_fenced_off_writes_nothing_more_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_claimed_by_an_evaluator_that_has_lost_it_is_claimed_again() {
+    let (rig, _) = rig().await;
+    let running = rig.start_soon().await;
+    rig.publish_round().await;
+    rig.check_rounds(1).await;
+    // As an evaluator would whose claim was late: the group had given the partition back to this one.
+    let taken = 0;
+    rig.store.claim(taken).await.unwrap();
+    rig.publish_round().await;
+    wait_until(async || running.evaluator.stats().partitions()[&taken].halted.is_some()).await;
+    rig.check_rounds(2).await;
+    wait_until(async || running.evaluator.stats().partitions()[&taken].halted.is_none()).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_whose_ticks_were_removed_halts_loudly_and_the_others_go_on() {
     let (rig, _) = rig().await;
     let running = rig.start_soon().await;
