@@ -104,7 +104,7 @@ pub struct Shard {
     /// Whether it takes impure rule versions out of service.
     disarms_impure_rules: bool,
     /// Where it does not: the rule versions of which it has found a binding impure, with the last finding.
-    found_impure: HashMap<Digest, Impurity>,
+    found_impure: HashMap<Digest, (RuleRef, Impurity)>,
     waking: Waking,
     firings_at_once: u32,
     audit: Audit,

@@ -78,11 +78,8 @@ impl Shard {
                 None => self.remember_usage(used),
             }
         }
-        for (digest, impurity) in &other.found_impure {
-            let mut rules = other.instances.iter().map(|instance| instance.rule().reference());
-            if let Some(rule) = rules.find(|rule| rule.digest == *digest) {
-                self.found_impure(rule.clone(), impurity.clone(), events);
-            }
+        for (rule, impurity) in other.found_impure.values() {
+            self.found_impure(rule.clone(), impurity.clone(), events);
         }
         failed
     }

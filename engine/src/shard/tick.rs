@@ -194,7 +194,7 @@ impl Shard {
     /// Takes a rule version out of service that a binding was found impure of, if that has happened to enough of them.
     pub(super) fn found_impure(&mut self, rule: RuleRef, impurity: Impurity, events: &mut Vec<Event>) {
         if !self.disarms_impure_rules {
-            self.found_impure.insert(rule.digest, impurity);
+            self.found_impure.insert(rule.digest, (rule, impurity));
         } else if self.is_impure(&rule.digest) {
             self.disarm_rule(&rule.digest);
             events.push(Event::Impure { rule, impurity });
