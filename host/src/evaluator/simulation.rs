@@ -2,12 +2,12 @@
 //!
 //! Coordinators, workers, committers and API calls of several processes run on one thread, over one database (the store's own
 //! SQL, on SQLite in memory) and one log in memory with Kafka's rules. A scheduler with a seed decides what happens next, one
-//! step at a time: each call of the store or the bus waits until it is let happen; a worker takes a turn when it is told to;
+//! step at a time: each call of the store or the bus waits until the scheduler releases it, and so does each turn of a worker;
 //! time passes when nothing else does. So it delays and reorders whatever the real system may: it holds notifications back,
 //! fails calls before they have happened or loses their answer after, moves partitions with and without a handover, crashes and
 //! stops processes between any two steps, and mixes creations, deletions and repeated requests with ticks.
 //!
-//! After a run everything is let happen until nothing moves. Then [`oracle`] says, from the log and from when changes became
+//! After a run everything is released until nothing moves. Then [`oracle`] says, from the log and from when changes became
 //! durable, what must have fired with which evidence, in which order, and what bindings must remember.
 //!
 //! What it does not model: two calls of the store that overlap (each is one step; what PostgreSQL's isolation adves is left to

@@ -76,7 +76,7 @@ impl World {
         true
     }
 
-    /// Ends processes that hang, starts one where there is none, and gives it what is nobody's.
+    /// Ends processes that hang, starts one where there is none, and gives it the partitions without an owner.
     async fn revive(&mut self) -> bool {
         let mut moved = false;
         for slot in 0..self.slots.len() {

@@ -121,7 +121,7 @@ fn check_binding(
     states: &States,
 ) -> Result<(), String> {
     let request = &world.history.requests[binding.user as usize - 1];
-    let last = world.history.created.get(&binding.alert).ok_or("an alert is stored that nobody stored")?;
+    let last = world.history.created.get(&binding.alert).ok_or("an alert is stored that no request created")?;
     if firings.windows(2).any(|two| two[0].1.position.offset >= two[1].1.position.offset) {
         return Err(format!("firings are out of order: {firings:?}"));
     }

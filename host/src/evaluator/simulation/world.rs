@@ -46,10 +46,10 @@ impl Shape {
     }
 }
 
-/// Whom the group gives a partition.
+/// The process to which the group assigns a partition.
 #[derive(Debug)]
 enum Owner {
-    Nobody,
+    None,
     Process(u32),
     /// The process in this slot gets it once the handover is done.
     Moving(usize, Receiver<()>),
@@ -106,7 +106,7 @@ impl World {
             database: SimulatedDatabase::new(&rules().versions),
             gates: Gates::default(),
             slots: (0..shape.slots).map(|_| None).collect(),
-            owners: (0..shape.partitions).map(|_| Owner::Nobody).collect(),
+            owners: (0..shape.partitions).map(|_| Owner::None).collect(),
             next_process: 0,
             ticks: 0,
             trace: Vec::new(),
@@ -302,7 +302,7 @@ impl World {
         let mut process = Process::start(number, workers, log, &self.database, &self.gates).await;
         let mut free = Vec::new();
         for (partition, owner) in (0..).zip(&mut self.owners) {
-            if matches!(owner, Owner::Nobody) {
+            if matches!(owner, Owner::None) {
                 *owner = Owner::Process(number);
                 free.push(partition);
             }
@@ -317,7 +317,7 @@ impl World {
         self.gates.forget(process.number);
         for owner in &mut self.owners {
             if matches!(owner, Owner::Process(number) if *number == process.number) {
-                *owner = Owner::Nobody;
+                *owner = Owner::None;
             }
         }
     }
@@ -351,7 +351,7 @@ impl World {
                 }
             }
             Owner::Moving(..) => return,
-            Owner::Nobody => {}
+            Owner::None => {}
         }
         self.assign(partition, to);
     }
@@ -363,7 +363,7 @@ impl World {
                 process.mail.push_back(Assignment::Assigned(vec![partition]));
                 Owner::Process(process.number)
             }
-            None => Owner::Nobody,
+            None => Owner::None,
         };
     }
 
@@ -386,7 +386,7 @@ impl World {
     }
 
     pub(super) fn free_partitions(&self) -> Vec<u32> {
-        (0..).zip(&self.owners).filter(|(_, owner)| matches!(owner, Owner::Nobody)).map(|(number, _)| number).collect()
+        (0..).zip(&self.owners).filter(|(_, owner)| matches!(owner, Owner::None)).map(|(number, _)| number).collect()
     }
 
     /// All firings, with their sequence numbers.
