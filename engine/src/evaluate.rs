@@ -109,6 +109,8 @@ struct Fired {
 /// What evaluating a group on a tick needs beside the group.
 pub(crate) struct TickContext<'a> {
     pub(crate) tick: &'a Tick,
+    /// The offset of the tick.
+    pub(crate) offset: u64,
     /// The instance of the group.
     pub(crate) instance: &'a mut Instance,
     pub(crate) waking: Waking,

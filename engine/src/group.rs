@@ -49,6 +49,8 @@ pub(crate) struct Group {
     /// The healths that are not clean. Few ever are.
     pub(crate) suspects: BTreeMap<Slot, Health>,
     pub(crate) quarantine: Vec<Quarantined>,
+    /// No quarantined binding is due to be put on probe before this offset.
+    no_probe_before: u64,
     /// The firing rates of the bindings that fired lately.
     pub(crate) paces: HashMap<BindingId, Pace>,
     /// The index of wake bands, if the rule returns any.
@@ -69,6 +71,7 @@ impl Group {
             table: Table::new(rule.manifest()),
             suspects: BTreeMap::new(),
             quarantine: Vec::new(),
+            no_probe_before: 0,
             paces: HashMap::new(),
             sleepers: rule.manifest().sleeps.then(Sleepers::default),
             changed: false,
@@ -184,10 +187,17 @@ impl Group {
         (slot != last).then(|| self.binding(slot).id)
     }
 
+    /// Adds a quarantined binding.
+    pub(crate) fn push_quarantined(&mut self, quarantined: Quarantined) {
+        self.quarantine.push(quarantined);
+        self.no_probe_before = 0;
+        self.changed = true;
+    }
+
     /// Moves the binding in a slot into quarantine. The last binding moves into the slot; returns its id, if it is another
     /// one.
     pub(crate) fn move_to_quarantine(&mut self, instance: &mut Instance, slot: Slot) -> Option<BindingId> {
-        self.quarantine.push(Quarantined {
+        self.push_quarantined(Quarantined {
             binding: self.binding(slot).clone(),
             params: self.table.params(instance, slot).to_vec(),
             state: self.table.state(instance, slot).to_vec(),
@@ -196,15 +206,24 @@ impl Group {
         self.swap_remove(instance, slot)
     }
 
-    /// Counts a tick for the quarantined bindings, and puts those that have waited long enough on probe, at most
-    /// [`MAX_PROBES_PER_TICK`]. Returns them with their slots.
-    pub(crate) fn probe_due(&mut self, instance: &mut Instance) -> Result<Vec<(BindingId, Slot)>, MemoryError> {
+    /// Puts the quarantined bindings that have waited long enough on probe, at most [`MAX_PROBES_PER_TICK`]. Returns them with
+    /// their slots.
+    pub(crate) fn probe_due(
+        &mut self,
+        instance: &mut Instance,
+        offset: u64,
+    ) -> Result<Vec<(BindingId, Slot)>, MemoryError> {
         let mut due: Vec<BindingId> = Vec::new();
-        for quarantined in &mut self.quarantine {
-            // Those that wait for an operator have nothing new to remember.
-            self.changed |= !quarantined.health.is_condemned();
-            if quarantined.health.wait() {
-                due.push(quarantined.binding.id);
+        if offset < self.no_probe_before {
+            return Ok(Vec::new());
+        }
+        self.no_probe_before = u64::MAX;
+        for Quarantined { binding, health, .. } in &mut self.quarantine {
+            let probe_at = health.probe_seen_from(offset);
+            self.changed |= health.wait_until(probe_at);
+            self.no_probe_before = self.no_probe_before.min(probe_at);
+            if probe_at <= offset {
+                due.push(binding.id);
             }
         }
         // A replay must put the same bindings on probe: the order of the list is not part of a snapshot.

@@ -128,10 +128,11 @@ pub const FAULT_WINDOW_EVALUATIONS: u32 = 32;
 /// Faults among [`FAULT_WINDOW_EVALUATIONS`] that quarantine a binding.
 pub const QUARANTINE_AFTER_FAULTS: u32 = 5;
 
-/// Ticks of its symbol after which a quarantined binding is tried again: seconds in a busy market.
-pub const PROBE_AFTER_TICKS: u64 = 1_000;
+/// Records of its partition after which a quarantined binding is tried again, on the next tick of its symbol: seconds in a busy
+/// market.
+pub const PROBE_AFTER_RECORDS: u64 = 1_000;
 
-/// How often that wait doubles, once for each probe that failed: at last it is a million ticks.
+/// How often that wait doubles, once for each probe that failed: at last it is a million records.
 pub const MAX_PROBE_DOUBLINGS: u32 = 10;
 
 /// Firings of one binding that may follow each other at once, unless it is set otherwise. See [`FIRING_INTERVAL_MS`].

@@ -6,7 +6,7 @@
 //! | then for each binding: | |
 //! | 8 | its id (i64) |
 //! | 4 | the bytes of its state (u32), with bit 31 set if a health follows and bit 30 set if a pace does |
-//! | 16, if bit 31 is set | its health: history (u32), trips (u16), on probe (u16: 0 or 1), ticks to wait (u64) |
+//! | 16, if bit 31 is set | its health: history (u32), trips (u16), on probe (u16: 0 or 1), the offset of its probe (u64) |
 //! | 16, if bit 30 is set | its pace: used ms (i64), last event time in ms (i64) |
 //! | as above | its state |
 //!
@@ -131,7 +131,7 @@ fn put_record(bytes: &mut Vec<u8>, record: Remembered<'_>) {
         bytes.extend_from_slice(&health.history.to_le_bytes());
         bytes.extend_from_slice(&health.trips.to_le_bytes());
         bytes.extend_from_slice(&u16::from(health.on_probe).to_le_bytes());
-        bytes.extend_from_slice(&health.wait_ticks.to_le_bytes());
+        bytes.extend_from_slice(&health.probe_at.to_le_bytes());
     }
     if let Some(pace) = pace {
         bytes.extend_from_slice(&pace.used_ms.to_le_bytes());
@@ -150,7 +150,7 @@ fn take_record(left: &mut &[u8]) -> Option<SavedBinding> {
         health.history = u32::from_le_bytes(*bytes.first_chunk()?);
         health.trips = u16::from_le_bytes([bytes[4], bytes[5]]);
         health.on_probe = bytes[6] != 0;
-        health.wait_ticks = u64::from_le_bytes(*bytes.last_chunk()?);
+        health.probe_at = u64::from_le_bytes(*bytes.last_chunk()?);
     }
     let mut pace = None;
     if length & HAS_PACE != 0 {
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_survives_its_bytes_and_damage_is_an_error() {
-        let health = Health { history: 5, trips: 2, on_probe: true, wait_ticks: 1 << 40 };
+        let health = Health { history: 5, trips: 2, on_probe: true, probe_at: 1 << 40 };
         let pace = Some(Pace { used_ms: 300, last_ms: -5 });
         let clean = Health::default();
         let expect = [

@@ -135,8 +135,8 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
             limits::QUARANTINE_AFTER_FAULTS,
             limits::FAULT_WINDOW_EVALUATIONS
         ),
-        format!("After {} ticks of its symbol", limits::PROBE_AFTER_TICKS),
-        format!("up to {} ticks", limits::PROBE_AFTER_TICKS << limits::MAX_PROBE_DOUBLINGS),
+        format!("After {} records of its symbol's partition", limits::PROBE_AFTER_RECORDS),
+        format!("up to {} records", limits::PROBE_AFTER_RECORDS << limits::MAX_PROBE_DOUBLINGS),
         format!("at most {} different versions", limits::MAX_MIGRATES),
         format!("The stack is {} bytes", limits::WASM_STACK_BYTES),
         format!("At most {} bindings of a symbol are tried on one tick", limits::MAX_PROBES_PER_TICK),

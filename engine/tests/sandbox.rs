@@ -12,7 +12,7 @@ use tocsin_engine::domain::{
     AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick, Version,
 };
 use tocsin_engine::limits::{
-    FIRING_INTERVAL_MS, FIRINGS_AT_ONCE, FUEL_PER_CALL, IMPURE_BINDINGS, MAX_PROBES_PER_TICK, PROBE_AFTER_TICKS,
+    FIRING_INTERVAL_MS, FIRINGS_AT_ONCE, FUEL_PER_CALL, IMPURE_BINDINGS, MAX_PROBES_PER_TICK, PROBE_AFTER_RECORDS,
     QUARANTINE_AFTER_FAULTS, THREAD_STACK_BYTES,
 };
 use tocsin_engine::{
@@ -205,7 +205,7 @@ fn a_fault_costs_its_record_and_quarantine_bounds_the_probes() {
     for _ in 0..QUARANTINE_AFTER_FAULTS {
         assert_eq!(faults(&next(&mut shard)).len(), COUNT as usize);
     }
-    for _ in 1..PROBE_AFTER_TICKS {
+    for _ in 1..PROBE_AFTER_RECORDS {
         assert!(next(&mut shard).is_empty());
     }
     let mut probed = Vec::new();

@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 
 use tocsin_engine::domain::{AlertId, BindingId, Conditions, Lifecycle, Position, Repeat, Symbol, Tenant, Tick};
-use tocsin_engine::limits::{PROBE_AFTER_TICKS, QUARANTINE_AFTER_FAULTS};
+use tocsin_engine::limits::{PROBE_AFTER_RECORDS, QUARANTINE_AFTER_FAULTS};
 use tocsin_engine::{
     Arming, Engine, EvaluationOptions, Event, Fault, GroupSnapshot, Health, Rule, SavedBinding, Shard, builtin,
 };
@@ -286,22 +286,25 @@ fn a_quarantined_binding_waits_for_its_probe_through_a_restart_and_can_be_releas
     let mut shard = Shard::default();
     shard.arm(arming(1, "X", &rule, &[], Repeat::Every)).unwrap();
     let faults = u64::from(QUARANTINE_AFTER_FAULTS);
-    assert_eq!(events(&mut shard, 0, faults + 500).len() as u64, faults, "it is not evaluated while it is quarantined");
-    let evaluations = shard.evaluations();
+    assert_eq!(events(&mut shard, 0, faults).len() as u64, faults);
+    let saved = shard.take_changed().remove(0);
+    let (evaluations, waits_from) = (shard.evaluations(), faults + 500);
+    assert!(events(&mut shard, faults, 500).is_empty(), "it is not evaluated while it is quarantined");
+    assert!(shard.take_changed().is_empty(), "nor is there anything new to remember");
 
     // A restart from the snapshot waits on where this one was.
-    let saved = shard.take_changed().remove(0);
     let mut restarted = Shard::default();
     for saved in GroupSnapshot::unpack(&saved.bytes).unwrap() {
         restarted.arm(Arming { saved: Some(saved), ..arming(1, "X", &rule, &[], Repeat::Every) }).unwrap();
     }
     for shard in [&mut shard, &mut restarted] {
-        let waits = PROBE_AFTER_TICKS - 500;
-        assert!(events(shard, 0, waits - 1).is_empty());
-        let probed = events(shard, 0, 1);
+        let probe_at = faults - 1 + PROBE_AFTER_RECORDS;
+        assert!(events(shard, waits_from, probe_at - waits_from).is_empty());
+        let probed = events(shard, probe_at, 1);
         assert!(matches!(&probed[..], [Event::Faulted { quarantined: true, .. }]), "one fault is enough: {probed:?}");
-        assert!(events(shard, 0, 2 * PROBE_AFTER_TICKS - 1).is_empty(), "and the wait is twice as long");
-        assert_eq!(events(shard, 0, 1).len(), 1);
+        let quiet = 2 * PROBE_AFTER_RECORDS - 1;
+        assert!(events(shard, probe_at + 1, quiet).is_empty(), "and the wait is twice as long");
+        assert_eq!(events(shard, probe_at + 1 + quiet, 1).len(), 1);
     }
     assert_eq!(shard.evaluations(), evaluations + 2);
 

@@ -205,7 +205,7 @@ impl Group {
         *fuel += checked.fuel;
         if let Some(impurity) = checked.impurity {
             let fault = Fault::Impure(impurity.differed);
-            outcomes.push(self.record_fault(context.instance, slot, fault, before));
+            outcomes.push(self.record_fault(context.instance, slot, fault, before, context.offset));
             return Ok(false);
         }
         Ok(true)

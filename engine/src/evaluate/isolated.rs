@@ -79,7 +79,7 @@ impl Group {
                     self.put_to_sleep(slot, band, context);
                 }
             }
-            Err(fault) => work.outcomes.push(self.record_fault(context.instance, slot, fault, before)),
+            Err(fault) => work.outcomes.push(self.record_fault(context.instance, slot, fault, before, context.offset)),
         }
         // The buffer goes back, so that the next evaluation does not allocate one.
         *context.instance.isolated()?.state_mut() = after;

@@ -10,13 +10,14 @@ use crate::pace::Pace;
 use crate::wake::Band;
 
 impl Group {
-    /// Records a fault, and restores the state from before the evaluation.
+    /// Records a fault at an offset, and restores the state from before the evaluation.
     pub(super) fn record_fault(
         &mut self,
         instance: &mut Instance,
         slot: Slot,
         fault: Fault,
         before: &[u8],
+        offset: u64,
     ) -> (Slot, Outcome) {
         self.table.set_state(instance, slot, before);
         let mut health = self.health(slot);
@@ -25,7 +26,7 @@ impl Group {
                 health.condemn();
                 true
             }
-            _ => health.faulted(),
+            _ => health.faulted(offset),
         };
         self.set_health(slot, health);
         let params = self.table.params(instance, slot).to_vec();

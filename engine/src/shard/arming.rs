@@ -80,8 +80,7 @@ impl Shard {
         }
         let armed = match arming.saved {
             Some(SavedBinding { health, state, .. }) if health.is_quarantined() => {
-                group.quarantine.push(Quarantined { binding, params: arming.params, state, health });
-                group.changed = true;
+                group.push_quarantined(Quarantined { binding, params: arming.params, state, health });
                 Ok(Location::quarantined(id))
             }
             saved => {

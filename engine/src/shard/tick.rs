@@ -73,7 +73,7 @@ impl Shard {
         let mut fuel = self.scratch.fuel;
         let mut work = self.spare_work.take().unwrap_or_default();
         for id in groups.iter().rev().copied() {
-            if !self.begin(id, evaluation.tick, &mut work)? {
+            if !self.begin(id, evaluation, &mut work)? {
                 continue;
             }
             if !self.turn(id, &mut work, evaluation)? {
@@ -92,17 +92,18 @@ impl Shard {
 
     /// Begins a group's work on a tick. Returns false if the tick wakes no binding of it, or the group is gone: its rule was
     /// found impure on this tick.
-    fn begin(&mut self, id: GroupId, tick: &Tick, work: &mut Work) -> Result<bool, EvaluateError> {
+    fn begin(&mut self, id: GroupId, evaluation: &Evaluation<'_>, work: &mut Work) -> Result<bool, EvaluateError> {
         let Some(group) = self.groups.get_mut(id) else { return Ok(false) };
         self.in_call = Some(group.instance);
         let instance = &mut self.instances[group.instance];
         if !group.quarantine.is_empty() {
-            for (binding, slot) in group.probe_due(instance)? {
+            for (binding, slot) in group.probe_due(instance, evaluation.position.offset)? {
                 self.locations.insert(binding, Location::in_table(id, slot));
             }
         }
         let mut context = TickContext {
-            tick,
+            tick: evaluation.tick,
+            offset: evaluation.position.offset,
             instance,
             waking: self.waking,
             firings_at_once: self.firings_at_once,
@@ -137,6 +138,7 @@ impl Shard {
         let evaluated_before = work.evaluated();
         let mut context = TickContext {
             tick: evaluation.tick,
+            offset: evaluation.position.offset,
             instance,
             waking: self.waking,
             firings_at_once: self.firings_at_once,
