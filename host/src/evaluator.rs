@@ -47,7 +47,7 @@ mod stats;
 mod tests;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,6 +193,8 @@ impl EvaluatorError {
 /// A partition of which a committer writes nothing more, and why.
 struct Stopped {
     partition: u32,
+    /// The claim under which it was written.
+    epoch: u64,
     why: String,
     /// Whether another evaluator has claimed it.
     is_fenced: bool,
@@ -268,7 +270,7 @@ async fn parts(
         let (committer, queue) = mpsc::channel(commit_queue);
         let (sender, messages) = mpsc::channel(MESSAGE_QUEUE);
         let worker = Worker::new(bus.clone(), revision, committer, messages, stats.clone(), config, stop.clone())?;
-        handles.push(WorkerHandle { partitions: BTreeSet::new(), messages: sender, waker: worker.waker() });
+        handles.push(WorkerHandle { claims: BTreeMap::new(), messages: sender, waker: worker.waker() });
         let (stopped, stats, clock) = (stopped.clone(), stats.clone(), clock.clone());
         workers.push((worker, Committer::new(store.clone(), queue, stopped, stats, clock, config.outbox)));
     }

@@ -153,15 +153,17 @@ impl Committer {
             match (written, &self.stopped) {
                 (Err(StoreError::Fenced(partition)), Some(stopped)) => {
                     warn!(partition, "another evaluator has claimed a partition: nothing more of it is written here");
+                    let epoch = self.epoch(partition);
                     self.claims.retain(|claim| claim.partition != partition);
                     // At the end, where all partitions are given up, the receiver is gone.
                     let why = "another evaluator has claimed it".into();
-                    let _ = stopped.send(Stopped { partition, why, is_fenced: true });
+                    let _ = stopped.send(Stopped { partition, epoch, why, is_fenced: true });
                 }
                 (Err(error @ StoreError::CheckpointBehind { partition, .. }), Some(stopped)) => {
                     let why = error.to_string();
                     error!(partition, error = why, "evaluation of a partition has halted");
-                    let _ = stopped.send(Stopped { partition, why: why.clone(), is_fenced: false });
+                    let epoch = self.epoch(partition);
+                    let _ = stopped.send(Stopped { partition, epoch, why: why.clone(), is_fenced: false });
                     self.halt(partition, &why).await?;
                 }
                 (written, _) => {
@@ -172,6 +174,12 @@ impl Committer {
         };
         self.report(&commit, inserted);
         Ok(())
+    }
+
+    /// Returns the epoch under which a partition is written.
+    fn epoch(&self, partition: u32) -> u64 {
+        let claim = self.claims.iter().find(|claim| claim.partition == partition);
+        claim.expect("what is refused was written under a claim").epoch
     }
 
     /// Counts and logs what was written.

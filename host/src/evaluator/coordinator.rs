@@ -13,8 +13,10 @@ mod log_watch;
 mod passing_on;
 mod restore;
 mod restoring;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +50,8 @@ const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How a coordinator reaches one worker.
 pub(super) struct WorkerHandle {
-    pub(super) partitions: BTreeSet<u32>,
+    /// The partitions that it evaluates, each with the epoch of its claim.
+    pub(super) claims: BTreeMap<u32, u64>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) waker: Waker,
 }
@@ -154,7 +157,7 @@ impl Coordinator {
     async fn give_up(&mut self, partitions: &[u32], how: &GiveUp) {
         for worker in &mut self.workers {
             let partitions: Vec<u32> =
-                partitions.iter().copied().filter(|partition| worker.partitions.remove(partition)).collect();
+                partitions.iter().copied().filter(|partition| worker.claims.remove(partition).is_some()).collect();
             if !partitions.is_empty() {
                 worker.send(Message::GiveUp(partitions, how.clone())).await;
             }
@@ -162,9 +165,13 @@ impl Coordinator {
     }
 
     /// Gives up a partition of which nothing more is written. Where another evaluator has claimed it, the group revokes it,
-    /// too, if it has not yet; or else it is claimed again.
+    /// too, if it has not yet; or else it is claimed again. Does nothing where the partition was given up meanwhile, also if
+    /// it has come back since, under another claim.
     async fn lose(&mut self, stopped: Stopped) {
-        let Stopped { partition, why, is_fenced } = stopped;
+        let Stopped { partition, epoch, why, is_fenced } = stopped;
+        if !self.workers.iter().any(|worker| worker.claims.get(&partition) == Some(&epoch)) {
+            return;
+        }
         self.leave(&[partition], &GiveUp::Lost).await;
         self.stats.taken(partition);
         self.stats.halted(partition, why);

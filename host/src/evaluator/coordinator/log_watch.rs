@@ -79,7 +79,7 @@ impl Coordinator {
 
     async fn halt_all(&mut self, why: &StoreError) {
         self.log.restored_in(None);
-        let partitions: Vec<u32> = self.workers.iter().flat_map(|worker| worker.partitions.iter().copied()).collect();
+        let partitions: Vec<u32> = self.workers.iter().flat_map(|worker| worker.claims.keys().copied()).collect();
         if !partitions.is_empty() {
             if self.log.is_news(why.to_string()) {
                 error!(error = %why, "evaluation has halted");

@@ -70,7 +70,7 @@ impl Coordinator {
                 assignments.insert(row.symbol.clone(), row.counts_from.map(|position| position.partition));
             }
             let Some(counts_from) = row.counts_from else { continue };
-            let owner = self.workers.iter().position(|worker| worker.partitions.contains(&counts_from.partition));
+            let owner = self.workers.iter().position(|worker| worker.claims.contains_key(&counts_from.partition));
             if let Some(at) = owner {
                 lists[at].extend(self.changes_of(row, counts_from, revision).await);
             }

@@ -57,9 +57,9 @@ impl Coordinator {
                 restored => restored?,
             };
             self.stats.goes_on(partition);
-            let fewest = self.workers.iter_mut().min_by_key(|worker| worker.partitions.len());
+            let fewest = self.workers.iter_mut().min_by_key(|worker| worker.claims.len());
             let worker = fewest.expect("an evaluator has a worker");
-            worker.partitions.insert(partition);
+            worker.claims.insert(partition, claim.epoch);
             let (taken, is_armed) = oneshot::channel();
             worker.send(Message::Take { claim, restored: Box::new(restored), armed: taken }).await;
             armed.push(is_armed);
