@@ -1,8 +1,9 @@
 //! `cargo xtask test`: installs, builds and starts what the tests need, and runs all of them.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use local_stack::apt;
 use local_stack::tools::{ASSEMBLYSCRIPT, ZIG};
 
@@ -28,10 +29,47 @@ pub(crate) fn run() -> Result<()> {
     let stack = crate::held_stack(1)?;
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--features", "tocsin/failpoints"]);
-    let status = tests.envs(stack.environment()).status();
+    let tested = run_and_collect(tests.envs(stack.environment()));
     stack.down()?;
-    ensure!(status?.success(), "a test failed: see above");
+    let (succeeded, failures) = tested?;
+    ensure!(succeeded, "a test failed. What was printed of failures, once more:\n{}", failures.join("\n"));
     Ok(())
+}
+
+/// Runs tests and prints what they print. Returns whether all passed, and the lines about failures: the whole output is long,
+/// and where it is cut its end is what is kept.
+fn run_and_collect(tests: &mut Command) -> Result<(bool, Vec<String>)> {
+    let mut child = tests.stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().context("the tests have an output")?;
+    let mut failures = Failures::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        failures.read(line);
+    }
+    Ok((child.wait()?.success(), failures.lines))
+}
+
+/// Lines of output that are about failures, each with some that follow it.
+#[derive(Default)]
+struct Failures {
+    lines: Vec<String>,
+    following: usize,
+}
+
+impl Failures {
+    const FOLLOWING: usize = 12;
+    const MAX_LINES: usize = 120;
+
+    fn read(&mut self, line: String) {
+        if ["FAILED", "panicked at"].iter().any(|word| line.contains(word)) {
+            self.following = Self::FOLLOWING;
+        }
+        if self.following > 0 && self.lines.len() < Self::MAX_LINES {
+            self.following -= 1;
+            self.lines.push(line);
+        }
+    }
 }
 
 /// Returns the packages that this machine lacks.
@@ -51,6 +89,16 @@ fn is_installed(tool: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_collected_with_what_follows_them() {
+        let mut failures = Failures::default();
+        failures.read("test one ... ok".into());
+        failures.read("torture: FAILED: a process ended".into());
+        (0..20).for_each(|number| failures.read(format!("  line {number} of its log")));
+        assert_eq!(failures.lines.len(), Failures::FOLLOWING);
+        assert_eq!(failures.lines[..2], ["torture: FAILED: a process ended", "  line 0 of its log"]);
+    }
 
     #[test]
     fn only_what_is_missing_is_installed() {

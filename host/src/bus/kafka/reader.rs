@@ -36,7 +36,8 @@ pub struct KafkaReader {
     bell: Arc<Bell>,
     counters: Arc<Counters>,
     logged: u64,
-    /// A partition whose next offset is not there: returned as an error once what was read before it is taken.
+    /// A partition whose next offset is not there, by what the brokers answered: looked up once what was read before it is
+    /// taken.
     out_of_range: Option<u32>,
 }
 
@@ -178,7 +179,7 @@ impl KafkaReader {
             self.serve_events()?;
             self.take(batch, max_records)?;
             if let (true, Some(partition)) = (batch.is_empty(), self.out_of_range) {
-                return Err(self.out_of_range_error(partition)?);
+                self.look_up(partition)?;
             }
             if !batch.is_empty() || self.bell.wait(deadline) {
                 return Ok(());
@@ -193,6 +194,12 @@ impl KafkaReader {
 
     pub(in crate::bus) fn waker(&self) -> KafkaWaker {
         KafkaWaker(self.bell.clone())
+    }
+
+    /// As the brokers do where the next offset of a partition is not there.
+    #[cfg(test)]
+    pub(super) fn report_out_of_range(&mut self, partition: u32) {
+        self.out_of_range = Some(partition);
     }
 
     /// What concerns the whole client and no partition.
@@ -246,10 +253,17 @@ impl KafkaReader {
         Ok(())
     }
 
-    fn out_of_range_error(&self, partition: u32) -> Result<BusError, BusError> {
+    /// Looks whether the next offset of a partition is there; an error if not. If it is, the answer that said otherwise was
+    /// about another position: one from before the partition was given up and taken again. librdkafka reads no further after
+    /// such an answer, so the partition is taken once more.
+    fn look_up(&mut self, partition: u32) -> Result<(), BusError> {
         let position = Position { partition, offset: self.position(partition) };
         let (earliest, end) = watermarks(&self.consumer, &self.topic, partition)?;
-        Ok(BusError::OffsetOutOfRange { position, earliest, end })
+        if !(earliest..=end).contains(&position.offset) {
+            return Err(BusError::OffsetOutOfRange { position, earliest, end });
+        }
+        self.remove(&[partition]);
+        self.add(vec![position])
     }
 
     /// Brokers that are away come back: librdkafka tries, and says so in the log.

@@ -1,5 +1,7 @@
 //! The bus on a real Kafka, as `cargo xtask test` starts one.
 
+use tocsin_engine::domain::{Conditions, Symbol, Tick};
+
 use super::testing::config;
 use super::*;
 use crate::bus::{Bus, conformance};
@@ -74,4 +76,22 @@ async fn an_end_before_a_checkpoint_is_an_error() {
     let position = Position { partition: 0, offset: 1 };
     let error = bus.ensure_end(position).await.unwrap_err();
     assert!(matches!(error, BusError::OffsetOutOfRange { position: at, end: 0, .. } if at == position), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_about_a_position_of_before_does_not_end_reading() {
+    let bus = testing::fresh_topic().await;
+    let tick = Tick::new(Symbol::parse("AAPL").unwrap(), 1.0, 1.0, 1, Conditions::default()).unwrap();
+    testing::append(&bus, 0, &[tick.clone(), tick]).await;
+    let Bus::Kafka(kafka) = &bus else { unreachable!() };
+    let position = Position { partition: 0, offset: 1 };
+    let mut reader = kafka.reader(vec![position]).unwrap();
+    // As where the topic was made anew, and the fetch of the old topic's position was answered after the partition was taken
+    // at the new topic's.
+    reader.report_out_of_range(0);
+    let mut batch = Vec::new();
+    while batch.is_empty() {
+        reader.poll(&mut batch, 10, Duration::from_secs(10)).unwrap();
+    }
+    assert_eq!(batch[0].position, position);
 }

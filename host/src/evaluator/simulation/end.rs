@@ -57,11 +57,21 @@ impl World {
         }
         for (process, call) in self.gates.waiting() {
             moved |= !PERIODIC.contains(&call);
-            self.trace.push(format!("    process {process}: {call}"));
-            self.gates.release(process, call, Outcome::Done);
-            self.settle().await?;
+            self.answer(process, call).await?;
+        }
+        // Who asks what is asked now and then asks one after the other, and looks for nothing else until then.
+        for _ in PERIODIC {
+            for (process, call) in self.gates.waiting().into_iter().filter(|(_, call)| PERIODIC.contains(call)) {
+                self.answer(process, call).await?;
+            }
         }
         Ok(moved)
+    }
+
+    async fn answer(&mut self, process: u32, call: &'static str) -> Result<(), String> {
+        self.trace.push(format!("    process {process}: {call}"));
+        self.gates.release(process, call, Outcome::Done);
+        self.settle().await
     }
 
     /// Has a promotion rolled back that no process carries out any more.
