@@ -65,6 +65,10 @@ impl Failures {
         if ["FAILED", "panicked at"].iter().any(|word| line.contains(word)) {
             self.following = Self::FOLLOWING;
         }
+        // What it compared, and what differs.
+        if line.starts_with("torture:") {
+            self.following = self.following.max(1);
+        }
         if self.following > 0 && self.lines.len() < Self::MAX_LINES {
             self.following -= 1;
             self.lines.push(line);
@@ -95,9 +99,10 @@ mod tests {
         let mut failures = Failures::default();
         failures.read("test one ... ok".into());
         failures.read("torture: FAILED: a process ended".into());
-        (0..20).for_each(|number| failures.read(format!("  line {number} of its log")));
+        failures.read("  its log".into());
+        (0..20).for_each(|_| failures.read("test two ... ok".into()));
         assert_eq!(failures.lines.len(), Failures::FOLLOWING);
-        assert_eq!(failures.lines[..2], ["torture: FAILED: a process ended", "  line 0 of its log"]);
+        assert_eq!(failures.lines[..2], ["torture: FAILED: a process ended", "  its log"]);
     }
 
     #[test]
