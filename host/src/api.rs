@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
-use crate::bus::Bus;
 use crate::control::Control;
 use crate::prices::Prices;
+use tocsin_bus::Bus;
 
 pub use self::process_status::{AlertFigures, EvaluationFigures, FeedFigures, ProcessStatus, RoleFigures};
 pub use self::unserved::Warned;

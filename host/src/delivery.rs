@@ -19,9 +19,9 @@ use tocsin_engine::domain::Firing;
 use tokio_util::sync::CancellationToken;
 
 use self::deliverer::Deliverer;
-use crate::bus::{BusError, KafkaConfig};
-use crate::health::Component;
 use crate::store::{Store, StoreError};
+use tocsin_bus::{BusError, KafkaConfig};
+use tocsin_health::Component;
 
 /// Writes a firing as it is published: JSON.
 pub type Body = fn(Firing) -> String;

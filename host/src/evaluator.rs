@@ -60,9 +60,9 @@ use tokio_util::sync::CancellationToken;
 use self::committer::Committer;
 use self::coordinator::{Coordinator, LogWatch, StoredRules, WorkerHandle};
 use self::worker::Worker;
-use crate::bus::{Bus, BusError, Clock};
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{Store, StoreError};
+use tocsin_bus::{Bus, BusError, Clock};
 
 pub use self::stats::{
     AlertActivity, EvaluatorSnapshot, EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick,

@@ -15,8 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
-use crate::health::Component;
 use crate::store::{Lease, Leased, Store, StoreError};
+use tocsin_health::Component;
 
 /// How long a lock outlives its holder's last word: so soon another takes over.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -222,8 +222,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
-    use crate::health::{About, Health};
     use crate::store::testing::{Backend, TestStore};
+    use tocsin_health::{About, Health};
 
     fn lock(owner: &str) -> Lease {
         Lease { name: "feed".into(), owner: owner.into(), duration: LEASE }

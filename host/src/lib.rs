@@ -5,21 +5,17 @@
 
 pub mod api;
 mod backoff;
-pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod control;
 pub mod data_dir;
 pub mod delivery;
-pub mod disk;
 pub mod evaluator;
 mod failpoint;
-pub mod health;
 pub mod ingest;
 mod key_values;
 pub mod lease;
-mod lock_holder;
 pub mod prices;
 pub mod program;
 #[cfg(test)]

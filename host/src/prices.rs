@@ -16,7 +16,7 @@ pub(crate) mod testing;
 
 use tocsin_engine::domain::{Position, Symbol};
 
-use crate::bus::{EmbeddedDbError, Record};
+use tocsin_bus::{EmbeddedDbError, Record};
 
 pub use candle::{Candle, Interval};
 pub use embedded::EmbeddedPrices;

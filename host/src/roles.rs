@@ -31,8 +31,8 @@ use self::listeners::Listeners;
 use self::shutdown::Tasks;
 use crate::api::ProcessStatus;
 use crate::config::{Role, Settings, StoreChoice};
-use crate::health::Health;
-use crate::{connections, disk};
+use crate::connections;
+use tocsin_health::Health;
 
 pub use self::backends::migrate;
 
@@ -55,7 +55,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let (connections, figures) = (capacity::connections(&settings)?, Figures::default());
     connections::health::register(&health, connections.clone());
     if settings.kafka.is_none() || matches!(settings.store, StoreChoice::Sqlite) {
-        disk::register(&health, &settings.data_dir, settings.log.min_free_bytes);
+        tocsin_bus::disk::register(&health, &settings.data_dir, settings.log.min_free_bytes);
     }
     let of_roles = figures.clone();
     let status = ProcessStatus { health: health.clone(), connections, figures: Arc::new(move || of_roles.read()) };

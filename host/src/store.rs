@@ -82,7 +82,7 @@ macro_rules! on_backend {
             #[cfg(test)]
             Store::Simulated(store) => {
                 let outcome = store.pass(stringify!($method)).await?;
-                outcome.answer(simulated::at_once(store.database().$method($($argument),*))).await
+                simulated::heard(outcome, simulated::at_once(store.database().$method($($argument),*))).await
             }
         }
     };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tocsin::bus::Bus;
 use tocsin::store::Store;
+use tocsin_bus::Bus;
 use tocsin_engine::domain::Repeat;
 
 use crate::rig::{Database, Rig, embedded};

@@ -66,7 +66,7 @@ async fn measure(name: &str, rig: Rig) -> anyhow::Result<()> {
 }
 
 /// Publishes at an even rate; says when each tick that fires was handed to the bus, by its price.
-async fn publish(bus: tocsin::bus::Bus) -> anyhow::Result<Vec<(u64, Instant)>> {
+async fn publish(bus: tocsin_bus::Bus) -> anyhow::Result<Vec<(u64, Instant)>> {
     let batch = (RATE as f64 * STEP.as_secs_f64()) as usize;
     let mut published = Vec::new();
     let mut timer = tokio::time::interval(STEP);

@@ -8,8 +8,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, error::KafkaError};
-use tocsin::bus::{Bus, KafkaConfig};
 use tocsin::store::Store;
+use tocsin_bus::{Bus, KafkaConfig};
 use tocsin_engine::domain::Repeat;
 use tocsin_proto::stock::StockTick;
 

@@ -6,7 +6,7 @@ use tocsin_engine::RuleUsage;
 use tocsin_engine::domain::AlertId;
 
 use crate::connections::Connections;
-use crate::health::Health;
+use tocsin_health::Health;
 
 /// The status of this process. Cloning is cheap.
 #[derive(Clone)]

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{ConfigError, from_one};
-use crate::bus::KafkaConfig;
 use crate::key_values::key_values;
+use tocsin_bus::KafkaConfig;
 
 /// What may be written, for messages.
 const OPTION_FORMS: &str = "librdkafka's settings as name=value name='a value'";

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::{Connections, Inner};
-use crate::health::{Health, Probe, Problems};
+use tocsin_health::{Health, Probe, Problems};
 
 /// How long a connection that was refused, or could not be accepted, is a problem.
 const PROBLEM_FOR: Duration = Duration::from_secs(60);

@@ -12,8 +12,8 @@ use super::kafka::Publisher;
 use super::{DeliveryConfig, DeliveryError};
 use crate::backoff::Backoff;
 use crate::failpoint;
-use crate::health::Component;
 use crate::store::{OutboxLease, Store};
+use tocsin_health::Component;
 
 /// Firings that are leased and published together. They are all that is kept in memory.
 pub(super) const BATCH: u32 = 1_000;

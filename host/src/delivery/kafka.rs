@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::DeliveryError;
 use super::cloud_event::Event;
-use crate::bus::KafkaConfig;
+use tocsin_bus::KafkaConfig;
 
 /// A producer on a topic. What it has not sent when the last of its clones is dropped is forgotten.
 #[derive(Clone)]

@@ -13,10 +13,10 @@ use tocsin_engine::domain::{Alert, Conditions, Firing, MAX_TIME_MS, Symbol, Tick
 use super::cloud_event;
 use super::kafka::Publisher;
 use super::*;
-use crate::health::{About, Health};
 use crate::store::conformance::{create, firing, open};
 use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{Claim, Commit, OutboxLease};
+use tocsin_health::{About, Health};
 
 on_each_backend!(
     every_firing_is_told_once_in_its_alerts_order,

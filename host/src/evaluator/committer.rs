@@ -16,10 +16,10 @@ use tracing::{debug, error, info, warn};
 use super::worker::WorkerOutput;
 use super::{EvaluatorError, EvaluatorStats, Stopped};
 use crate::backoff::patient;
-use crate::bus::Clock;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
 use crate::telemetry::LogBudget;
+use tocsin_bus::Clock;
 
 /// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for
 /// tens of milliseconds then, and not for half a second.

@@ -32,8 +32,8 @@ pub(super) use self::restore::StoredRules;
 use super::worker::{GiveUp, Message};
 use super::{EvaluatorError, EvaluatorStats, Stopped};
 use crate::backoff::patient;
-use crate::bus::{Assignment, Bus, Membership, Waker};
 use crate::store::{Store, StoreError};
+use tocsin_bus::{Assignment, Bus, Membership, Waker};
 
 /// The first wait of a partition or an alert for a store that failed.
 const MIN_WAIT: Duration = Duration::from_millis(100);

@@ -30,8 +30,8 @@ use self::rereads::Reread;
 pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
 use super::changes::{Change, Changes, HandoffRequest, Unquarantine};
-use crate::bus::Record;
 use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
+use tocsin_bus::Record;
 
 /// Evaluates the partitions of one worker.
 pub(super) struct Processor {

@@ -19,7 +19,6 @@
 
 mod action;
 mod end;
-mod gate;
 mod oracle;
 mod process;
 mod rules;
@@ -34,7 +33,6 @@ use rand::{RngExt as _, SeedableRng as _};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
 
 use self::action::{Action, choose};
-pub(crate) use self::gate::{Gate, Outcome};
 use self::world::{Shape, World};
 
 /// Runs where none are asked for: some tens of seconds in an unoptimised build.

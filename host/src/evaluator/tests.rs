@@ -17,12 +17,12 @@ use tocsin_engine::{Engine, EvaluationOptions, Waking};
 use tokio_util::sync::CancellationToken;
 
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
-use crate::bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::rules::RuleCache;
 use crate::rules::compiler::{ChildCompiler, CompileLimits, Compiler};
 use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{BindingCaps, Store};
+use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 
 on_each_backend!(
     a_released_binding_goes_on_with_its_state_or_is_quarantined_again,

@@ -25,8 +25,8 @@ use super::changes::Changes;
 use super::processor::{Input, Output, Processor, Restored};
 use super::stats::Progress;
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorStats};
-use crate::bus::{Bus, BusError, Handover, Reader, Record, Waker};
 use crate::store::{Claim, Commit, SymbolAssignment};
+use tocsin_bus::{Bus, BusError, Handover, Reader, Record, Waker};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::{FeedSnapshot, FeedStatus};
-use crate::bus::Clock;
-use crate::health::{Health, Probe, Problems};
+use tocsin_bus::Clock;
+use tocsin_health::{Health, Probe, Problems};
 
 /// A connected feed that sends no frame for so long is reported. Finnhub's own pings come once a minute, so at night this
 /// comes and goes; in trading hours a feed of several symbols is never this quiet.
@@ -51,8 +51,8 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
     use super::*;
-    use crate::health::About;
     use crate::ingest::{FeedKind, RejectReason};
+    use tocsin_health::About;
 
     #[tokio::test]
     async fn a_feed_that_is_silent_or_refuses_symbols_is_a_problem_and_readiness_stays() {

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::Prices;
-use crate::health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
+use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 struct PricesProbe {
     prices: Prices,

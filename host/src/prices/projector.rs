@@ -17,8 +17,8 @@ use tracing::{error, warn};
 
 use super::{Prices, PricesError};
 use crate::backoff::Backoff;
-use crate::bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 use crate::failpoint;
+use tocsin_bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";

@@ -22,7 +22,7 @@ pub use self::address::RedisAddress;
 use self::link::Link;
 use super::series::{Fresh, Series, Stored, Update, by_symbol};
 use super::{Candle, Interval, Price, PricesError, Span, encoding};
-use crate::bus::Record;
+use tocsin_bus::Record;
 
 /// How long a read may take. A healthy Redis answers within a millisecond; who waits is a client of the API.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);

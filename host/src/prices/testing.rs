@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tocsin_engine::domain::{Conditions, Position, Symbol, Tick};
 
 use super::{EmbeddedPrices, Prices, RedisAddress, RedisPrices};
-use crate::bus::{EmbeddedDb, Record};
+use tocsin_bus::{EmbeddedDb, Record};
 
 const VARIABLE: &str = "TOCSIN_TEST_REDIS_ADDR";
 

@@ -4,8 +4,8 @@ use tracing::info;
 
 use super::listeners::Listeners;
 use crate::config::{Role, Settings, StoreChoice};
-use crate::health::About;
 use crate::ingest::Feed;
+use tocsin_health::About;
 
 const EMBEDDED: &str = "embedded, in the data folder";
 

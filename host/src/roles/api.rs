@@ -8,9 +8,9 @@ use tocsin_engine::domain::Tenant;
 use super::Process;
 use super::retry::until_there;
 use crate::api::{self, Api};
-use crate::bus::system_clock;
 use crate::control::{Control, ControlError};
 use crate::store::StoreError;
+use tocsin_bus::system_clock;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, listeners, tasks, .. } = process;

@@ -10,15 +10,15 @@ use tokio::sync::OnceCell;
 use tracing::warn;
 
 use super::retry::until_there;
-use crate::bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
 use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::data_dir;
-use crate::health::Health;
 use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
 use crate::rules::RuleCache;
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{ChildCompiler, Compiler};
 use crate::store::{self, Store, StoreError};
+use tocsin_bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
+use tocsin_health::Health;
 
 pub(super) struct Backends<'a> {
     settings: &'a Settings,

@@ -4,10 +4,10 @@ use anyhow::Context;
 
 use super::retry::until_there;
 use super::{Process, summary};
-use crate::bus::system_clock;
 use crate::config::Settings;
 use crate::evaluator::{self, EvaluatorConfig, EvaluatorError, RunningEvaluator};
-use crate::health::Component;
+use tocsin_bus::system_clock;
+use tocsin_health::Component;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, figures, tasks, .. } = process;

@@ -6,11 +6,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Process, owner, publish};
-use crate::bus::{Bus, system_clock};
-use crate::health::Component;
 use crate::ingest::{self, Feed, FeedStatus};
 use crate::lease;
 use crate::store::Lease;
+use tocsin_bus::{Bus, system_clock};
+use tocsin_health::Component;
 
 /// Frames' worth of ticks that may wait to be published; then the feed's reader waits.
 const INGEST_QUEUE: usize = 256;

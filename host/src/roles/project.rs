@@ -8,9 +8,9 @@ use tracing::{error, warn};
 
 use super::Process;
 use crate::backoff::Backoff;
-use crate::bus::Bus;
-use crate::health::Component;
 use crate::prices::{self, Prices, ProjectError};
+use tocsin_bus::Bus;
+use tocsin_health::Component;
 
 /// The upper bound of the first wait before a retry; it doubles with each one.
 const BASE: Duration = Duration::from_millis(500);

@@ -9,9 +9,9 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::bus::{Bus, BusError};
 use crate::failpoint;
-use crate::health::Component;
+use tocsin_bus::{Bus, BusError};
+use tocsin_health::Component;
 
 /// The most ticks that are published together.
 const MAX_BATCH: usize = 8192;

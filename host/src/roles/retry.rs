@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::health::Component;
+use tocsin_health::Component;
 
 /// The upper bound of the first wait; it doubles with each retry.
 const BASE: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
-    use crate::health::{About, Health};
+    use tocsin_health::{About, Health};
 
     #[tokio::test(start_paused = true)]
     async fn transient_errors_are_retried_and_no_others() {

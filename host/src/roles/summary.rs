@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::figures::Figures;
-use crate::bus::Bus;
 use crate::evaluator::EvaluatorStats;
+use tocsin_bus::Bus;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use tocsin_engine::domain::RuleRef;
 
 use super::{Store, UnfinishedPromotion};
-use crate::health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
+use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 /// Impure rules that are named.
 const MAX_IMPURE_RULES: u32 = 5;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::sqlite::SqliteStore;
 use super::{BindingCaps, Claim, Commit, FinishedPromotion, NewAlert, PromotionId, StoreError, StoredAlert};
-use crate::evaluator::simulation::{Gate, Outcome};
+use tocsin_bus::simulated::{Gate, Outcome};
 
 /// A binding as it is stored, whatever has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,14 +199,12 @@ fn away() -> StoreError {
     StoreError::Away("the simulated database is away".into())
 }
 
-impl Outcome {
-    /// What a process hears of a call that has happened.
-    pub(super) async fn answer<T>(self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        match self {
-            Self::Done => answer,
-            Self::Lost | Self::Refused => Err(away()),
-            Self::Unanswered => std::future::pending().await,
-        }
+/// Returns what a process hears of a call that has happened.
+pub(super) async fn heard<T>(outcome: Outcome, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    match outcome {
+        Outcome::Done => answer,
+        Outcome::Lost | Outcome::Refused => Err(away()),
+        Outcome::Unanswered => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,7 @@ use tocsin_proto::stock::StockTick;
 
 use crate::clients::{ClientReport, Creation};
 use crate::db::Db;
-use crate::environment::{Environment, member};
+use crate::environment::Environment;
 use crate::topics::{Topic, key};
 
 /// The newest faults that a store keeps, over all bindings. Which those are depends on how partitions took turns.
@@ -279,7 +279,8 @@ pub(crate) fn prices(environment: &Environment, url: &str) -> anyhow::Result<Fin
         let time_ms = text(format!("price:{symbol}:timestamp"), &mut redis)?.parse().unwrap_or_default();
         let candles = format!("{url}/api/v1/candles/{}?interval=1h&limit=1000", symbol.replace(':', "%3A"));
         let candles: Value = Client::new().get(candles).send()?.json()?;
-        let trades = member(&candles, "candles")?.as_array().into_iter().flatten();
+        // There are none of a symbol until its first tick is projected.
+        let trades = candles["candles"].as_array().into_iter().flatten();
         let trades = trades.filter_map(|candle| candle["trades"].as_u64()).sum();
         found.insert(symbol.clone(), Traded { price, time_ms, trades });
     }

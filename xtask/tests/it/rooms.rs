@@ -9,9 +9,11 @@ use serde_json::Value;
 use crate::sources::{Module, read_crate, read_text};
 
 /// The crates whose sources are read, with their roots.
-const CRATES: [(&str, &str); 4] = [
+const CRATES: [(&str, &str); 6] = [
     ("tocsin_engine", "engine/src/lib.rs"),
     ("tocsin_rules_sdk", "rules-sdk/src/lib.rs"),
+    ("tocsin_bus", "host/bus/src/lib.rs"),
+    ("tocsin_health", "host/health/src/lib.rs"),
     ("tocsin", "host/src/lib.rs"),
     ("main", "host/src/main.rs"),
 ];
@@ -28,7 +30,7 @@ struct Rule {
 }
 
 /// All of Tocsin that is not a library for rule authors.
-const EVERYWHERE: &[&str] = &["tocsin_engine", "tocsin", "main"];
+const EVERYWHERE: &[&str] = &["tocsin_engine", "tocsin_bus", "tocsin_health", "tocsin", "main"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -72,14 +74,14 @@ const RULES: &[Rule] = &[
     Rule { within: EVERYWHERE, except: &["tocsin::store"], forbids: &["sqlx"], because: "SQL is the store's" },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::bus", "tocsin::prices"],
+        except: &["tocsin_bus", "tocsin::prices"],
         forbids: &["fjall"],
         because: "the embedded database is driven by the embedded bus and prices",
     },
     Rule { within: EVERYWHERE, except: &["tocsin::prices"], forbids: &["redis"], because: "Redis is the prices'" },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::bus", "tocsin::delivery"],
+        except: &["tocsin_bus", "tocsin::delivery"],
         forbids: &["rdkafka"],
         because: "Kafka is the bus's, and where `delivery` tells of firings",
     },
@@ -121,7 +123,7 @@ const RULES: &[Rule] = &[
             "tokio::net",
             "tokio::io",
             "tocsin::api",
-            "tocsin::bus",
+            "tocsin_bus",
             "tocsin::cli",
             "tocsin::config",
             "tocsin::control",
@@ -142,7 +144,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::api::grpc", "tocsin::bus"],
+        except: &["tocsin::api::grpc", "tocsin_bus"],
         forbids: &["prost", "tocsin_proto"],
         because: "protobuf is what gRPC and the bus's log speak: nobody else knows its types",
     },
@@ -154,13 +156,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::bus", "tocsin::prices", "tocsin::roles"],
+        except: &["tocsin_bus", "tocsin::prices", "tocsin::roles"],
         forbids: &[
-            "tocsin::bus::EmbeddedBus",
-            "tocsin::bus::EmbeddedReader",
-            "tocsin::bus::EmbeddedWaker",
-            "tocsin::bus::EmbeddedDb",
-            "tocsin::bus::embedded",
+            "tocsin_bus::EmbeddedBus",
+            "tocsin_bus::EmbeddedReader",
+            "tocsin_bus::EmbeddedWaker",
+            "tocsin_bus::EmbeddedDb",
+            "tocsin_bus::embedded",
             "tocsin::prices::EmbeddedPrices",
             "tocsin::prices::embedded",
             "tocsin::prices::RedisPrices",
@@ -180,14 +182,7 @@ const RULES: &[Rule] = &[
         because: "`roles` alone chooses a backend: the rest names the port",
     },
     Rule {
-        within: &[
-            "tocsin::bus",
-            "tocsin::store",
-            "tocsin::prices",
-            "tocsin::ingest",
-            "tocsin::replay_server",
-            "tocsin::rules",
-        ],
+        within: &["tocsin::store", "tocsin::prices", "tocsin::ingest", "tocsin::replay_server", "tocsin::rules"],
         except: &[],
         forbids: &[
             "tocsin::api",
@@ -200,7 +195,7 @@ const RULES: &[Rule] = &[
         because: "ports and their members know nothing of who uses them",
     },
     Rule {
-        within: &["tocsin::bus", "tocsin::ingest"],
+        within: &["tocsin::ingest"],
         except: &[],
         forbids: &["tocsin::store", "tocsin::prices"],
         because: "a port does not reach into another",
@@ -208,7 +203,7 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["tocsin::store"],
         except: &[],
-        forbids: &["tocsin::bus", "tocsin::prices", "tocsin::ingest"],
+        forbids: &["tocsin_bus", "tocsin::prices", "tocsin::ingest"],
         because: "a port does not reach into another",
     },
     Rule {
@@ -256,10 +251,10 @@ const RULES: &[Rule] = &[
         except: &[],
         forbids: &[
             "tocsin::api",
-            "tocsin::bus",
+            "tocsin_bus",
             "tocsin::control",
             "tocsin::evaluator",
-            "tocsin::health",
+            "tocsin_health",
             "tocsin::ingest",
             "tocsin::rules::RuleCache",
             "tocsin::rules::artifacts",
@@ -309,6 +304,16 @@ const IO: &[&str] = &[
 ];
 
 const DEPENDENCIES: &[Dependencies] = &[
+    Dependencies {
+        package: "tocsin-bus",
+        forbids: &["tocsin", "sqlx", "redis", "axum", "tonic", "reqwest", "tokio-tungstenite"],
+        because: "the bus knows the engine's domain and the log, and nothing of who uses it",
+    },
+    Dependencies {
+        package: "tocsin-health",
+        forbids: &["tocsin", "tocsin-bus", "tocsin-engine"],
+        because: "the registry knows no component: each registers its own probe",
+    },
     Dependencies {
         package: "tocsin-engine",
         forbids: IO,
@@ -397,14 +402,14 @@ fn a_forbidden_import_is_found_in_any_form() {
         let broken = broken(RULES, &[module]);
         assert_eq!(broken.len(), expect, "{text}: {broken:?}");
     };
-    check("tocsin::api::rest", "use axum::Json;\nuse crate::bus::Bus;", 0);
+    check("tocsin::api::rest", "use axum::Json;\nuse tocsin_bus::Bus;", 0);
     check("tocsin::api::rest", "use axum::Json;\nuse crate::store::Store;", 1);
     check("tocsin::control", "use axum::Json;", 1);
     check("tocsin::control", "use axum_extra::Json;", 0);
     check("tocsin::api::grpc", "fn f(_: sqlx::Error) {}", 1);
-    check("tocsin::health", "use crate::bus; fn f() { bus::EmbeddedBus::open() }", 1);
-    check("tocsin::health", "use crate::bus::*;", 1);
-    check("tocsin::roles", "use crate::bus::{Bus, EmbeddedBus};", 0);
+    check("tocsin::lease", "use tocsin_bus as bus; fn f() { bus::EmbeddedBus::open() }", 1);
+    check("tocsin::lease", "use tocsin_bus::*;", 1);
+    check("tocsin::roles", "use tocsin_bus::{Bus, EmbeddedBus};", 0);
     check("tocsin::rules", "use crate::{\n  store::Store,\n  control::Control,\n};", 1);
     check("tocsin::cli::alert", "use tocsin_engine::domain::Alert;", 1);
     check("tocsin::cli::rule_check", "use tocsin_engine::inspect::inspect;", 0);

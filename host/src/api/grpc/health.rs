@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::health::Health;
+use tocsin_health::Health;
 
 /// How often readiness is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(3);

@@ -7,12 +7,12 @@ use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::{error, warn};
 
-use crate::bus::{Bus, BusError, Clock};
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::changes::{HandoffRequest, Unquarantine};
 use crate::evaluator::processor::Restored;
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{BindingRow, Claim, HandoffState, Store};
+use tocsin_bus::{Bus, BusError, Clock};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;

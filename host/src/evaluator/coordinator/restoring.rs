@@ -9,12 +9,12 @@ use tracing::{error, warn};
 use super::restore::{StoredRules, restore};
 use super::{Coordinator, MIN_WAIT, retry_store};
 use crate::backoff::patient;
-use crate::bus::Bus;
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::processor::Restored;
 use crate::evaluator::worker::Message;
 use crate::failpoint;
 use crate::store::{Claim, StoreError};
+use tocsin_bus::Bus;
 
 /// Partitions that are restored at the same time: each holds a connection to the store, and its bindings in memory.
 const RESTORES_AT_ONCE: usize = 4;

@@ -9,9 +9,9 @@ use tocsin_engine::domain::{Position, Symbol};
 use super::arming::arm_reached;
 use super::partition::Waiting;
 use super::{Assignment, Output, Pause, Processor, evaluate};
-use crate::bus::Record;
 use crate::evaluator::EvaluatorError;
 use crate::store::UnassignedSymbol;
+use tocsin_bus::Record;
 
 /// Records of one partition that are to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

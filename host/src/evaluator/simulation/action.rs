@@ -3,8 +3,8 @@
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::gate::Outcome;
 use super::world::World;
+use tocsin_bus::simulated::Outcome;
 
 /// One step of a run.
 #[derive(Clone, Debug)]

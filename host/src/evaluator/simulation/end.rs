@@ -2,15 +2,24 @@
 
 use std::time::Duration;
 
-use super::gate::Outcome;
 use super::process::Process;
 use super::world::World;
+use tocsin_bus::simulated::Outcome;
 
 /// Rounds in a row in which nothing has moved.
 const QUIET_ROUNDS: u32 = 4;
 
 /// Rounds after which something is wrong.
 const MAX_ROUNDS: u32 = 600;
+
+/// Time between rounds while something moves.
+const MOVING_WAIT: Duration = Duration::from_millis(20);
+
+/// Time between rounds in which nothing does: all that waits to be tried again is tried.
+const QUIET_WAIT: Duration = Duration::from_secs(6);
+
+/// Time that passes more where what moves calls nobody: a promotion waits up to half a minute for its hand-offs.
+const CALL_WAIT: Duration = Duration::from_millis(500);
 
 /// What processes ask now and then though nothing has happened.
 const PERIODIC: [&str; 2] = ["identity", "tick_log"];
@@ -25,9 +34,10 @@ impl World {
             if quiet == QUIET_ROUNDS {
                 return Ok(());
             }
-            // All that waits to be tried again is tried.
-            let ms = if moved { 20 } else { 6_000 };
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+            tokio::time::sleep(if moved { MOVING_WAIT } else { QUIET_WAIT }).await;
+            if moved && self.gates.waiting().is_empty() {
+                tokio::time::sleep(CALL_WAIT).await;
+            }
         }
         Err(format!("it does not come to rest; these calls wait: {:?}", self.gates.waiting()))
     }

@@ -6,9 +6,9 @@ use tocsin_engine::domain::{AlertId, Digest, Firing, Tenant};
 
 use super::rules::{ADDED, rules};
 use super::world::World;
-use crate::bus::Record;
 use crate::evaluator::tests::BAD;
 use crate::store::simulated::{StoredBinding, at_once};
+use tocsin_bus::Record;
 
 /// Evaluations of which a binding remembers the faults, and how many of these quarantine it.
 const WINDOW: u32 = 32;

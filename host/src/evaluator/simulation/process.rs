@@ -12,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::tests::{CAPS, NOW_MS};
 use super::super::{EvaluatorConfig, EvaluatorError, Parts, parts};
-use super::gate::Gates;
 use super::rules::rules;
 use super::world::{Request, symbol};
-use crate::bus::simulated::{SimulatedBus, SimulatedLog};
-use crate::bus::{Assignment, Bus};
 use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::evaluator::worker::Worker;
 use crate::store::simulated::{SimulatedDatabase, SimulatedStore};
 use crate::store::{Idempotency, Store};
+use tocsin_bus::simulated::Gates;
+use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
+use tocsin_bus::{Assignment, Bus};
 
 /// More than a worker sends in one turn: it must not wait for its committer on the only thread.
 const COMMIT_QUEUE: usize = 100_000;
@@ -64,7 +64,7 @@ impl Process {
     ) -> Self {
         let store = database.handle(gates.of(number));
         let (bus, assignments) = SimulatedBus::new(log, gates.of(number));
-        let clock: crate::bus::Clock = Arc::new(|| NOW_MS);
+        let clock: tocsin_bus::Clock = Arc::new(|| NOW_MS);
         let (of, bus, cache) = (Store::Simulated(store.clone()), Bus::Simulated(bus), rules().cache.clone());
         let control = Control::new(of.clone(), bus.clone(), cache.clone(), clock.clone(), CAPS);
         let config = EvaluatorConfig {

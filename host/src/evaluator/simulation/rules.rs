@@ -6,12 +6,12 @@ use tocsin_engine::Engine;
 use tocsin_engine::domain::{RuleName, RuleVersion, Tenant};
 
 use super::super::tests::{CAPS, COUNTER, NOW_MS};
-use crate::bus::Bus;
-use crate::bus::simulated::{SimulatedBus, SimulatedLog};
 use crate::control::Control;
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
 use crate::store::simulated::SimulatedDatabase;
+use tocsin_bus::Bus;
+use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
 
 /// What version 2.0.0 adds to the counts that it takes over.
 pub(super) const ADDED: f64 = 1_000_000.0;
@@ -44,7 +44,7 @@ fn make() -> Rules {
     let store = database.direct();
     runtime.block_on(async {
         let cache = RuleCache::new(Engine::new().unwrap(), store.clone(), Compiler::InProcess, None);
-        let (bus, _) = SimulatedBus::new(SimulatedLog::new("none", 1), super::gate::Gates::default().of(0));
+        let (bus, _) = SimulatedBus::new(SimulatedLog::new("none", 1), tocsin_bus::simulated::Gates::default().of(0));
         let clock = Arc::new(|| NOW_MS);
         let control = Control::new(store.clone(), Bus::Simulated(bus), cache.clone(), clock, CAPS);
         let mut modules = Vec::new();

@@ -10,14 +10,14 @@ use rand::rngs::StdRng;
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::action::Action;
-use super::gate::{Gates, Outcome};
 use super::process::{Answer, Process};
 use super::rules::rules;
-use crate::bus::Assignment;
-use crate::bus::simulated::{Poll, SimulatedLog, handover};
 use crate::control::ControlError;
 use crate::evaluator::tests::{BAD, GOOD, NOW_MS};
 use crate::store::simulated::{Recorded, SimulatedDatabase, at_once};
+use tocsin_bus::Assignment;
+use tocsin_bus::simulated::{Gates, Outcome};
+use tocsin_bus::simulated::{Poll, SimulatedLog, handover};
 
 /// The sizes of a run.
 #[derive(Clone, Copy, Debug)]

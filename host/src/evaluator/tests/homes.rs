@@ -3,8 +3,8 @@
 use tocsin_engine::domain::{Params, RuleName, UserId};
 
 use super::*;
-use crate::bus::{append, fresh_topic};
 use crate::store::{NewAlert, Start, StoredAlert};
+use tocsin_bus::{append, fresh_topic};
 
 async fn rig(backend: Backend) -> Rig {
     Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), backend, &[COUNTER]).await

@@ -5,12 +5,12 @@ use tocsin_engine::domain::{AlertId, BindingId, Params, Position, RuleName, Vers
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::bus::{append, forget_all, fresh_topic};
 use crate::control::{PromoteRule, Promoted};
 use crate::evaluator::EvaluatorStats;
-use crate::health::{About, Health};
 use crate::store::testing::Unnotified;
 use crate::store::{BegunPromotion, FinishedPromotion, NewPromotion, PromotedAlert, PromotionId, WaitingFor};
+use tocsin_bus::{append, forget_all, fresh_topic};
+use tocsin_health::{About, Health};
 
 on_each_backend!(
     an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it,

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::bus::{forget_all, fresh_topic};
+use tocsin_bus::{forget_all, fresh_topic};
 
 const SYMBOLS: usize = 24;
 

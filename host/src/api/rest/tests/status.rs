@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::rest::serve_status;
 use crate::api::{ProcessStatus, RoleFigures};
 use crate::connections::Connections;
-use crate::health::{About, Health};
+use tocsin_health::{About, Health};
 
 /// Status and body of a request for alerts.
 async fn asked_for_alerts(has_api: bool) -> (u16, Value) {

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, BusError, Reader, Record};
+use tocsin_bus::{Bus, BusError, Reader, Record};
 
 /// Trades of one ticker that a socket may be behind (about 400 KiB); then it is closed.
 const MAX_BEHIND_TRADES: usize = 4096;

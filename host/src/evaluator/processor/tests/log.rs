@@ -2,8 +2,8 @@
 
 use tocsin_engine::domain::{Conditions, Position, Symbol, Tick};
 
-use crate::bus::Record;
 use crate::evaluator::tests::NOW_MS;
+use tocsin_bus::Record;
 
 pub(super) const PARTITIONS: u32 = 3;
 

@@ -11,7 +11,7 @@ use fjall::Keyspace;
 
 use super::NO_PANIC;
 use super::segment::{bases_from_bytes, bases_to_bytes};
-use crate::bus::{EmbeddedDb, EmbeddedDbError};
+use crate::{EmbeddedDb, EmbeddedDbError};
 
 const RESERVED_KEY: &[u8] = b"reserved";
 const BOOT_KEY: &[u8] = b"boot";

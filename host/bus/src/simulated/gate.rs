@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// It happens, and its caller is answered.
     Done,
     /// It does not happen, and fails as if the backend were away.
@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
 
 /// All calls that wait.
 #[derive(Clone, Default)]
-pub(super) struct Gates(Arc<Mutex<State>>);
+pub struct Gates(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -37,7 +37,7 @@ struct Waiting {
 
 /// Where the calls of one process wait.
 #[derive(Clone)]
-pub(crate) struct Gate {
+pub struct Gate {
     process: u32,
     gates: Gates,
 }
@@ -47,7 +47,7 @@ const LOCAL: [&str; 1] = ["newest_revision"];
 
 impl Gate {
     /// Waits until the call may happen; for ever, if the process has crashed.
-    pub(crate) async fn pass(&self, call: &'static str) -> Outcome {
+    pub async fn pass(&self, call: &'static str) -> Outcome {
         if LOCAL.contains(&call) {
             return Outcome::Done;
         }
@@ -60,7 +60,8 @@ impl Gate {
 }
 
 impl Gates {
-    pub(super) fn of(&self, process: u32) -> Gate {
+    /// Returns the gate of one process.
+    pub fn of(&self, process: u32) -> Gate {
         Gate { process, gates: self.clone() }
     }
 
@@ -82,12 +83,12 @@ impl Gates {
     }
 
     /// The calls that wait: process and name.
-    pub(super) fn waiting(&self) -> Vec<(u32, &'static str)> {
+    pub fn waiting(&self) -> Vec<(u32, &'static str)> {
         self.lock().waiting.iter().map(|waiting| (waiting.process, waiting.call)).collect()
     }
 
     /// Lets the oldest call of that name happen, or what its outcome is instead; false if none waits.
-    pub(super) fn release(&self, process: u32, call: &str, outcome: Outcome) -> bool {
+    pub fn release(&self, process: u32, call: &str, outcome: Outcome) -> bool {
         let mut state = self.lock();
         let waiting = &mut state.waiting;
         let found = waiting.iter().position(|waiting| waiting.process == process && waiting.call == call);
@@ -98,7 +99,7 @@ impl Gates {
     }
 
     /// Forgets the calls of a process that has crashed.
-    pub(super) fn forget(&self, process: u32) {
+    pub fn forget(&self, process: u32) {
         let mut state = self.lock();
         state.waiting.retain(|waiting| waiting.process != process);
         state.crashed.push(process);

@@ -10,7 +10,7 @@ use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{Keyspace, KeyspaceCreateOptions};
 use tocsin_engine::domain::Position;
 
-use crate::bus::EmbeddedDbError;
+use crate::EmbeddedDbError;
 
 /// Memtable of a segment, bytes: what a restart replays at most, and what the newest segment takes in memory.
 const MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;

@@ -12,7 +12,7 @@ use super::{Assignment, Bus, BusError, Membership, Reader, Record};
 /// Makes a test of each function here, on a member made afresh by `$open`.
 macro_rules! tests {
     ($open:expr) => {
-        $crate::bus::conformance::tests!(
+        $crate::conformance::tests!(
             $open;
             a_fresh_bus_is_empty,
             what_is_published_is_read_whole,
@@ -32,7 +32,7 @@ macro_rules! tests {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
             let (bus, _keep) = $open;
-            $crate::bus::conformance::$test(bus).await;
+            $crate::conformance::$test(bus).await;
         }
     )+};
 }

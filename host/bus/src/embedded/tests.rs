@@ -16,8 +16,8 @@ use tocsin_proto::stock::StockTick;
 
 use super::segment::{keyspace_name, record_key};
 use super::{EmbeddedBus, LogConfig, Retention};
-use crate::bus::conformance::{self, offsets, publish_count, read_all, tick};
-use crate::bus::{Bus, BusError, Clock, EmbeddedDb, system_clock};
+use crate::conformance::{self, offsets, publish_count, read_all, tick};
+use crate::{Bus, BusError, Clock, EmbeddedDb, system_clock};
 
 /// A clock that tests move.
 #[derive(Clone)]

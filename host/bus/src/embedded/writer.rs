@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::log::Log;
 use super::segment::{KEY_BYTES, Segment, Totals, record_key};
 use super::{LogConfig, NO_PANIC, Retention};
-use crate::bus::{BusError, Clock, EmbeddedDbError, partitioner, stock_tick};
 use crate::disk;
+use crate::{BusError, Clock, EmbeddedDbError, partitioner, stock_tick};
 
 /// Records after which a group is committed, though more commands wait: bounds the batch's memory and its delay.
 pub(super) const MAX_BATCH_RECORDS: usize = 8192;

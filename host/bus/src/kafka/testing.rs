@@ -1,5 +1,7 @@
 //! A bus for tests, on the Kafka that `cargo xtask test` starts.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test that calls it")]
+
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,10 +12,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::Tick;
 
 use super::{KafkaBus, KafkaConfig};
-use crate::bus::{Bus, stock_tick};
+use crate::{Bus, stock_tick};
 
 /// A bus on a fresh topic of 8 partitions.
-pub(crate) async fn fresh_topic() -> Bus {
+pub async fn fresh_topic() -> Bus {
     Bus::Kafka(KafkaBus::open(config()).await.unwrap())
 }
 
@@ -28,7 +30,7 @@ pub(crate) fn config() -> KafkaConfig {
 }
 
 /// Appends ticks to one partition, whatever their symbols: as a producer with another partitioner does.
-pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
+pub async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
     let producer: FutureProducer = bus.config().client().create().unwrap();
     for tick in ticks {
@@ -40,12 +42,12 @@ pub(crate) async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
 }
 
 /// Deletes a topic and makes one of the same name: the bus on it, as a process that is started then has it.
-pub(crate) async fn remake_topic(bus: &Bus) -> Bus {
+pub async fn remake_topic(bus: &Bus) -> Bus {
     remake_topic_with(bus, bus.partitions()).await
 }
 
 /// The same with another number of partitions.
-pub(crate) async fn remake_topic_with(bus: &Bus, partitions: u32) -> Bus {
+pub async fn remake_topic_with(bus: &Bus, partitions: u32) -> Bus {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
     let config = KafkaConfig { partitions, ..bus.config().clone() };
     let admin: AdminClient<DefaultClientContext> = config.client().create().unwrap();
@@ -63,7 +65,7 @@ pub(crate) async fn remake_topic_with(bus: &Bus, partitions: u32) -> Bus {
 }
 
 /// Has the brokers forget all that a partition holds, as retention does.
-pub(crate) async fn forget_all(bus: &Bus, partition: u32) {
+pub async fn forget_all(bus: &Bus, partition: u32) {
     let Bus::Kafka(bus) = bus else { panic!("a topic has been opened") };
     let admin: AdminClient<DefaultClientContext> = bus.config().client().create().unwrap();
     let mut until = TopicPartitionList::new();

@@ -8,7 +8,7 @@ use tocsin_engine::domain::Position;
 
 use super::NO_PANIC;
 use super::log::Log;
-use crate::bus::{BusError, Record, stock_tick};
+use crate::{BusError, Record, stock_tick};
 
 /// The least time between two lines in the log about messages that are no ticks: a broken producer must not fill a disk.
 const SKIP_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl EmbeddedReader {
         Ok(reader)
     }
 
-    pub(in crate::bus) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+    pub(crate) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
         let before = self.next.len();
         for position in from {
             let known = self.next.iter().any(|other| other.partition == position.partition);
@@ -63,11 +63,11 @@ impl EmbeddedReader {
         Ok(())
     }
 
-    pub(in crate::bus) fn remove(&mut self, partitions: &[u32]) {
+    pub(crate) fn remove(&mut self, partitions: &[u32]) {
         self.next.retain(|position| !partitions.contains(&position.partition));
     }
 
-    pub(in crate::bus) fn poll(
+    pub(crate) fn poll(
         &mut self,
         batch: &mut Vec<Record>,
         max_records: usize,
@@ -91,12 +91,12 @@ impl EmbeddedReader {
         Ok(())
     }
 
-    pub(in crate::bus) fn position(&self, partition: u32) -> u64 {
+    pub(crate) fn position(&self, partition: u32) -> u64 {
         let position = self.next.iter().find(|position| position.partition == partition);
         position.expect("a reader is asked about partitions that it was given").offset
     }
 
-    pub(in crate::bus) fn waker(&self) -> EmbeddedWaker {
+    pub(crate) fn waker(&self) -> EmbeddedWaker {
         EmbeddedWaker { log: Arc::downgrade(&self.log), woken: self.woken.clone() }
     }
 
@@ -154,7 +154,7 @@ impl EmbeddedReader {
 }
 
 impl EmbeddedWaker {
-    pub(in crate::bus) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let Some(log) = self.log.upgrade() else { return };
         // Under the lock that a reader holds between looking and waiting, so that it cannot miss this.
         let _ends = log.ends.lock().expect(NO_PANIC);

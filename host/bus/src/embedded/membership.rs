@@ -5,7 +5,7 @@ use std::future::pending;
 use tocsin_engine::domain::Position;
 
 use super::EmbeddedBus;
-use crate::bus::{Assignment, BusError};
+use crate::{Assignment, BusError};
 
 /// The membership of a group.
 pub struct EmbeddedMembership {
@@ -20,7 +20,7 @@ impl EmbeddedMembership {
         Self { bus, group, is_assigned: false }
     }
 
-    pub(in crate::bus) async fn changed(&mut self) -> Result<Assignment, BusError> {
+    pub(crate) async fn changed(&mut self) -> Result<Assignment, BusError> {
         if self.is_assigned {
             pending::<()>().await;
         }
@@ -28,7 +28,7 @@ impl EmbeddedMembership {
         Ok(Assignment::Assigned((0..self.bus.partitions()).collect()))
     }
 
-    pub(in crate::bus) async fn commit(&self, positions: &[Position]) -> Result<(), BusError> {
+    pub(crate) async fn commit(&self, positions: &[Position]) -> Result<(), BusError> {
         self.bus.commit(&self.group, positions).await
     }
 }

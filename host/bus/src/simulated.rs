@@ -1,17 +1,20 @@
 //! A log in memory with Kafka's rules, which simulated processes share. Each call waits until the simulator lets it happen;
 //! reading does not wait, and returns what the simulator lets be visible.
 
+mod gate;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads};
 
 use tocsin_engine::domain::{Position, Tick};
 use tokio::sync::mpsc;
 
 use super::{Assignment, BusError, Handover, Record};
-use crate::evaluator::simulation::{Gate, Outcome};
+
+pub use self::gate::{Gate, Gates, Outcome};
 
 /// The log. Cloning is cheap.
 #[derive(Clone)]
-pub(crate) struct SimulatedLog(Arc<Mutex<Log>>);
+pub struct SimulatedLog(Arc<Mutex<Log>>);
 
 struct Log {
     identity: String,
@@ -29,11 +32,11 @@ struct Partition {
 
 /// What the next polls of a worker return.
 #[derive(Clone, Copy)]
-pub(crate) struct Poll {
+pub struct Poll {
     /// At most so many records. Where it is 0, nothing new is visible; what was read before can be read again.
-    pub(crate) records: usize,
+    pub records: usize,
     /// Which partition comes first.
-    pub(crate) turn: usize,
+    pub turn: usize,
 }
 
 /// The log as a process reaches it.
@@ -56,7 +59,8 @@ pub struct SimulatedReader {
 pub struct SimulatedMembership(mpsc::UnboundedReceiver<Assignment>);
 
 impl SimulatedLog {
-    pub(crate) fn new(identity: &str, partitions: u32) -> Self {
+    /// Creates an empty log of so many partitions.
+    pub fn new(identity: &str, partitions: u32) -> Self {
         let partitions = (0..partitions).map(|_| Partition::default()).collect();
         Self(Arc::new(Mutex::new(Log { identity: identity.into(), partitions, poll: Poll { records: 0, turn: 0 } })))
     }
@@ -65,7 +69,8 @@ impl SimulatedLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn append(&self, partition: u32, tick: Tick) {
+    /// Appends a tick to a partition.
+    pub fn append(&self, partition: u32, tick: Tick) {
         let mut log = self.lock();
         let Partition { end, records, .. } = &mut log.partitions[partition as usize];
         records.push(Record { position: Position { partition, offset: *end }, published_ms: 0, tick });
@@ -73,20 +78,22 @@ impl SimulatedLog {
     }
 
     /// Offsets that hold no tick, as Kafka's own records.
-    pub(crate) fn skip(&self, partition: u32, offsets: u64) {
+    pub fn skip(&self, partition: u32, offsets: u64) {
         self.lock().partitions[partition as usize].end += offsets;
     }
 
-    pub(crate) fn ends(&self) -> Vec<u64> {
+    /// Returns where each partition ends.
+    pub fn ends(&self) -> Vec<u64> {
         self.lock().partitions.iter().map(|partition| partition.end).collect()
     }
 
     /// All records of a partition.
-    pub(crate) fn records(&self, partition: u32) -> Vec<Record> {
+    pub fn records(&self, partition: u32) -> Vec<Record> {
         self.lock().partitions[partition as usize].records.clone()
     }
 
-    pub(crate) fn set_poll(&self, poll: Poll) {
+    /// Sets what the next polls return.
+    pub fn set_poll(&self, poll: Poll) {
         self.lock().poll = poll;
     }
 
@@ -103,7 +110,7 @@ impl SimulatedLog {
 
 impl SimulatedBus {
     /// The log for one process, and where to send what its member of the group is assigned.
-    pub(crate) fn new(log: SimulatedLog, gate: Gate) -> (Self, mpsc::UnboundedSender<Assignment>) {
+    pub fn new(log: SimulatedLog, gate: Gate) -> (Self, mpsc::UnboundedSender<Assignment>) {
         let (assignments, member) = mpsc::unbounded_channel();
         (Self { log, gate, members: Arc::new(Mutex::new(Some(member))) }, assignments)
     }
@@ -116,31 +123,31 @@ impl SimulatedBus {
         }
     }
 
-    pub(super) fn partitions(&self) -> u32 {
+    pub(crate) fn partitions(&self) -> u32 {
         self.log.lock().partitions.len() as u32
     }
 
-    pub(super) async fn identity(&self) -> Result<String, BusError> {
+    pub(crate) async fn identity(&self) -> Result<String, BusError> {
         self.pass("identity").await?;
         Ok(self.log.lock().identity.clone())
     }
 
-    pub(super) async fn end(&self, partition: u32) -> Result<u64, BusError> {
+    pub(crate) async fn end(&self, partition: u32) -> Result<u64, BusError> {
         self.pass("end").await?;
         Ok(self.log.ends()[partition as usize])
     }
 
-    pub(super) async fn ends(&self) -> Result<Vec<u64>, BusError> {
+    pub(crate) async fn ends(&self) -> Result<Vec<u64>, BusError> {
         self.pass("ends").await?;
         Ok(self.log.ends())
     }
 
-    pub(super) async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
+    pub(crate) async fn earliest(&self, partition: u32) -> Result<u64, BusError> {
         self.pass("earliest").await?;
         Ok(self.log.lock().partitions[partition as usize].earliest)
     }
 
-    pub(super) async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
+    pub(crate) async fn ensure_end(&self, position: Position) -> Result<(), BusError> {
         self.pass("ensure_end").await?;
         // A position before what is retained is no matter of the end.
         match self.log.check(position) {
@@ -149,7 +156,7 @@ impl SimulatedBus {
         }
     }
 
-    pub(super) fn reader(&self, from: Vec<Position>) -> Result<SimulatedReader, BusError> {
+    pub(crate) fn reader(&self, from: Vec<Position>) -> Result<SimulatedReader, BusError> {
         let mut reader = SimulatedReader { log: self.log.clone(), next: Vec::new(), again: !from.is_empty() };
         reader.add(from)?;
         Ok(reader)
@@ -157,14 +164,14 @@ impl SimulatedBus {
 
     /// # Panics
     /// If the process has joined before.
-    pub(super) fn join(&self) -> SimulatedMembership {
+    pub(crate) fn join(&self) -> SimulatedMembership {
         let member = self.members.lock().unwrap_or_else(PoisonError::into_inner).take();
         SimulatedMembership(member.expect("a process joins its group once"))
     }
 }
 
 impl SimulatedReader {
-    pub(super) fn poll(&mut self, batch: &mut Vec<Record>, max_records: usize) -> Result<(), BusError> {
+    pub(crate) fn poll(&mut self, batch: &mut Vec<Record>, max_records: usize) -> Result<(), BusError> {
         batch.clear();
         for position in &self.next {
             self.log.check(*position)?;
@@ -189,7 +196,7 @@ impl SimulatedReader {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+    pub(crate) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
         for position in from {
             if self.next.iter().any(|other| other.partition == position.partition) {
                 return Err(BusError::DuplicatePartition(position.partition));
@@ -200,18 +207,18 @@ impl SimulatedReader {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, partitions: &[u32]) {
+    pub(crate) fn remove(&mut self, partitions: &[u32]) {
         self.next.retain(|position| !partitions.contains(&position.partition));
     }
 
-    pub(super) fn position(&self, partition: u32) -> u64 {
+    pub(crate) fn position(&self, partition: u32) -> u64 {
         let position = self.next.iter().find(|position| position.partition == partition);
         position.expect("a reader is asked about partitions that it was given").offset
     }
 }
 
 impl SimulatedMembership {
-    pub(super) async fn changed(&mut self) -> Result<Assignment, BusError> {
+    pub(crate) async fn changed(&mut self) -> Result<Assignment, BusError> {
         match self.0.recv().await {
             Some(assignment) => Ok(assignment),
             None => std::future::pending().await,
@@ -220,6 +227,6 @@ impl SimulatedMembership {
 }
 
 /// A handover, and what is disconnected once it is done.
-pub(crate) fn handover() -> (Handover, threads::Receiver<()>) {
+pub fn handover() -> (Handover, threads::Receiver<()>) {
     Handover::new()
 }

@@ -4,7 +4,7 @@ use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::testing::config;
 use super::*;
-use crate::bus::{Bus, conformance};
+use crate::{Bus, conformance};
 
 /// A fresh topic, and nothing that must live as long.
 async fn open() -> (Bus, ()) {

@@ -42,7 +42,7 @@ fn child() {
 
 fn start(dir: &Path, first: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "bus::embedded::tests::crash::child", "--ignored", "--nocapture"])
+        .args(["--exact", "embedded::tests::crash::child", "--ignored", "--nocapture"])
         .env(DIR_VARIABLE, dir)
         .env("TOCSIN_TEST_CRASH_FIRST", first.to_string())
         .stdout(Stdio::piped())

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{info, warn};
 
 use super::{KafkaBus, KafkaConfig, failed, offsets, reader};
-use crate::bus::{Assignment, BusError, Handover};
+use crate::{Assignment, BusError, Handover};
 
 /// How long a member that the brokers do not hear of keeps its partitions, milliseconds. Brokers allow 6,000 at least.
 const SESSION_TIMEOUT_MS: &str = "10000";
@@ -120,18 +120,18 @@ impl KafkaMembership {
         Ok(Self { bus, group, events, thread: Some(thread) })
     }
 
-    pub(in crate::bus) async fn changed(&mut self) -> Result<Assignment, BusError> {
+    pub(crate) async fn changed(&mut self) -> Result<Assignment, BusError> {
         self.events.recv().await.ok_or(BusError::Stopped)
     }
 
-    pub(in crate::bus) async fn commit(&self, positions: &[Position]) -> Result<(), BusError> {
+    pub(crate) async fn commit(&self, positions: &[Position]) -> Result<(), BusError> {
         let (group, offsets) = (self.group.clone(), offsets(&self.bus, positions)?);
         let committed =
             move |_: &_| group.consumer.commit(&offsets, CommitMode::Sync).map_err(failed("commit offsets"));
         self.bus.ask(committed).await
     }
 
-    pub(in crate::bus) async fn leave(mut self) {
+    pub(crate) async fn leave(mut self) {
         self.group.left.store(true, Relaxed);
         self.events.close();
         if let Some(thread) = self.thread.take() {

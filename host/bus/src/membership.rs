@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use tocsin_engine::domain::Position;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 use super::simulated::SimulatedMembership;
 use super::{BusError, EmbeddedMembership, KafkaMembership};
 
@@ -19,7 +19,7 @@ pub enum Membership {
     /// Of a group that Kafka's brokers coordinate.
     Kafka(KafkaMembership),
     /// Of the group of a simulated log.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Simulated(SimulatedMembership),
 }
 
@@ -52,7 +52,7 @@ impl Membership {
         match self {
             Self::Embedded(membership) => membership.changed().await,
             Self::Kafka(membership) => membership.changed().await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(membership) => membership.changed().await,
         }
     }
@@ -63,7 +63,7 @@ impl Membership {
         match self {
             Self::Embedded(membership) => membership.commit(positions).await,
             Self::Kafka(membership) => membership.commit(positions).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => Ok(()),
         }
     }
@@ -73,7 +73,7 @@ impl Membership {
         match self {
             Self::Embedded(_) => {}
             Self::Kafka(membership) => membership.leave().await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => {}
         }
     }

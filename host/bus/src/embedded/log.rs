@@ -16,7 +16,7 @@ use super::segment::{
     Segment, Totals, bases_from_bytes, bases_to_bytes, is_keyspace_name, key_offset, keyspace_name, keyspace_options,
     record_key,
 };
-use crate::bus::{BusError, EmbeddedDb, EmbeddedDbError};
+use crate::{BusError, EmbeddedDb, EmbeddedDbError};
 
 const PARTITIONS_KEY: &[u8] = b"partitions";
 const IDENTITY_KEY: &[u8] = b"identity";

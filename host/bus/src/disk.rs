@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 
-use crate::health::{Health, Probe, Problems};
+use tocsin_health::{Health, Probe, Problems};
 
 /// A file system with less room than is kept free.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

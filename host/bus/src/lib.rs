@@ -6,13 +6,15 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod disk;
 mod embedded;
 mod embedded_db;
 mod kafka;
+mod lock_holder;
 mod membership;
 mod partitioner;
-#[cfg(test)]
-pub(crate) mod simulated;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
 mod stock_tick;
 
 use std::sync::Arc;
@@ -25,8 +27,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::disk::DiskFull;
 
-#[cfg(test)]
-pub(crate) use kafka::testing::{append, forget_all, fresh_topic, remake_topic, remake_topic_with};
+#[cfg(any(test, feature = "testing"))]
+pub use kafka::testing::{append, forget_all, fresh_topic, remake_topic, remake_topic_with};
 
 pub use embedded::{
     EmbeddedBus, EmbeddedMembership, EmbeddedReader, EmbeddedWaker, LogConfig, MAX_GROUP_BYTES, MAX_PARTITIONS,
@@ -52,7 +54,7 @@ pub enum Bus {
     /// On Kafka.
     Kafka(KafkaBus),
     /// In memory, each call of which waits for a simulator.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Simulated(simulated::SimulatedBus),
 }
 
@@ -63,7 +65,7 @@ pub enum Reader {
     /// Of a topic.
     Kafka(KafkaReader),
     /// Of a simulated log.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Simulated(simulated::SimulatedReader),
 }
 
@@ -75,7 +77,7 @@ pub enum Waker {
     /// Of a reader of a topic.
     Kafka(KafkaWaker),
     /// Of a reader of a simulated log, which never waits.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Simulated,
 }
 
@@ -174,7 +176,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.partitions(),
             Self::Kafka(bus) => bus.partitions(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.partitions(),
         }
     }
@@ -185,7 +187,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => Ok(bus.identity().to_owned()),
             Self::Kafka(bus) => bus.identity().await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.identity().await,
         }
     }
@@ -196,7 +198,7 @@ impl Bus {
             // Only one process writes it, so no other can cut it.
             Self::Embedded(_) => Ok(Vec::new()),
             Self::Kafka(bus) => bus.missing_promises().await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => Ok(Vec::new()),
         }
     }
@@ -212,7 +214,7 @@ impl Bus {
         match self {
             Self::Embedded(_) => Some(self.partition_of(symbol)),
             Self::Kafka(_) => None,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => None,
         }
     }
@@ -223,7 +225,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.publish(ticks).await,
             Self::Kafka(bus) => bus.publish(ticks).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => unreachable!("a simulator appends to its log itself"),
         }
     }
@@ -233,7 +235,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.end(partition),
             Self::Kafka(bus) => bus.end(partition).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.end(partition).await,
         }
     }
@@ -243,7 +245,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => Ok(bus.ends()),
             Self::Kafka(bus) => bus.ends().await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.ends().await,
         }
     }
@@ -253,7 +255,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.earliest(partition),
             Self::Kafka(bus) => bus.earliest(partition).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.earliest(partition).await,
         }
     }
@@ -263,7 +265,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.reader(from).map(Reader::Embedded),
             Self::Kafka(bus) => bus.reader(from).map(Reader::Kafka),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.reader(from).map(Reader::Simulated),
         }
     }
@@ -273,7 +275,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.committed(group),
             Self::Kafka(bus) => bus.committed(group).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => Ok(Vec::new()),
         }
     }
@@ -283,7 +285,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.join(group).map(Membership::Embedded),
             Self::Kafka(bus) => bus.join(group).map(Membership::Kafka),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => Ok(Membership::Simulated(bus.join())),
         }
     }
@@ -296,7 +298,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.ensure_end(position).await,
             Self::Kafka(bus) => bus.ensure_end(position).await,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(bus) => bus.ensure_end(position).await,
         }
     }
@@ -306,7 +308,7 @@ impl Bus {
         match self {
             Self::Embedded(bus) => bus.stats(),
             Self::Kafka(bus) => Ok(bus.stats()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => Ok(Stats::default()),
         }
     }
@@ -321,7 +323,7 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.poll(batch, max_records, timeout),
             Self::Kafka(reader) => reader.poll(batch, max_records, timeout),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(reader) => reader.poll(batch, max_records),
         }
     }
@@ -331,7 +333,7 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.add(from),
             Self::Kafka(reader) => reader.add(from),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(reader) => reader.add(from),
         }
     }
@@ -341,7 +343,7 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.remove(partitions),
             Self::Kafka(reader) => reader.remove(partitions),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(reader) => reader.remove(partitions),
         }
     }
@@ -354,7 +356,7 @@ impl Reader {
         match self {
             Self::Embedded(reader) => reader.position(partition),
             Self::Kafka(reader) => reader.position(partition),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(reader) => reader.position(partition),
         }
     }
@@ -364,7 +366,7 @@ impl Reader {
         match self {
             Self::Embedded(reader) => Waker::Embedded(reader.waker()),
             Self::Kafka(reader) => Waker::Kafka(reader.waker()),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated(_) => Waker::Simulated,
         }
     }
@@ -376,7 +378,7 @@ impl Waker {
         match self {
             Self::Embedded(waker) => waker.wake(),
             Self::Kafka(waker) => waker.wake(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             Self::Simulated => {}
         }
     }

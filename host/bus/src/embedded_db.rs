@@ -84,7 +84,7 @@ pub enum EmbeddedDbError {
 
 impl EmbeddedDbError {
     /// Makes an error of the driver's, said as "cannot `doing`".
-    pub(crate) fn failed(doing: &'static str) -> impl FnOnce(fjall::Error) -> Self {
+    pub fn failed(doing: &'static str) -> impl FnOnce(fjall::Error) -> Self {
         move |source| Self::Failed { doing, source: Arc::new(source) }
     }
 }
@@ -121,24 +121,25 @@ impl EmbeddedDb {
         &self.0.data_dir
     }
 
-    pub(crate) fn database(&self) -> &Database {
+    /// Returns the driver's database: the embedded prices keep keyspaces of their own in it.
+    pub fn database(&self) -> &Database {
         &self.0.database
     }
 
     /// Opens or creates a keyspace of small records that are looked up by key.
-    pub(crate) fn small_keyspace(&self, name: &str) -> Result<Keyspace, EmbeddedDbError> {
+    pub fn small_keyspace(&self, name: &str) -> Result<Keyspace, EmbeddedDbError> {
         self.database()
             .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(SMALL_MEMTABLE_BYTES))
             .map_err(EmbeddedDbError::failed("open a keyspace"))
     }
 
     /// Waits until all that was written is on the disk, and not only in the operating system's hands.
-    pub(crate) fn sync(&self) -> Result<(), EmbeddedDbError> {
+    pub fn sync(&self) -> Result<(), EmbeddedDbError> {
         self.database().persist(PersistMode::SyncAll).map_err(EmbeddedDbError::failed("sync its journal"))
     }
 
     /// What the database takes on disk, bytes, journals included (they are allocated ahead, sparsely).
-    pub(crate) fn disk_bytes(&self) -> Result<u64, EmbeddedDbError> {
+    pub fn disk_bytes(&self) -> Result<u64, EmbeddedDbError> {
         self.database().disk_space().map_err(EmbeddedDbError::failed("measure itself"))
     }
 }

@@ -18,7 +18,7 @@ use tocsin_engine::domain::Position;
 use tracing::warn;
 
 use super::{Counters, KafkaConfig, Logging, failed, watermarks};
-use crate::bus::{BusError, Record, stock_tick};
+use crate::{BusError, Record, stock_tick};
 
 /// Name of the group that readers would belong to if they had one: librdkafka wants a name. It commits nothing.
 const NO_GROUP: &str = "tocsin-reader";
@@ -123,7 +123,7 @@ impl KafkaReader {
     }
 
     /// Reads these partitions as well.
-    pub(in crate::bus) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
+    pub(crate) fn add(&mut self, from: Vec<Position>) -> Result<(), BusError> {
         let mut positions = BTreeMap::new();
         for position in from {
             let twice = positions.insert(position.partition, position).is_some();
@@ -154,7 +154,7 @@ impl KafkaReader {
     }
 
     /// Reads these no more.
-    pub(in crate::bus) fn remove(&mut self, partitions: &[u32]) {
+    pub(crate) fn remove(&mut self, partitions: &[u32]) {
         let mut removed = TopicPartitionList::new();
         for lane in self.lanes.extract_if(.., |lane| partitions.contains(&lane.partition)) {
             removed.add_partition(&self.topic, lane.partition.cast_signed());
@@ -167,7 +167,7 @@ impl KafkaReader {
         }
     }
 
-    pub(in crate::bus) fn poll(
+    pub(crate) fn poll(
         &mut self,
         batch: &mut Vec<Record>,
         max_records: usize,
@@ -187,12 +187,12 @@ impl KafkaReader {
         }
     }
 
-    pub(in crate::bus) fn position(&self, partition: u32) -> u64 {
+    pub(crate) fn position(&self, partition: u32) -> u64 {
         let lane = self.lanes.iter().find(|lane| lane.partition == partition);
         lane.expect("the reader was given that partition").next_offset
     }
 
-    pub(in crate::bus) fn waker(&self) -> KafkaWaker {
+    pub(crate) fn waker(&self) -> KafkaWaker {
         KafkaWaker(self.bell.clone())
     }
 
@@ -279,7 +279,7 @@ impl KafkaReader {
 }
 
 impl KafkaWaker {
-    pub(in crate::bus) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.0.ring(|rung| rung.woken = true);
     }
 }

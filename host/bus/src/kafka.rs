@@ -8,7 +8,7 @@ mod config;
 mod membership;
 mod promises;
 mod reader;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
