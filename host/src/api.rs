@@ -12,11 +12,11 @@ mod unserved;
 
 use std::sync::Arc;
 
+use tocsin_bus::Bus;
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
 
 use crate::control::Control;
 use crate::prices::Prices;
-use tocsin_bus::Bus;
 
 pub use self::process_status::{AlertFigures, EvaluationFigures, FeedFigures, ProcessStatus, RoleFigures};
 pub use self::unserved::Warned;

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tocsin_bus::{LogConfig, Retention};
 use tocsin_engine::domain::Symbol;
 use tocsin_engine::limits::FIRINGS_AT_ONCE;
 use tocsin_engine::{EvaluationOptions, Waking};
@@ -24,7 +25,6 @@ use crate::prices::RedisAddress;
 use crate::rules::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::store::{BindingCaps, DatabaseUrl};
 use crate::telemetry::LogFormat;
-use tocsin_bus::{LogConfig, Retention};
 
 pub use self::kafka::{KafkaArgs, KafkaSettings};
 pub use self::roles::{Role, Roles};

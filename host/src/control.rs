@@ -12,13 +12,13 @@ mod thread;
 
 use std::sync::Arc;
 
+use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
 
 use crate::rules::compiler::CompileError;
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{BindingCaps, Store, StoreError};
-use tocsin_bus::{Bus, BusError, Clock};
 
 use self::firings::Tail;
 

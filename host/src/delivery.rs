@@ -15,13 +15,13 @@ mod kafka;
 #[cfg(test)]
 mod tests;
 
+use tocsin_bus::{BusError, KafkaConfig};
 use tocsin_engine::domain::Firing;
+use tocsin_health::Component;
 use tokio_util::sync::CancellationToken;
 
 use self::deliverer::Deliverer;
 use crate::store::{Store, StoreError};
-use tocsin_bus::{BusError, KafkaConfig};
-use tocsin_health::Component;
 
 /// Writes a firing as it is published: JSON.
 pub type Body = fn(Firing) -> String;

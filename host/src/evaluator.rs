@@ -51,6 +51,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::RuleRef;
 use tocsin_engine::{EvaluateError, EvaluationOptions};
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +63,6 @@ use self::coordinator::{Coordinator, LogWatch, StoredRules, WorkerHandle};
 use self::worker::Worker;
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{Store, StoreError};
-use tocsin_bus::{Bus, BusError, Clock};
 
 pub use self::stats::{
     AlertActivity, EvaluatorSnapshot, EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick,

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tocsin_health::Component;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,7 +17,6 @@ use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::store::{Lease, Leased, Store, StoreError};
-use tocsin_health::Component;
 
 /// How long a lock outlives its holder's last word: so soon another takes over.
 pub const LEASE: Duration = Duration::from_secs(5);

@@ -14,9 +14,8 @@ mod series;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use tocsin_engine::domain::{Position, Symbol};
-
 use tocsin_bus::{EmbeddedDbError, Record};
+use tocsin_engine::domain::{Position, Symbol};
 
 pub use candle::{Candle, Interval};
 pub use embedded::EmbeddedPrices;

@@ -22,6 +22,7 @@ mod summary;
 
 use std::sync::Arc;
 
+use tocsin_health::Health;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -32,7 +33,6 @@ use self::shutdown::Tasks;
 use crate::api::ProcessStatus;
 use crate::config::{Role, Settings, StoreChoice};
 use crate::connections;
-use tocsin_health::Health;
 
 pub use self::backends::migrate;
 

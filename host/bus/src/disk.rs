@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
-
 use tocsin_health::{Health, Probe, Problems};
 
 /// A file system with less room than is kept free.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{Symbol, Tenant};
+use tocsin_health::{About, Health};
 
 use super::{Api, ProcessStatus, RoleFigures};
 use crate::connections::{self, Connections};
@@ -13,8 +15,6 @@ use crate::prices::{self, EmbeddedPrices, Prices};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
 use crate::store::{self, BindingCaps, Store};
-use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
-use tocsin_health::{About, Health};
 
 /// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;

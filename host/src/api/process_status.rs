@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tocsin_engine::RuleUsage;
 use tocsin_engine::domain::AlertId;
+use tocsin_health::Health;
 
 use crate::connections::Connections;
-use tocsin_health::Health;
 
 /// The status of this process. Cloning is cheap.
 #[derive(Clone)]

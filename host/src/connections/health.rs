@@ -4,9 +4,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use tocsin_health::{Health, Probe, Problems};
 
 use super::{Connections, Inner};
-use tocsin_health::{Health, Probe, Problems};
 
 /// How long a connection that was refused, or could not be accepted, is a problem.
 const PROBLEM_FOR: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tocsin_health::Component;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,6 @@ use super::{DeliveryConfig, DeliveryError};
 use crate::backoff::Backoff;
 use crate::failpoint;
 use crate::store::{OutboxLease, Store};
-use tocsin_health::Component;
 
 /// Firings that are leased and published together. They are all that is kept in memory.
 pub(super) const BATCH: u32 = 1_000;

@@ -4,11 +4,11 @@ use futures_util::future::try_join_all;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tocsin_bus::KafkaConfig;
 use tracing::info;
 
 use super::DeliveryError;
 use super::cloud_event::Event;
-use tocsin_bus::KafkaConfig;
 
 /// A producer on a topic. What it has not sent when the last of its clones is dropped is forgotten.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::{Alert, Conditions, Firing, MAX_TIME_MS, Symbol, Tick};
+use tocsin_health::{About, Health};
 
 use super::cloud_event;
 use super::kafka::Publisher;
@@ -16,7 +17,6 @@ use super::*;
 use crate::store::conformance::{create, firing, open};
 use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{Claim, Commit, OutboxLease};
-use tocsin_health::{About, Health};
 
 on_each_backend!(
     every_firing_is_told_once_in_its_alerts_order,

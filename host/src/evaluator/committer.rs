@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use backon::Retryable;
+use tocsin_bus::Clock;
 use tocsin_engine::domain::Symbol;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -19,7 +20,6 @@ use crate::backoff::patient;
 use crate::failpoint;
 use crate::store::{Claim, Commit, Store, StoreError};
 use crate::telemetry::LogBudget;
-use tocsin_bus::Clock;
 
 /// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for
 /// tens of milliseconds then, and not for half a second.

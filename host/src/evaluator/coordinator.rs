@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::Retryable;
+use tocsin_bus::{Assignment, Bus, Membership, Waker};
 use tocsin_engine::domain::Position;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -33,7 +34,6 @@ use super::worker::{GiveUp, Message};
 use super::{EvaluatorError, EvaluatorStats, Stopped};
 use crate::backoff::patient;
 use crate::store::{Store, StoreError};
-use tocsin_bus::{Assignment, Bus, Membership, Waker};
 
 /// The first wait of a partition or an alert for a store that failed.
 const MIN_WAIT: Duration = Duration::from_millis(100);

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tocsin_bus::Clock;
 use tocsin_engine::RuleUsage;
 use tocsin_engine::domain::Symbol;
+use tocsin_health::{CachedQuery, Health, Probe, Problems};
 
 use super::{EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick};
 use crate::store::Store;
-use tocsin_bus::Clock;
-use tocsin_health::{CachedQuery, Health, Probe, Problems};
 
 /// How long a tick may wait to be evaluated before that is reported.
 const MAX_WAIT_MS: i64 = 5_000;

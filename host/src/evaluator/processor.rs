@@ -21,6 +21,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::ControlFlow;
 
+use tocsin_bus::Record;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Position, RuleRef, Symbol};
 use tocsin_engine::{Arming, EvaluateError, EvaluationOptions, Event, RuleUsage, Shard};
 
@@ -31,7 +32,6 @@ pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
 use super::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
-use tocsin_bus::Record;
 
 /// Evaluates the partitions of one worker.
 pub(super) struct Processor {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::domain::{Alert, BindingStatus, Conditions, Lifecycle, Repeat, Symbol, Tenant, Tick};
 use tocsin_engine::{Engine, EvaluationOptions, Waking};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,6 @@ use crate::rules::RuleCache;
 use crate::rules::compiler::{ChildCompiler, CompileLimits, Compiler};
 use crate::store::testing::{Backend, TestStore, on_each_backend};
 use crate::store::{BindingCaps, Store};
-use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 
 on_each_backend!(
     a_released_binding_goes_on_with_its_state_or_is_quarantined_again,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use tocsin_bus::{Bus, BusError, Handover, Reader, Record, Waker};
 use tocsin_engine::domain::{Position, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +27,6 @@ use super::processor::{Input, Output, Processor, Restored};
 use super::stats::Progress;
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorStats};
 use crate::store::{Claim, Commit, SymbolAssignment};
-use tocsin_bus::{Bus, BusError, Handover, Reader, Record, Waker};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-
-use super::{FeedSnapshot, FeedStatus};
 use tocsin_bus::Clock;
 use tocsin_health::{Health, Probe, Problems};
+
+use super::{FeedSnapshot, FeedStatus};
 
 /// A connected feed that sends no frame for so long is reported. Finnhub's own pings come once a minute, so at night this
 /// comes and goes; in trading hours a feed of several symbols is never this quiet.

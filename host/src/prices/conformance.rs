@@ -2,11 +2,11 @@
 
 mod oracle;
 
+use tocsin_bus::Record;
 use tocsin_engine::domain::Symbol;
 
 use super::testing::{TestPrices, on_each_backend, record};
 use super::{Candle, Interval, Price, Prices, Span};
-use tocsin_bus::Record;
 
 pub(super) use self::oracle::{History, check_against_oracle, for_each_history};
 

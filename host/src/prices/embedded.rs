@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fjall::Keyspace;
+use tocsin_bus::{EmbeddedDb, EmbeddedDbError, Record};
 use tocsin_engine::domain::{Position, Symbol};
 
 use self::record::{Finished, SymbolRecord};
 use super::series::{Fresh, Stored, by_symbol};
 use super::{Candle, Interval, Price, PricesError, Span, encoding};
-use tocsin_bus::{EmbeddedDb, EmbeddedDbError, Record};
 
 /// The embedded prices. Cloning is cheap.
 #[derive(Clone)]

@@ -1,9 +1,9 @@
 //! The prices' probe: whether prices and candles can be read and written.
 
 use futures_util::future::BoxFuture;
+use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 use super::Prices;
-use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 struct PricesProbe {
     prices: Prices,

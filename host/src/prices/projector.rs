@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tocsin_bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 use tocsin_engine::domain::Position;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,6 @@ use tracing::{error, warn};
 use super::{Prices, PricesError};
 use crate::backoff::Backoff;
 use crate::failpoint;
-use tocsin_bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Pipeline, Script};
+use tocsin_bus::Record;
 use tocsin_engine::domain::{Position, Symbol};
 
 pub use self::address::RedisAddress;
 use self::link::Link;
 use super::series::{Fresh, Series, Stored, Update, by_symbol};
 use super::{Candle, Interval, Price, PricesError, Span, encoding};
-use tocsin_bus::Record;
 
 /// How long a read may take. A healthy Redis answers within a millisecond; who waits is a client of the API.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);

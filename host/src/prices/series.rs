@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use tocsin_bus::Record;
 use tocsin_engine::domain::{Position, Symbol, Tick};
 
 use super::{Candle, Interval, Price};
-use tocsin_bus::Record;
 
 /// What changes with a symbol's ticks.
 #[derive(Clone, Debug, Default, PartialEq)]

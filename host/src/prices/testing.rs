@@ -4,10 +4,10 @@
 //! only 16 databases, fewer than tests that run at once. What a test has written goes with it.
 
 use tempfile::TempDir;
+use tocsin_bus::{EmbeddedDb, Record};
 use tocsin_engine::domain::{Conditions, Position, Symbol, Tick};
 
 use super::{EmbeddedPrices, Prices, RedisAddress, RedisPrices};
-use tocsin_bus::{EmbeddedDb, Record};
 
 const VARIABLE: &str = "TOCSIN_TEST_REDIS_ADDR";
 

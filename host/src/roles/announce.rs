@@ -1,11 +1,11 @@
 //! Describes a process: its roles and backends, and its addresses. Without secrets.
 
+use tocsin_health::About;
 use tracing::info;
 
 use super::listeners::Listeners;
 use crate::config::{Role, Settings, StoreChoice};
 use crate::ingest::Feed;
-use tocsin_health::About;
 
 const EMBEDDED: &str = "embedded, in the data folder";
 

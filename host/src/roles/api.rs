@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use tocsin_bus::system_clock;
 use tocsin_engine::domain::Tenant;
 
 use super::Process;
@@ -10,7 +11,6 @@ use super::retry::until_there;
 use crate::api::{self, Api};
 use crate::control::{Control, ControlError};
 use crate::store::StoreError;
-use tocsin_bus::system_clock;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, listeners, tasks, .. } = process;

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use tocsin_bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
 use tocsin_engine::Engine;
+use tocsin_health::Health;
 use tokio::sync::OnceCell;
 use tracing::warn;
 
@@ -17,8 +19,6 @@ use crate::rules::RuleCache;
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{ChildCompiler, Compiler};
 use crate::store::{self, Store, StoreError};
-use tocsin_bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
-use tocsin_health::Health;
 
 pub(super) struct Backends<'a> {
     settings: &'a Settings,

@@ -1,13 +1,13 @@
 //! The evaluate role.
 
 use anyhow::Context;
+use tocsin_bus::system_clock;
+use tocsin_health::Component;
 
 use super::retry::until_there;
 use super::{Process, summary};
 use crate::config::Settings;
 use crate::evaluator::{self, EvaluatorConfig, EvaluatorError, RunningEvaluator};
-use tocsin_bus::system_clock;
-use tocsin_health::Component;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, figures, tasks, .. } = process;

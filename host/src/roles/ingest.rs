@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tocsin_bus::{Bus, system_clock};
+use tocsin_health::Component;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -9,8 +11,6 @@ use super::{Process, owner, publish};
 use crate::ingest::{self, Feed, FeedStatus};
 use crate::lease;
 use crate::store::Lease;
-use tocsin_bus::{Bus, system_clock};
-use tocsin_health::Component;
 
 /// Frames' worth of ticks that may wait to be published; then the feed's reader waits.
 const INGEST_QUEUE: usize = 256;

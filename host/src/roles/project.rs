@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tocsin_bus::Bus;
+use tocsin_health::Component;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Process;
 use crate::backoff::Backoff;
 use crate::prices::{self, Prices, ProjectError};
-use tocsin_bus::Bus;
-use tocsin_health::Component;
 
 /// The upper bound of the first wait before a retry; it doubles with each one.
 const BASE: Duration = Duration::from_millis(500);

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tocsin_bus::Bus;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::figures::Figures;
 use crate::evaluator::EvaluatorStats;
-use tocsin_bus::Bus;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 

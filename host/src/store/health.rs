@@ -2,9 +2,9 @@
 
 use futures_util::future::BoxFuture;
 use tocsin_engine::domain::RuleRef;
+use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 use super::{Store, UnfinishedPromotion};
-use tocsin_health::{ANSWER_TIMEOUT, CachedQuery, Health, Probe, Problems};
 
 /// Impure rules that are named.
 const MAX_IMPURE_RULES: u32 = 5;

@@ -11,13 +11,13 @@ use std::thread::{self, Thread};
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use tocsin_bus::simulated::{Gate, Outcome};
 use tocsin_engine::domain::{AlertId, BindingId, RuleVersion, Tenant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::sqlite::SqliteStore;
 use super::{BindingCaps, Claim, Commit, FinishedPromotion, NewAlert, PromotionId, StoreError, StoredAlert};
-use tocsin_bus::simulated::{Gate, Outcome};
 
 /// A binding as it is stored, whatever has become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use tocsin_health::Health;
 use tocsin_proto::alert::alert_service_server::SERVICE_NAME as PRICE_ALERTS;
 use tocsin_proto::tocsin::v1::alert_service_server::SERVICE_NAME as ALERTS;
 use tocsin_proto::tocsin::v1::rule_service_server::SERVICE_NAME as RULES;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-
-use tocsin_health::Health;
 
 /// How often readiness is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(3);

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
 use tracing::{error, warn};
@@ -12,7 +13,6 @@ use crate::evaluator::changes::{HandoffRequest, Unquarantine};
 use crate::evaluator::processor::Restored;
 use crate::rules::{RuleCache, RuleCacheError};
 use crate::store::{BindingRow, Claim, HandoffState, Store};
-use tocsin_bus::{Bus, BusError, Clock};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;

@@ -2,6 +2,7 @@
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
+use tocsin_bus::Bus;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
@@ -14,7 +15,6 @@ use crate::evaluator::processor::Restored;
 use crate::evaluator::worker::Message;
 use crate::failpoint;
 use crate::store::{Claim, StoreError};
-use tocsin_bus::Bus;
 
 /// Partitions that are restored at the same time: each holds a connection to the store, and its bindings in memory.
 const RESTORES_AT_ONCE: usize = 4;

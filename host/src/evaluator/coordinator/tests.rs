@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::{Engine, EvaluationOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +12,6 @@ use crate::evaluator::{EvaluatorConfig, Parts, Stopped, parts};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
 use crate::store::testing::{Backend, TestStore};
-use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig};
 
 /// Returns the parts of an evaluator that does not run, over an empty store and an empty log.
 async fn idle_parts(store: &TestStore, db: &EmbeddedDb) -> Parts {

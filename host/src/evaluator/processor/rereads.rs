@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use tocsin_bus::Record;
 use tocsin_engine::Shard;
 use tocsin_engine::domain::{Position, Symbol};
 
@@ -11,7 +12,6 @@ use super::partition::Waiting;
 use super::{Assignment, Output, Pause, Processor, evaluate};
 use crate::evaluator::EvaluatorError;
 use crate::store::UnassignedSymbol;
-use tocsin_bus::Record;
 
 /// Records of one partition that are to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

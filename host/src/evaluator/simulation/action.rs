@@ -2,9 +2,9 @@
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use tocsin_bus::simulated::Outcome;
 
 use super::world::World;
-use tocsin_bus::simulated::Outcome;
 
 /// One step of a run.
 #[derive(Clone, Debug)]

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tocsin_bus::simulated::Outcome;
+
 use super::process::Process;
 use super::world::World;
-use tocsin_bus::simulated::Outcome;
 
 /// Rounds in a row in which nothing has moved.
 const QUIET_ROUNDS: u32 = 4;

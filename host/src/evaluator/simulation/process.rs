@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tocsin_bus::simulated::Gates;
+use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
+use tocsin_bus::{Assignment, Bus};
 use tocsin_engine::EvaluationOptions;
 use tocsin_engine::domain::{Lifecycle, Repeat, Tenant};
 use tokio::sync::{mpsc, oneshot};
@@ -18,9 +21,6 @@ use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::evaluator::worker::Worker;
 use crate::store::simulated::{SimulatedDatabase, SimulatedStore};
 use crate::store::{Idempotency, Store};
-use tocsin_bus::simulated::Gates;
-use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
-use tocsin_bus::{Assignment, Bus};
 
 /// More than a worker sends in one turn: it must not wait for its committer on the only thread.
 const COMMIT_QUEUE: usize = 100_000;

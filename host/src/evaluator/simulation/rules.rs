@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
+use tocsin_bus::Bus;
+use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{RuleName, RuleVersion, Tenant};
 
@@ -10,8 +12,6 @@ use crate::control::Control;
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
 use crate::store::simulated::SimulatedDatabase;
-use tocsin_bus::Bus;
-use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
 
 /// What version 2.0.0 adds to the counts that it takes over.
 pub(super) const ADDED: f64 = 1_000_000.0;

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use tocsin_bus::Assignment;
+use tocsin_bus::simulated::{Gates, Outcome};
+use tocsin_bus::simulated::{Poll, SimulatedLog, handover};
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::action::Action;
@@ -15,9 +18,6 @@ use super::rules::rules;
 use crate::control::ControlError;
 use crate::evaluator::tests::{BAD, GOOD, NOW_MS};
 use crate::store::simulated::{Recorded, SimulatedDatabase, at_once};
-use tocsin_bus::Assignment;
-use tocsin_bus::simulated::{Gates, Outcome};
-use tocsin_bus::simulated::{Poll, SimulatedLog, handover};
 
 /// The sizes of a run.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,10 @@
 //! Symbols on a topic whose producers have partitioners of their own.
 
+use tocsin_bus::{append, fresh_topic};
 use tocsin_engine::domain::{Params, RuleName, UserId};
 
 use super::*;
 use crate::store::{NewAlert, Start, StoredAlert};
-use tocsin_bus::{append, fresh_topic};
 
 async fn rig(backend: Backend) -> Rig {
     Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), backend, &[COUNTER]).await

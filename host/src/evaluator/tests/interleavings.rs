@@ -1,7 +1,9 @@
 //! Changes that reach an evaluator late, together or in another order than they were made.
 
+use tocsin_bus::{append, forget_all, fresh_topic};
 use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, Params, Position, RuleName, Version};
+use tocsin_health::{About, Health};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -9,8 +11,6 @@ use crate::control::{PromoteRule, Promoted};
 use crate::evaluator::EvaluatorStats;
 use crate::store::testing::Unnotified;
 use crate::store::{BegunPromotion, FinishedPromotion, NewPromotion, PromotedAlert, PromotionId, WaitingFor};
-use tocsin_bus::{append, forget_all, fresh_topic};
-use tocsin_health::{About, Health};
 
 on_each_backend!(
     an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it,

@@ -3,9 +3,9 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tocsin_bus::{forget_all, fresh_topic};
 
 use super::*;
-use tocsin_bus::{forget_all, fresh_topic};
 
 const SYMBOLS: usize = 24;
 

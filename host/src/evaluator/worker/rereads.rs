@@ -1,12 +1,12 @@
 //! Reads records again that a processor has passed.
 
+use tocsin_bus::{BusError, Reader};
 use tocsin_engine::domain::Position;
 use tracing::warn;
 
 use super::{MAX_BATCH, POLL_TIMEOUT, Worker};
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::processor::{Input, RereadRange};
-use tocsin_bus::{BusError, Reader};
 
 impl Worker {
     /// Serves all that the processor asks for. A stop interrupts it: then nothing more of the partition is written, and it

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tocsin_bus::Record;
 use tocsin_engine::domain::Tick;
 
 use super::{ALL, candles};
 use crate::prices::testing::record;
 use crate::prices::{Candle, Interval, Price, Prices};
-use tocsin_bus::Record;
 
 /// Ticks of a symbol, and how they are delivered.
 #[derive(Clone, Debug)]

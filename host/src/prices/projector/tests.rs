@@ -1,11 +1,11 @@
 //! The projector over the embedded members.
 
+use tocsin_bus::{EmbeddedBus, EmbeddedDb, LogConfig, Retention, system_clock};
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::*;
 use crate::prices::testing::record;
 use crate::prices::{EmbeddedPrices, Interval, Span};
-use tocsin_bus::{EmbeddedBus, EmbeddedDb, LogConfig, Retention, system_clock};
 
 fn open(dir: &std::path::Path) -> (Bus, Prices) {
     let db = EmbeddedDb::open(dir).unwrap();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tocsin_health::{About, Health};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::rest::serve_status;
 use crate::api::{ProcessStatus, RoleFigures};
 use crate::connections::Connections;
-use tocsin_health::{About, Health};
 
 /// Status and body of a request for alerts.
 async fn asked_for_alerts(has_api: bool) -> (u16, Value) {

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use serde::Serialize;
+use tocsin_bus::{Bus, BusError, Reader, Record};
 use tocsin_engine::domain::{Position, Symbol, Tick};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
-
-use tocsin_bus::{Bus, BusError, Reader, Record};
 
 /// Trades of one ticker that a socket may be behind (about 400 KiB); then it is closed.
 const MAX_BEHIND_TRADES: usize = 4096;

@@ -1,9 +1,9 @@
 //! A log of ticks, with offsets that hold none.
 
+use tocsin_bus::Record;
 use tocsin_engine::domain::{Conditions, Position, Symbol, Tick};
 
 use crate::evaluator::tests::NOW_MS;
-use tocsin_bus::Record;
 
 pub(super) const PARTITIONS: u32 = 3;
 
