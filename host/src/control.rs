@@ -15,10 +15,10 @@ use std::sync::Arc;
 use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::Tenant;
 use tocsin_engine::violation::Violation;
+use tocsin_store::{BindingCaps, Store, StoreError};
 
 use crate::rules::compiler::CompileError;
 use crate::rules::{RuleCache, RuleCacheError};
-use crate::store::{BindingCaps, Store, StoreError};
 
 use self::firings::Tail;
 

@@ -18,10 +18,10 @@ mod tests;
 use tocsin_bus::{BusError, KafkaConfig};
 use tocsin_engine::domain::Firing;
 use tocsin_health::Component;
+use tocsin_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::deliverer::Deliverer;
-use crate::store::{Store, StoreError};
 
 /// Writes a firing as it is published: JSON.
 pub type Body = fn(Firing) -> String;

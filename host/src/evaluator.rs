@@ -54,6 +54,7 @@ use std::time::Duration;
 use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::RuleRef;
 use tocsin_engine::{EvaluateError, EvaluationOptions};
+use tocsin_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,6 @@ use self::committer::Committer;
 use self::coordinator::{Coordinator, LogWatch, StoredRules, WorkerHandle};
 use self::worker::Worker;
 use crate::rules::{RuleCache, RuleCacheError};
-use crate::store::{Store, StoreError};
 
 pub use self::stats::{
     AlertActivity, EvaluatorSnapshot, EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick,

@@ -9,14 +9,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
 use tocsin_health::Component;
+use tocsin_store::{Lease, Leased, Store, StoreError};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
-
-use crate::backoff::Backoff;
-use crate::store::{Lease, Leased, Store, StoreError};
 
 /// How long a lock outlives its holder's last word: so soon another takes over.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -222,8 +221,8 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     use super::*;
-    use crate::store::testing::{Backend, TestStore};
     use tocsin_health::{About, Health};
+    use tocsin_store::testing::{Backend, TestStore};
 
     fn lock(owner: &str) -> Lease {
         Lease { name: "feed".into(), owner: owner.into(), duration: LEASE }

@@ -4,7 +4,6 @@
 //! `ARCHITECTURE.md` has the map of the modules, and which may import which. Start reading at [`roles`], which wires a process.
 
 pub mod api;
-mod backoff;
 pub mod cli;
 pub mod config;
 pub mod connections;
@@ -12,18 +11,13 @@ pub mod control;
 pub mod data_dir;
 pub mod delivery;
 pub mod evaluator;
-mod failpoint;
 pub mod ingest;
-mod key_values;
 pub mod lease;
 pub mod prices;
 pub mod program;
-#[cfg(test)]
-mod proxy;
 pub mod replay_server;
 pub mod roles;
 pub mod rules;
 pub mod signals;
-pub mod store;
 pub mod telemetry;
 mod wire;

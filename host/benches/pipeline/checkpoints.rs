@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tocsin::store::Store;
 use tocsin_bus::Bus;
 use tocsin_engine::domain::Repeat;
+use tocsin_store::Store;
 
 use crate::rig::{Database, Rig, embedded};
 use crate::throughput::{evaluate_all, publish};

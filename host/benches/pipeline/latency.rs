@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tocsin::store::Store;
 use tocsin_engine::domain::{Conditions, Repeat, Tenant, Tick};
+use tocsin_store::Store;
 
 use crate::rig::{CHECKPOINT_INTERVAL, Database, Rig, embedded, quiet_tick, symbol, topic};
 

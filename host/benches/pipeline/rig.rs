@@ -12,10 +12,10 @@ use tocsin::control::Control;
 use tocsin::evaluator::{self, EvaluatorConfig, RunningEvaluator};
 use tocsin::rules::RuleCache;
 use tocsin::rules::compiler::Compiler;
-use tocsin::store::{BindingCaps, DatabaseUrl, NewAlert, Start, Store, StoredAlert};
 use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, KafkaBus, KafkaConfig, LogConfig, Retention, system_clock};
 use tocsin_engine::domain::{Conditions, Lifecycle, Position, Repeat, RuleName, Symbol, Tenant, Tick, UserId};
 use tocsin_engine::{Engine, EvaluationOptions, Waking};
+use tocsin_store::{BindingCaps, DatabaseUrl, NewAlert, Start, Store, StoredAlert};
 use tokio_util::sync::CancellationToken;
 
 /// As many as in the figures of GoStocks.

@@ -8,10 +8,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, error::KafkaError};
-use tocsin::store::Store;
 use tocsin_bus::{Bus, KafkaConfig};
 use tocsin_engine::domain::Repeat;
 use tocsin_proto::stock::StockTick;
+use tocsin_store::Store;
 
 use crate::rig::{CHECKPOINT_INTERVAL, Rig, Running, embedded, quiet_tick, topic};
 

@@ -3,11 +3,11 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::connections::{Connections, Place};
 
 /// How long a new connection may send nothing. A client with a request sends it at once.

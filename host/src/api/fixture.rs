@@ -7,6 +7,7 @@ use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{Symbol, Tenant};
 use tocsin_health::{About, Health};
+use tocsin_store::{BindingCaps, Store};
 
 use super::{Api, ProcessStatus, RoleFigures};
 use crate::connections::{self, Connections};
@@ -14,7 +15,6 @@ use crate::control::Control;
 use crate::prices::{self, EmbeddedPrices, Prices};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
-use crate::store::{self, BindingCaps, Store};
 
 /// What the clock of every test says, Unix milliseconds: 2023-11-14T22:13:20.123Z.
 pub(super) const NOW_MS: i64 = 1_700_000_000_123;
@@ -48,7 +48,7 @@ pub(super) async fn backends() -> Backends {
     let tenant = Tenant::standard();
     control.install_builtins(&tenant).await.unwrap();
     let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, &[]);
-    store::health::register(&health, store.clone());
+    tocsin_store::health::register(&health, store.clone());
     prices::health::register(&health, prices.clone());
     health.set_running();
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();

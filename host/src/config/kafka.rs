@@ -1,10 +1,10 @@
 //! Settings of Kafka: the bus, and the topic to which firings are delivered.
 
 use clap::Args;
+use tocsin_base::key_values::key_values;
 use tocsin_bus::KafkaConfig;
 
 use super::{ConfigError, from_one};
-use crate::key_values::key_values;
 
 /// What may be written, for messages.
 const OPTION_FORMS: &str = "librdkafka's settings as name=value name='a value'";

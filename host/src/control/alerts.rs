@@ -5,10 +5,10 @@ use tocsin_engine::domain::{
     Alert, AlertId, Lifecycle, Position, RuleName, RuleRef, RuleVersion, Symbol, Tenant, UserId,
 };
 use tocsin_engine::params::ParamError;
+use tocsin_store::{AlertFilter, CapReached, Capped, Idempotency, NewAlert, Start, StoredAlert};
 
 use super::rules::{parse_version, rule_quarantined};
 use super::{Control, ControlError, FieldViolation, Page, page_size};
-use crate::store::{AlertFilter, CapReached, Capped, Idempotency, NewAlert, Start, StoredAlert};
 
 /// The most symbols of one alert.
 pub const MAX_SYMBOLS: usize = 100;

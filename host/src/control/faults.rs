@@ -1,11 +1,11 @@
 //! Reading faults and their bundles, and releasing what they have quarantined.
 
 use tocsin_engine::domain::{Alert, AlertId, FaultId, Symbol, Tenant};
+use tocsin_store::{FaultRecord, StoredBundle, Unquarantined};
 
 use super::alerts::no_alert;
 use super::rules::rule_quarantined;
 use super::{Control, ControlError, Page, page, page_size};
-use crate::store::{FaultRecord, StoredBundle, Unquarantined};
 
 impl Control {
     /// Unquarantines an alert's bindings, all or that on one symbol: they are evaluated again from within milliseconds

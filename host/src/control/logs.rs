@@ -1,7 +1,8 @@
 //! The log of ticks: which one is there, which one all that is stored refers to, and going on with another.
 
+use tocsin_store::{AcceptedLog, LogStart, TickLog};
+
 use super::{Control, ControlError};
-use crate::store::{AcceptedLog, LogStart, TickLog};
 
 /// Which log is there, and which one the store refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 use tocsin_engine::domain::{Alert, AlertId, Lifecycle, RuleName, Symbol, SymbolError, Tenant};
+use tocsin_store::{AlertFilter, NewAlert};
 
 use super::alerts::check_user;
 use super::{Control, ControlError, FieldViolation, MAX_PAGE};
-use crate::store::{AlertFilter, NewAlert};
 
 /// When a price alert fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,14 @@ use std::time::Duration;
 
 use backon::Retryable;
 use serde_json::Value;
+use tocsin_base::backoff::patient;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleQuarantine, RuleRef, Symbol, Tenant};
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
+use tocsin_store::{
+    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, OutOfService, PromotedAlert,
+    PromotionId, StoreError, UnfinishedPromotion,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -20,12 +25,7 @@ use super::alerts::{cap_reached, params_violations};
 use super::rules::{parse_version, rule_quarantined};
 use super::thread::on_thread;
 use super::{Control, ControlError, FieldViolation, MAX_PAGE};
-use crate::backoff::patient;
 use crate::lease::{self, Held};
-use crate::store::{
-    BegunPromotion, FinishedPromotion, HeldBinding, Lease, Moved, NewPromotion, OutOfService, PromotedAlert,
-    PromotionId, StoreError, UnfinishedPromotion,
-};
 
 /// Wrong params that are listed; more are counted.
 const MAX_VIOLATIONS: usize = 1_000;

@@ -3,10 +3,10 @@
 use tocsin_engine::domain::{self, RuleName, RuleQuarantine, RuleRef, RuleVersion, Tenant, Version};
 use tocsin_engine::trial::trial_migration;
 use tocsin_engine::{Rule, builtin};
+use tocsin_store::StoredRule;
 
 use super::thread::on_thread;
 use super::{Control, ControlError, Page, page, page_size};
-use crate::store::StoredRule;
 
 /// What an upload led to.
 #[derive(Clone, Debug)]

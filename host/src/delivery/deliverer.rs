@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
+use tocsin_base::failpoint;
 use tocsin_health::Component;
+use tocsin_store::{OutboxLease, Store};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -11,9 +14,6 @@ use tracing::{debug, info, warn};
 use super::cloud_event::{self, Event};
 use super::kafka::Publisher;
 use super::{DeliveryConfig, DeliveryError};
-use crate::backoff::Backoff;
-use crate::failpoint;
-use crate::store::{OutboxLease, Store};
 
 /// Firings that are leased and published together. They are all that is kept in memory.
 pub(super) const BATCH: u32 = 1_000;

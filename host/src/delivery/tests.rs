@@ -10,13 +10,13 @@ use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::{Alert, Conditions, Firing, MAX_TIME_MS, Symbol, Tick};
 use tocsin_health::{About, Health};
+use tocsin_store::testing::samples::{create, firing, open};
+use tocsin_store::testing::{Backend, TestStore, on_each_backend};
+use tocsin_store::{Claim, Commit, OutboxLease};
 
 use super::cloud_event;
 use super::kafka::Publisher;
 use super::*;
-use crate::store::conformance::{create, firing, open};
-use crate::store::testing::{Backend, TestStore, on_each_backend};
-use crate::store::{Claim, Commit, OutboxLease};
 
 on_each_backend!(
     every_firing_is_told_once_in_its_alerts_order,
@@ -160,7 +160,7 @@ async fn a_lease_that_overlaps_a_renewal_changes_no_alerts_order() {
     const FIRST: u64 = 1_000;
     const ALL: u64 = 1_500;
     let fixture = Fixture::open(Backend::Postgres).await;
-    let TestStore::Database(database) = &fixture._test_store else { panic!("this is about PostgreSQL") };
+    let database = fixture._test_store.database();
     let alerts = [create(&fixture.store, 1).await];
     fixture.fire(&alerts, 0..ALL).await;
     // A deliverer that stood still for longer than its lease, and renews it while another one leases.

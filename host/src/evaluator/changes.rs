@@ -2,8 +2,7 @@
 
 use tocsin_engine::Arming;
 use tocsin_engine::domain::{BindingId, Digest, Position};
-
-use crate::store::{SymbolAssignment, UnassignedSymbol};
+use tocsin_store::{SymbolAssignment, UnassignedSymbol};
 
 /// Changes up to a revision.
 #[derive(Debug)]

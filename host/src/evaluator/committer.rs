@@ -9,16 +9,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use backon::Retryable;
+use tocsin_base::backoff::patient;
+use tocsin_base::failpoint;
 use tocsin_bus::Clock;
 use tocsin_engine::domain::Symbol;
+use tocsin_store::{Claim, Commit, Store, StoreError};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::worker::WorkerOutput;
 use super::{EvaluatorError, EvaluatorStats, Stopped};
-use crate::backoff::patient;
-use crate::failpoint;
-use crate::store::{Claim, Commit, Store, StoreError};
 use crate::telemetry::LogBudget;
 
 /// Firings that are written in one transaction at most, unless one commit alone has more: other writers of the store wait for

@@ -21,8 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::Retryable;
+use tocsin_base::backoff::patient;
 use tocsin_bus::{Assignment, Bus, Membership, Waker};
 use tocsin_engine::domain::Position;
+use tocsin_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,8 +34,6 @@ pub(super) use self::log_watch::LogWatch;
 pub(super) use self::restore::StoredRules;
 use super::worker::{GiveUp, Message};
 use super::{EvaluatorError, EvaluatorStats, Stopped};
-use crate::backoff::patient;
-use crate::store::{Store, StoreError};
 
 /// The first wait of a partition or an alert for a store that failed.
 const MIN_WAIT: Duration = Duration::from_millis(100);

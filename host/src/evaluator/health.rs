@@ -8,9 +8,9 @@ use tocsin_bus::Clock;
 use tocsin_engine::RuleUsage;
 use tocsin_engine::domain::Symbol;
 use tocsin_health::{CachedQuery, Health, Probe, Problems};
+use tocsin_store::Store;
 
 use super::{EvaluatorStats, MisroutedTicks, PartitionState, UnassignedTick};
-use crate::store::Store;
 
 /// How long a tick may wait to be evaluated before that is reported.
 const MAX_WAIT_MS: i64 = 5_000;

@@ -24,6 +24,7 @@ use std::ops::ControlFlow;
 use tocsin_bus::Record;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Position, RuleRef, Symbol};
 use tocsin_engine::{Arming, EvaluateError, EvaluationOptions, Event, RuleUsage, Shard};
+use tocsin_store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
 
 use self::arming::arm_reached;
 use self::partition::Partition;
@@ -31,7 +32,6 @@ use self::rereads::Reread;
 pub(super) use self::rereads::RereadRange;
 use super::EvaluatorError;
 use super::changes::{Change, Changes, HandoffRequest, Unquarantine};
-use crate::store::{Checkpoint, SymbolAssignment, UnassignedSymbol};
 
 /// Evaluates the partitions of one worker.
 pub(super) struct Processor {

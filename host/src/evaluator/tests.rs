@@ -15,14 +15,14 @@ use tempfile::TempDir;
 use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::domain::{Alert, BindingStatus, Conditions, Lifecycle, Repeat, Symbol, Tenant, Tick};
 use tocsin_engine::{Engine, EvaluationOptions, Waking};
+use tocsin_store::testing::{Backend, TestStore, on_each_backend};
+use tocsin_store::{BindingCaps, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorSnapshot, RunningEvaluator, start};
 use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::rules::RuleCache;
 use crate::rules::compiler::{ChildCompiler, CompileLimits, Compiler};
-use crate::store::testing::{Backend, TestStore, on_each_backend};
-use crate::store::{BindingCaps, Store};
 
 on_each_backend!(
     a_released_binding_goes_on_with_its_state_or_is_quarantined_again,
@@ -168,7 +168,7 @@ impl Rig {
         }
         running.stop.cancel();
         let ended = running.evaluator.finished().await;
-        assert!(matches!(ended, Err(EvaluatorError::Store(crate::store::StoreError::Fenced(_)))), "{ended:?}");
+        assert!(matches!(ended, Err(EvaluatorError::Store(tocsin_store::StoreError::Fenced(_)))), "{ended:?}");
     }
 
     async fn create(&self, rule: &str, symbols: &[&str]) -> Result<i64, ControlError> {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tocsin_bus::{Bus, BusError, Handover, Reader, Record, Waker};
 use tocsin_engine::domain::{Position, Symbol};
 use tocsin_engine::limits::THREAD_STACK_BYTES;
+use tocsin_store::{Claim, Commit, SymbolAssignment};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -26,7 +27,6 @@ use super::changes::Changes;
 use super::processor::{Input, Output, Processor, Restored};
 use super::stats::Progress;
 use super::{EvaluatorConfig, EvaluatorError, EvaluatorStats};
-use crate::store::{Claim, Commit, SymbolAssignment};
 
 /// Ticks read at once.
 const MAX_BATCH: usize = 1024;

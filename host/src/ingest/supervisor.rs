@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
 use tocsin_engine::domain::Tick;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -13,7 +14,6 @@ use super::protocol::Protocol;
 use super::rejects::RejectLog;
 use super::session::{Ended, Patience, Session};
 use super::status::{FeedKind, FeedStatus};
-use crate::backoff::Backoff;
 
 /// The first wait before a new connection is up to this long: short, since most disconnects are routine.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);

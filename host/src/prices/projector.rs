@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tocsin_base::backoff::Backoff;
+use tocsin_base::failpoint;
 use tocsin_bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 use tocsin_engine::domain::Position;
 use tokio::runtime::Handle;
@@ -17,8 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Prices, PricesError};
-use crate::backoff::Backoff;
-use crate::failpoint;
 
 /// The consumer group, named as in GoStocks.
 pub const GROUP: &str = "processor-group";

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use tocsin_bus::system_clock;
 use tocsin_engine::domain::Tenant;
+use tocsin_store::StoreError;
 
 use super::Process;
 use super::retry::until_there;
 use crate::api::{self, Api};
 use crate::control::{Control, ControlError};
-use crate::store::StoreError;
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let Process { settings, backends, status, listeners, tasks, .. } = process;

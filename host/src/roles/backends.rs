@@ -8,6 +8,7 @@ use anyhow::Context;
 use tocsin_bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
 use tocsin_engine::Engine;
 use tocsin_health::Health;
+use tocsin_store::{Store, StoreError};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
@@ -18,7 +19,6 @@ use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
 use crate::rules::RuleCache;
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{ChildCompiler, Compiler};
-use crate::store::{self, Store, StoreError};
 
 pub(super) struct Backends<'a> {
     settings: &'a Settings,
@@ -85,7 +85,7 @@ impl<'a> Backends<'a> {
                 }
             };
             let store = store.with_context(|| opening(&self.settings.store, &self.settings.data_dir))?;
-            store::health::register(self.health, store.clone());
+            tocsin_store::health::register(self.health, store.clone());
             anyhow::Ok(store)
         };
         self.store.get_or_try_init(open).await.cloned()

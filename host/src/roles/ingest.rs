@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tocsin_bus::{Bus, system_clock};
 use tocsin_health::Component;
+use tocsin_store::Lease;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Process, owner, publish};
 use crate::ingest::{self, Feed, FeedStatus};
 use crate::lease;
-use crate::store::Lease;
 
 /// Frames' worth of ticks that may wait to be published; then the feed's reader waits.
 const INGEST_QUEUE: usize = 256;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tocsin_base::backoff::Backoff;
 use tocsin_bus::Bus;
 use tocsin_health::Component;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Process;
-use crate::backoff::Backoff;
 use crate::prices::{self, Prices, ProjectError};
 
 /// The upper bound of the first wait before a retry; it doubles with each one.

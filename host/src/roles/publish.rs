@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
+use tocsin_base::failpoint;
 use tocsin_bus::{Bus, BusError};
 use tocsin_engine::domain::Tick;
 use tocsin_health::Component;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
-
-use crate::backoff::Backoff;
-use crate::failpoint;
 
 /// The most ticks that are published together.
 const MAX_BATCH: usize = 8192;

@@ -3,10 +3,9 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
 use tocsin_health::Component;
 use tracing::{info, warn};
-
-use crate::backoff::Backoff;
 
 /// The upper bound of the first wait; it doubles with each retry.
 const BASE: Duration = Duration::from_millis(500);

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use tocsin_engine::domain::Digest;
 use tocsin_engine::violation::Rejection;
 use tocsin_engine::{Artifact, Engine, LoadError, Prepared, Rule, builtin};
+use tocsin_store::{Store, StoreError};
 use tokio::sync::OnceCell;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{CompileError, Compiler, Purpose, check_size};
-use crate::store::{Store, StoreError};
 
 /// Compiled rules by digest. Cloning is cheap: clones share the rules.
 #[derive(Clone)]

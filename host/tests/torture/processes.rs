@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::proxy::Proxy;
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::db::Db;
 use crate::environment::Environment;
-use crate::proxy::Proxy;
 
 /// How long a process may take to end when it is asked to: its own bound is 25 s.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);

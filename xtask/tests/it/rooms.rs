@@ -9,11 +9,13 @@ use serde_json::Value;
 use crate::sources::{Module, read_crate, read_text};
 
 /// The crates whose sources are read, with their roots.
-const CRATES: [(&str, &str); 6] = [
+const CRATES: [(&str, &str); 8] = [
     ("tocsin_engine", "engine/src/lib.rs"),
     ("tocsin_rules_sdk", "rules-sdk/src/lib.rs"),
+    ("tocsin_base", "host/base/src/lib.rs"),
     ("tocsin_bus", "host/bus/src/lib.rs"),
     ("tocsin_health", "host/health/src/lib.rs"),
+    ("tocsin_store", "host/store/src/lib.rs"),
     ("tocsin", "host/src/lib.rs"),
     ("main", "host/src/main.rs"),
 ];
@@ -30,7 +32,8 @@ struct Rule {
 }
 
 /// All of Tocsin that is not a library for rule authors.
-const EVERYWHERE: &[&str] = &["tocsin_engine", "tocsin_bus", "tocsin_health", "tocsin", "main"];
+const EVERYWHERE: &[&str] =
+    &["tocsin_engine", "tocsin_base", "tocsin_bus", "tocsin_health", "tocsin_store", "tocsin", "main"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -71,7 +74,7 @@ const RULES: &[Rule] = &[
         forbids: &["wasmtime", "wasmparser", "wasm_encoder", "tocsin_rules_sdk"],
         because: "modules and their ABI are the engine's",
     },
-    Rule { within: EVERYWHERE, except: &["tocsin::store"], forbids: &["sqlx"], because: "SQL is the store's" },
+    Rule { within: EVERYWHERE, except: &["tocsin_store"], forbids: &["sqlx"], because: "SQL is the store's" },
     Rule {
         within: EVERYWHERE,
         except: &["tocsin_bus", "tocsin::prices"],
@@ -106,7 +109,7 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["tocsin::wire"],
         except: &[],
-        forbids: &["tocsin::api", "tocsin::cli", "tocsin::control", "tocsin::roles", "tocsin::store"],
+        forbids: &["tocsin::api", "tocsin::cli", "tocsin::control", "tocsin::roles", "tocsin_store"],
         because: "bodies know nothing of who sends and reads them",
     },
     Rule {
@@ -132,7 +135,7 @@ const RULES: &[Rule] = &[
             "tocsin::ingest",
             "tocsin::prices",
             "tocsin::roles",
-            "tocsin::store",
+            "tocsin_store",
         ],
         because: "places of connections are given by count: nothing there knows their users, or reads a connection",
     },
@@ -172,17 +175,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin::store", "tocsin::roles"],
+        except: &["tocsin_store", "tocsin::roles"],
         forbids: &[
-            "tocsin::store::Store::open_sqlite",
-            "tocsin::store::Store::open_postgres",
-            "tocsin::store::sqlite",
-            "tocsin::store::postgres",
+            "tocsin_store::Store::open_sqlite",
+            "tocsin_store::Store::open_postgres",
+            "tocsin_store::sqlite",
+            "tocsin_store::postgres",
         ],
         because: "`roles` alone chooses a backend: the rest names the port",
     },
     Rule {
-        within: &["tocsin::store", "tocsin::prices", "tocsin::ingest", "tocsin::replay_server", "tocsin::rules"],
+        within: &["tocsin_store", "tocsin::prices", "tocsin::ingest", "tocsin::replay_server", "tocsin::rules"],
         except: &[],
         forbids: &[
             "tocsin::api",
@@ -197,13 +200,7 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["tocsin::ingest"],
         except: &[],
-        forbids: &["tocsin::store", "tocsin::prices"],
-        because: "a port does not reach into another",
-    },
-    Rule {
-        within: &["tocsin::store"],
-        except: &[],
-        forbids: &["tocsin_bus", "tocsin::prices", "tocsin::ingest"],
+        forbids: &["tocsin_store", "tocsin::prices"],
         because: "a port does not reach into another",
     },
     Rule {
@@ -236,7 +233,7 @@ const RULES: &[Rule] = &[
         within: &["tocsin::api"],
         except: &[],
         forbids: &[
-            "tocsin::store::Store",
+            "tocsin_store::Store",
             "tocsin::rules",
             "tocsin::evaluator",
             "tocsin::ingest",
@@ -260,7 +257,7 @@ const RULES: &[Rule] = &[
             "tocsin::rules::artifacts",
             "tocsin::prices",
             "tocsin::roles",
-            "tocsin::store",
+            "tocsin_store",
         ],
         because: "the command line speaks to a server over its public API, as any client can",
     },
@@ -308,6 +305,16 @@ const DEPENDENCIES: &[Dependencies] = &[
         package: "tocsin-bus",
         forbids: &["tocsin", "sqlx", "redis", "axum", "tonic", "reqwest", "tokio-tungstenite"],
         because: "the bus knows the engine's domain and the log, and nothing of who uses it",
+    },
+    Dependencies {
+        package: "tocsin-base",
+        forbids: &["tocsin", "tocsin-bus", "tocsin-engine", "tocsin-health", "tocsin-store"],
+        because: "what others share knows none of them",
+    },
+    Dependencies {
+        package: "tocsin-store",
+        forbids: &["tocsin", "rdkafka", "fjall", "redis", "axum", "tonic", "reqwest", "tokio-tungstenite"],
+        because: "a port does not reach into another, and knows nothing of who uses it",
     },
     Dependencies {
         package: "tocsin-health",
@@ -403,17 +410,17 @@ fn a_forbidden_import_is_found_in_any_form() {
         assert_eq!(broken.len(), expect, "{text}: {broken:?}");
     };
     check("tocsin::api::rest", "use axum::Json;\nuse tocsin_bus::Bus;", 0);
-    check("tocsin::api::rest", "use axum::Json;\nuse crate::store::Store;", 1);
+    check("tocsin::api::rest", "use axum::Json;\nuse tocsin_store::Store;", 1);
     check("tocsin::control", "use axum::Json;", 1);
     check("tocsin::control", "use axum_extra::Json;", 0);
     check("tocsin::api::grpc", "fn f(_: sqlx::Error) {}", 1);
     check("tocsin::lease", "use tocsin_bus as bus; fn f() { bus::EmbeddedBus::open() }", 1);
     check("tocsin::lease", "use tocsin_bus::*;", 1);
     check("tocsin::roles", "use tocsin_bus::{Bus, EmbeddedBus};", 0);
-    check("tocsin::rules", "use crate::{\n  store::Store,\n  control::Control,\n};", 1);
+    check("tocsin::rules", "use crate::{\n  control::Control,\n  telemetry,\n};", 1);
     check("tocsin::cli::alert", "use tocsin_engine::domain::Alert;", 1);
     check("tocsin::cli::rule_check", "use tocsin_engine::inspect::inspect;", 0);
     check("tocsin_engine::domain::tick", "#[derive(serde::Serialize)] struct T;", 1);
     check("tocsin_engine::shard", "fn f() { std::fs::read(\"x\"); }", 1);
-    check("main", "fn f() { tocsin::store::Store::open_sqlite() }", 1);
+    check("main", "fn f() { tocsin_store::Store::open_sqlite() }", 1);
 }

@@ -5,13 +5,13 @@ use tocsin_proto::tocsin::v1::{
     CancelPromotionRequest, CancelPromotionResponse, GetRuleRequest, ListRulesRequest, ListRulesResponse,
     PromoteRuleRequest, PromoteRuleResponse, Rule, UploadRuleRequest, UploadRuleResponse,
 };
+use tocsin_store::Moved;
 use tonic::{Request, Response, Status};
 
 use super::status::{list_status, status};
 use super::{from_proto, to_proto};
 use crate::api::Api;
 use crate::control::PromoteRule;
-use crate::store::Moved;
 
 pub(super) struct Service(pub(super) Api);
 

@@ -5,11 +5,11 @@ use serde_json::Value;
 use tocsin_engine::domain::{Alert, Binding, BindingStatus, Firing, Lifecycle, Repeat, RuleVersion};
 use tocsin_proto::alert as gostocks;
 use tocsin_proto::tocsin::v1 as pb;
+use tocsin_store::FaultRecord;
 
 use super::structs;
 use crate::api;
 use crate::control::{Condition, ControlError};
-use crate::store::FaultRecord;
 
 pub(super) fn rule(rule: &RuleVersion) -> Result<pb::Rule, ControlError> {
     let manifest = stored_json("manifest", &rule.manifest)?;

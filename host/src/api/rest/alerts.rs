@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tocsin_engine::domain::{Alert, Binding, BindingStatus, Lifecycle, Repeat};
+use tocsin_store::Idempotency;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +19,6 @@ use super::json_reader::JsonReader;
 use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
 use super::problem::{Problem, internal};
 use crate::control::{AlertQuery, CreateAlert, FieldViolation};
-use crate::store::Idempotency;
 use crate::wire::{AlertBody, AlertsBody, BindingBody, LifecycleBody, RepeatBody};
 
 /// The header by which a client may repeat a request without creating a second alert.

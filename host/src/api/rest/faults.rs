@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::value::RawValue;
+use tocsin_store::{FaultRecord, StoredBundle};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +16,6 @@ use super::extract::{self, Body, Query, UrlPath};
 use super::json_reader::JsonReader;
 use super::openapi::{AlertParam, BadBody, BadRequest, PageParams};
 use super::problem::{Problem, internal};
-use crate::store::{FaultRecord, StoredBundle};
 use crate::wire::{
     AlertBody, BUNDLE_FORMAT, BundleBody, BundleFaultBody, BundleRuleBody, BundleTickBody, FaultBody, FaultsBody,
 };

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use tocsin_store::TickLog;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -13,7 +14,6 @@ use super::json_reader::JsonReader;
 use super::openapi::BadBody;
 use super::problem::Problem;
 use crate::control::{AcceptFrom, LogReport};
-use crate::store::TickLog;
 use crate::wire::{AcceptedBody, LogBody, LogReportBody};
 
 pub(super) fn routes() -> OpenApiRouter<Served> {

@@ -13,12 +13,12 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
 use tocsin_engine::domain::{AlertId, Conditions, Firing, FiringId, Position, Symbol, Tick};
+use tocsin_store::Commit;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{Served, router};
 use crate::api::fixture::{Backends, backends};
-use crate::store::Commit;
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 const WASM: &[(&str, &str)] = &[("content-type", "application/wasm")];

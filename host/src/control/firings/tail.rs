@@ -6,12 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use tocsin_base::backoff::Backoff;
 use tocsin_engine::domain::{AlertId, Firing, Tenant};
+use tocsin_store::{Store, StoreError};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio::time::sleep;
-
-use crate::backoff::Backoff;
-use crate::store::{Store, StoreError};
 
 /// Firings that a stream may be behind before it catches up from the store, some 1 MB for all streams together.
 const MAX_BEHIND_FIRINGS: usize = 1_024;

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tocsin_engine::domain::{Alert, BindingId};
+use tocsin_store::testing::samples::{create, firing, open};
+use tocsin_store::testing::{Backend, TestStore};
+use tocsin_store::{Claim, Commit, Store};
 use tokio::time::timeout;
 
 use super::*;
-use crate::store::conformance::{create, firing, open};
-use crate::store::testing::{Backend, TestStore};
-use crate::store::{Claim, Commit, Store};
 
 struct Firings {
     _test_store: TestStore,

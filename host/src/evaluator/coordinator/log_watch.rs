@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tocsin_store::{StoreError, TickLog};
 use tracing::{debug, error};
 
 use super::Coordinator;
 use crate::evaluator::EvaluatorError;
-use crate::store::{StoreError, TickLog};
 
 /// Time between two checks of the log's identity. Ticks of another log that are evaluated until then are evaluated again
 /// once that log is accepted.

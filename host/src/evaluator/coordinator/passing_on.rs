@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use backon::Retryable;
+use tocsin_base::backoff::patient;
 use tocsin_engine::domain::Position;
+use tocsin_store::{BindingRow, Changed, HandoffState, Standing, StoreError, SymbolAssignment, UnassignedSymbol};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::restore::arming;
 use super::{Coordinator, MIN_WAIT};
-use crate::backoff::patient;
 use crate::evaluator::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::evaluator::worker::Message;
 use crate::rules::RuleCacheError;
-use crate::store::{BindingRow, Changed, HandoffState, Standing, StoreError, SymbolAssignment, UnassignedSymbol};
 
 /// Rows read at once. More than one alert has, so that a revision is never cut in two.
 const MAX_ROWS: u32 = 10_000;

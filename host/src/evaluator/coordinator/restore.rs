@@ -6,13 +6,13 @@ use std::collections::{HashMap, HashSet};
 use tocsin_bus::{Bus, BusError, Clock};
 use tocsin_engine::domain::{BindingId, Digest, Position};
 use tocsin_engine::{Arming, Rule, SavedBinding};
+use tocsin_store::{BindingRow, Claim, HandoffState, Store};
 use tracing::{error, warn};
 
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::changes::{HandoffRequest, Unquarantine};
 use crate::evaluator::processor::Restored;
 use crate::rules::{RuleCache, RuleCacheError};
-use crate::store::{BindingRow, Claim, HandoffState, Store};
 
 /// Rows read at once.
 const MAX_ROWS: u32 = 10_000;

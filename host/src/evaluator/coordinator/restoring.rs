@@ -2,19 +2,19 @@
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
+use tocsin_base::backoff::patient;
+use tocsin_base::failpoint;
 use tocsin_bus::Bus;
+use tocsin_store::{Claim, StoreError};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use super::restore::{StoredRules, restore};
 use super::{Coordinator, MIN_WAIT, retry_store};
-use crate::backoff::patient;
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::processor::Restored;
 use crate::evaluator::worker::Message;
-use crate::failpoint;
-use crate::store::{Claim, StoreError};
 
 /// Partitions that are restored at the same time: each holds a connection to the store, and its bindings in memory.
 const RESTORES_AT_ONCE: usize = 4;

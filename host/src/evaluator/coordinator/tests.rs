@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::{Engine, EvaluationOptions};
+use tocsin_store::testing::{Backend, TestStore};
 use tokio_util::sync::CancellationToken;
 
 use super::Coordinator;
 use crate::evaluator::{EvaluatorConfig, Parts, Stopped, parts};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
-use crate::store::testing::{Backend, TestStore};
 
 /// Returns the parts of an evaluator that does not run, over an empty store and an empty log.
 async fn idle_parts(store: &TestStore, db: &EmbeddedDb) -> Parts {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use tocsin_engine::GroupSnapshot;
 use tocsin_engine::domain::BindingId;
+use tocsin_store::{Checkpoint, Handoff};
 
 use super::pending::{Actions, ActionsOf};
 use super::{Output, Processor};
-use crate::store::{Checkpoint, Handoff};
 
 impl Processor {
     /// Returns checkpoints of all partitions that have changed since their last one.

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use tocsin_bus::Record;
 use tocsin_engine::Shard;
 use tocsin_engine::domain::{Position, Symbol};
+use tocsin_store::UnassignedSymbol;
 
 use super::arming::arm_reached;
 use super::partition::Waiting;
 use super::{Assignment, Output, Pause, Processor, evaluate};
 use crate::evaluator::EvaluatorError;
-use crate::store::UnassignedSymbol;
 
 /// Records of one partition that are to be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,13 +16,13 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use tocsin_engine::domain::Symbol;
 use tocsin_engine::{Engine, Rule};
+use tocsin_store::HandoffState;
 
 use self::evaluator::Evaluator;
 use self::log::{Log, PARTITIONS};
 use self::oracle::{Course, expected};
 use self::store::{Binding, Store};
 use crate::evaluator::tests::{BAD, COUNTER, GOOD};
-use crate::store::HandoffState;
 
 const SYMBOLS: u8 = 4;
 const EVALUATORS: usize = 2;

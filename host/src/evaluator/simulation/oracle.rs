@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use tocsin_bus::Record;
 use tocsin_engine::domain::{AlertId, Digest, Firing, Tenant};
+use tocsin_store::simulated::{StoredBinding, at_once};
 
 use super::rules::{ADDED, rules};
 use super::world::World;
 use crate::evaluator::tests::BAD;
-use crate::store::simulated::{StoredBinding, at_once};
 
 /// Evaluations of which a binding remembers the faults, and how many of these quarantine it.
 const WINDOW: u32 = 32;

@@ -9,6 +9,8 @@ use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
 use tocsin_bus::{Assignment, Bus};
 use tocsin_engine::EvaluationOptions;
 use tocsin_engine::domain::{Lifecycle, Repeat, Tenant};
+use tocsin_store::simulated::{SimulatedDatabase, SimulatedStore};
+use tocsin_store::{Idempotency, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +21,6 @@ use super::rules::rules;
 use super::world::{Request, symbol};
 use crate::control::{Control, ControlError, CreateAlert, PromoteRule};
 use crate::evaluator::worker::Worker;
-use crate::store::simulated::{SimulatedDatabase, SimulatedStore};
-use crate::store::{Idempotency, Store};
 
 /// More than a worker sends in one turn: it must not wait for its committer on the only thread.
 const COMMIT_QUEUE: usize = 100_000;

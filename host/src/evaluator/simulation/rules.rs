@@ -6,12 +6,12 @@ use tocsin_bus::Bus;
 use tocsin_bus::simulated::{SimulatedBus, SimulatedLog};
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{RuleName, RuleVersion, Tenant};
+use tocsin_store::simulated::SimulatedDatabase;
 
 use super::super::tests::{CAPS, COUNTER, NOW_MS};
 use crate::control::Control;
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
-use crate::store::simulated::SimulatedDatabase;
 
 /// What version 2.0.0 adds to the counts that it takes over.
 pub(super) const ADDED: f64 = 1_000_000.0;

@@ -11,13 +11,13 @@ use tocsin_bus::Assignment;
 use tocsin_bus::simulated::{Gates, Outcome};
 use tocsin_bus::simulated::{Poll, SimulatedLog, handover};
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
+use tocsin_store::simulated::{Recorded, SimulatedDatabase, at_once};
 
 use super::action::Action;
 use super::process::{Answer, Process};
 use super::rules::rules;
 use crate::control::ControlError;
 use crate::evaluator::tests::{BAD, GOOD, NOW_MS};
-use crate::store::simulated::{Recorded, SimulatedDatabase, at_once};
 
 /// The sizes of a run.
 #[derive(Clone, Copy, Debug)]

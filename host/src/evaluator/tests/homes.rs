@@ -2,9 +2,9 @@
 
 use tocsin_bus::{append, fresh_topic};
 use tocsin_engine::domain::{Params, RuleName, UserId};
+use tocsin_store::{NewAlert, Start, StoredAlert};
 
 use super::*;
-use crate::store::{NewAlert, Start, StoredAlert};
 
 async fn rig(backend: Backend) -> Rig {
     Rig::on(fresh_topic().await, tempfile::tempdir().unwrap(), backend, &[COUNTER]).await

@@ -4,13 +4,13 @@ use tocsin_bus::{append, forget_all, fresh_topic};
 use tocsin_engine::SavedBinding;
 use tocsin_engine::domain::{AlertId, BindingId, Params, Position, RuleName, Version};
 use tocsin_health::{About, Health};
+use tocsin_store::testing::Unnotified;
+use tocsin_store::{BegunPromotion, FinishedPromotion, NewPromotion, PromotedAlert, PromotionId, WaitingFor};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::control::{PromoteRule, Promoted};
 use crate::evaluator::EvaluatorStats;
-use crate::store::testing::Unnotified;
-use crate::store::{BegunPromotion, FinishedPromotion, NewPromotion, PromotedAlert, PromotionId, WaitingFor};
 
 on_each_backend!(
     an_alert_fires_on_a_symbol_whose_first_tick_came_while_no_alert_watched_it,
@@ -193,7 +193,7 @@ async fn what_crosses_a_handover_that_waits_to_be_committed_is_applied_once_the_
     let running = rig.start_as(EvaluatorConfig { workers: 1, ..rig.config(Duration::from_secs(600)) }).await;
     rig.publish("X", &[GOOD, BAD, BAD, BAD, BAD, BAD]).await;
     rig.until_quarantined(x).await;
-    let TestStore::Database(database) = &rig.test_store else { panic!("this is about PostgreSQL") };
+    let database = rig.test_store.database();
     database.slow_down("INSERT", "firings").await;
     rig.publish("Y", &[GOOD]).await;
     database.until_slowed_down().await;

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use tocsin_bus::{append, fresh_topic, remake_topic, remake_topic_with};
 use tocsin_engine::domain::Firing;
+use tocsin_store::Commit;
 
 use super::*;
 use crate::control::AcceptFrom;
-use crate::store::Commit;
 
 on_each_backend!(
     offsets_of_firings_are_not_used_again_after_a_power_cut,

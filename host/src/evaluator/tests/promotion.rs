@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tocsin_engine::domain::{AlertId, BindingId, Firing, Version};
+use tocsin_store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, PromotedAlert, PromotionId};
 
 use super::*;
 use crate::control::{PromoteRule, Promoted};
-use crate::store::{BegunPromotion, FinishedPromotion, Moved, NewPromotion, PromotedAlert, PromotionId};
 
 on_each_backend!(
     histories_with_promotions_come_out_as_if_judged_tick_by_tick,

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use tocsin_engine::Event;
+use tocsin_store::{Commit, NewFault};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::{error, info, warn};
 
 use super::WorkerOutput;
 use crate::evaluator::processor::{Output, Processor};
 use crate::evaluator::{EvaluatorError, EvaluatorStats};
-use crate::store::{Commit, NewFault};
 use crate::telemetry::LogBudget;
 
 /// Firings and faults after which a commit is sent though its batch is not done.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use redis::ConnectionAddr;
+use tocsin_base::proxy::{Mode, Proxy};
 use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +12,6 @@ use crate::prices::conformance::{ALL, History, candles, check_against_oracle, fo
 use crate::prices::projector::tests::committed_all;
 use crate::prices::testing::{Backend, Names, TestPrices, record, redis_address};
 use crate::prices::{Prices, project};
-use crate::proxy::{Mode, Proxy};
 
 async fn ask<T: FromRedisValue>(command: &[&str]) -> T {
     let client = redis::Client::open(redis_address().connection_info()).unwrap();

@@ -6,11 +6,11 @@ use tocsin_engine::{Fault as EngineFault, FaultBundle};
 use tocsin_proto::tocsin::v1::{
     Binding, BindingStatus, CreateAlertRequest, Fault, GetRuleRequest, ListFaultsRequest, ReleaseAlertRequest,
 };
+use tocsin_store::{Commit, NewFault};
 use tonic::Code;
 
 use super::{NOW_MS, Server, fields};
 use crate::api::grpc::structs;
-use crate::store::{Commit, NewFault};
 
 fn above(symbols: &[String]) -> CreateAlertRequest {
     CreateAlertRequest {

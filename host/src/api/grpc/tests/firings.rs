@@ -8,12 +8,12 @@ use tocsin_proto::tocsin::v1::{
     CreateAlertRequest, DeleteAlertRequest, Firing as FiringMessage, Lifecycle, ListFiringsRequest, Repeat,
     WatchFiringsRequest,
 };
+use tocsin_store::{Claim, Commit};
 use tonic::{Code, Streaming};
 
 use super::{NOW_MS, Server, fields};
 use crate::api::fixture::MAX_STREAMS;
 use crate::api::grpc::structs;
-use crate::store::{Claim, Commit};
 
 /// The partition that these firings are made on, whatever their symbol's is.
 const PARTITION: u32 = 3;

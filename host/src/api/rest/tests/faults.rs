@@ -3,9 +3,9 @@
 use serde_json::json;
 use tocsin_engine::domain::Digest;
 use tocsin_engine::{Fault, FaultBundle};
+use tocsin_store::NewFault;
 
 use super::*;
-use crate::store::NewFault;
 
 impl Fixture {
     /// Records that the first binding of an alert faulted on the tick at an offset and is quarantined for it.

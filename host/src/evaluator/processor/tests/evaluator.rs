@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Lifecycle, Position, Tenant};
 use tocsin_engine::{Arming, EvaluationOptions, Event, GroupSnapshot, SavedBinding};
+use tocsin_store::{HandoffState, Standing, SymbolAssignment};
 
 use super::store::{Binding, Store, happened};
 use crate::evaluator::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::evaluator::processor::{Input, Output, Processor, Restored};
-use crate::store::{HandoffState, Standing, SymbolAssignment};
 
 pub(super) struct Evaluator {
     processor: Processor,

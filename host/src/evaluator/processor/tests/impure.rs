@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 
 use tocsin_engine::domain::{AlertId, BindingId, Lifecycle, Position, Repeat, Tenant};
 use tocsin_engine::{Arming, EvaluationOptions, Event, Rule};
+use tocsin_store::SymbolAssignment;
 
 use super::log::Log;
 use super::{load, symbol};
 use crate::evaluator::changes::{Change, Changes, Unquarantine};
 use crate::evaluator::processor::{Input, Output, Processor, Restored};
 use crate::evaluator::tests::{GOOD, IMPURE};
-use crate::store::SymbolAssignment;
 
 const BINDINGS: i64 = 4;
 

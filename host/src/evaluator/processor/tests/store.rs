@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use tocsin_engine::domain::{BindingId, Digest, Firing, Position, Repeat, Symbol};
 use tocsin_engine::{Event, FaultBundle, Rule, SavedBinding};
+use tocsin_store::{Checkpoint, Handoff, HandoffState, Standing, UnassignedSymbol};
 
 use super::log::{Log, PARTITIONS};
 use super::oracle::{Course, Happened, Past};
-use crate::store::{Checkpoint, Handoff, HandoffState, Standing, UnassignedSymbol};
 
 pub(super) struct Store {
     pub(super) log: Log,
