@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use tocsin_bus::Bus;
 use tocsin_engine::domain::{Alert, Symbol, Tenant};
+use tocsin_prices::Prices;
 
 use crate::control::Control;
-use crate::prices::Prices;
 
 pub use self::process_status::{AlertFigures, EvaluationFigures, FeedFigures, ProcessStatus, RoleFigures};
 pub use self::unserved::Warned;

@@ -18,11 +18,11 @@ use tocsin_bus::{LogConfig, Retention};
 use tocsin_engine::domain::Symbol;
 use tocsin_engine::limits::FIRINGS_AT_ONCE;
 use tocsin_engine::{EvaluationOptions, Waking};
+use tocsin_prices::RedisAddress;
 use tocsin_store::{BindingCaps, DatabaseUrl};
 
 use crate::evaluator::{self, EvaluatorConfig};
 use crate::ingest::{BINANCE_URL, FINNHUB_URL, Feed, FeedServer, Secret};
-use crate::prices::RedisAddress;
 use crate::rules::compiler::{CompileLimits, DEFAULT_CPU_S, DEFAULT_DEADLINE_MS, DEFAULT_MEMORY_MIB};
 use crate::telemetry::LogFormat;
 

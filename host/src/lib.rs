@@ -13,7 +13,6 @@ pub mod delivery;
 pub mod evaluator;
 pub mod ingest;
 pub mod lease;
-pub mod prices;
 pub mod program;
 pub mod replay_server;
 pub mod roles;

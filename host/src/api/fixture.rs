@@ -7,12 +7,12 @@ use tocsin_bus::{Bus, Clock, EmbeddedBus, EmbeddedDb, LogConfig};
 use tocsin_engine::Engine;
 use tocsin_engine::domain::{Symbol, Tenant};
 use tocsin_health::{About, Health};
+use tocsin_prices::{EmbeddedPrices, Prices};
 use tocsin_store::{BindingCaps, Store};
 
 use super::{Api, ProcessStatus, RoleFigures};
 use crate::connections::{self, Connections};
 use crate::control::Control;
-use crate::prices::{self, EmbeddedPrices, Prices};
 use crate::rules::RuleCache;
 use crate::rules::compiler::Compiler;
 
@@ -49,7 +49,7 @@ pub(super) async fn backends() -> Backends {
     control.install_builtins(&tenant).await.unwrap();
     let health = Health::new(About { roles: vec!["api"], backends: Vec::new() }, &[]);
     tocsin_store::health::register(&health, store.clone());
-    prices::health::register(&health, prices.clone());
+    tocsin_prices::health::register(&health, prices.clone());
     health.set_running();
     let tickers = ["BTCUSDT", "IC MARKETS:1"].map(|ticker| Symbol::parse(ticker).unwrap()).into();
     let connections = Connections::new(MAX_CONNECTIONS, MAX_STREAMS);

@@ -8,6 +8,7 @@ use anyhow::Context;
 use tocsin_bus::{Bus, BusError, EmbeddedBus, EmbeddedDb, KafkaBus, system_clock};
 use tocsin_engine::Engine;
 use tocsin_health::Health;
+use tocsin_prices::{EmbeddedPrices, Prices, RedisPrices};
 use tocsin_store::{Store, StoreError};
 use tokio::sync::OnceCell;
 use tracing::warn;
@@ -15,7 +16,6 @@ use tracing::warn;
 use super::retry::until_there;
 use crate::config::{Settings, StoreArgs, StoreChoice};
 use crate::data_dir;
-use crate::prices::{self, EmbeddedPrices, Prices, RedisPrices};
 use crate::rules::RuleCache;
 use crate::rules::artifacts::ArtifactCache;
 use crate::rules::compiler::{ChildCompiler, Compiler};
@@ -100,7 +100,7 @@ impl<'a> Backends<'a> {
                 }
                 Some(address) => Prices::Redis(RedisPrices::new(address).context("REDIS_ADDR")?),
             };
-            prices::health::register(self.health, prices.clone());
+            tocsin_prices::health::register(self.health, prices.clone());
             anyhow::Ok(prices)
         };
         self.prices.get_or_try_init(open).await.cloned()

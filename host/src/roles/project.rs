@@ -6,11 +6,11 @@ use anyhow::Context;
 use tocsin_base::backoff::Backoff;
 use tocsin_bus::Bus;
 use tocsin_health::Component;
+use tocsin_prices::{Prices, ProjectError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Process;
-use crate::prices::{self, Prices, ProjectError};
 
 /// The upper bound of the first wait before a retry; it doubles with each one.
 const BASE: Duration = Duration::from_millis(500);
@@ -39,7 +39,7 @@ async fn project(
     let mut backoff = Backoff::new(BASE, CAP);
     loop {
         let gaps = gaps.clone();
-        match prices::project(bus.clone(), prices.clone(), stop.clone(), move |gap| gaps.report(gap)).await {
+        match tocsin_prices::project(bus.clone(), prices.clone(), stop.clone(), move |gap| gaps.report(gap)).await {
             Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.is_transient()) && !stop.is_cancelled() => {
                 let wait = backoff.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");

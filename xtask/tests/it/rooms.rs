@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::sources::{Module, read_crate, read_text};
 
 /// The crates whose sources are read, with their roots.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("tocsin_engine", "engine/src/lib.rs"),
     ("tocsin_rules_sdk", "rules-sdk/src/lib.rs"),
     ("tocsin_base", "host/base/src/lib.rs"),
     ("tocsin_bus", "host/bus/src/lib.rs"),
     ("tocsin_health", "host/health/src/lib.rs"),
+    ("tocsin_prices", "host/prices/src/lib.rs"),
     ("tocsin_store", "host/store/src/lib.rs"),
     ("tocsin", "host/src/lib.rs"),
     ("main", "host/src/main.rs"),
@@ -33,7 +34,7 @@ struct Rule {
 
 /// All of Tocsin that is not a library for rule authors.
 const EVERYWHERE: &[&str] =
-    &["tocsin_engine", "tocsin_base", "tocsin_bus", "tocsin_health", "tocsin_store", "tocsin", "main"];
+    &["tocsin_engine", "tocsin_base", "tocsin_bus", "tocsin_health", "tocsin_prices", "tocsin_store", "tocsin", "main"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -77,11 +78,11 @@ const RULES: &[Rule] = &[
     Rule { within: EVERYWHERE, except: &["tocsin_store"], forbids: &["sqlx"], because: "SQL is the store's" },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin_bus", "tocsin::prices"],
+        except: &["tocsin_bus", "tocsin_prices"],
         forbids: &["fjall"],
         because: "the embedded database is driven by the embedded bus and prices",
     },
-    Rule { within: EVERYWHERE, except: &["tocsin::prices"], forbids: &["redis"], because: "Redis is the prices'" },
+    Rule { within: EVERYWHERE, except: &["tocsin_prices"], forbids: &["redis"], because: "Redis is the prices'" },
     Rule {
         within: EVERYWHERE,
         except: &["tocsin_bus", "tocsin::delivery"],
@@ -133,7 +134,7 @@ const RULES: &[Rule] = &[
             "tocsin::delivery",
             "tocsin::evaluator",
             "tocsin::ingest",
-            "tocsin::prices",
+            "tocsin_prices",
             "tocsin::roles",
             "tocsin_store",
         ],
@@ -159,17 +160,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: EVERYWHERE,
-        except: &["tocsin_bus", "tocsin::prices", "tocsin::roles"],
+        except: &["tocsin_bus", "tocsin_prices", "tocsin::roles"],
         forbids: &[
             "tocsin_bus::EmbeddedBus",
             "tocsin_bus::EmbeddedReader",
             "tocsin_bus::EmbeddedWaker",
             "tocsin_bus::EmbeddedDb",
             "tocsin_bus::embedded",
-            "tocsin::prices::EmbeddedPrices",
-            "tocsin::prices::embedded",
-            "tocsin::prices::RedisPrices",
-            "tocsin::prices::redis",
+            "tocsin_prices::EmbeddedPrices",
+            "tocsin_prices::embedded",
+            "tocsin_prices::RedisPrices",
+            "tocsin_prices::redis",
         ],
         because: "`roles` alone chooses a backend: the rest names the port",
     },
@@ -185,7 +186,7 @@ const RULES: &[Rule] = &[
         because: "`roles` alone chooses a backend: the rest names the port",
     },
     Rule {
-        within: &["tocsin_store", "tocsin::prices", "tocsin::ingest", "tocsin::replay_server", "tocsin::rules"],
+        within: &["tocsin_store", "tocsin_prices", "tocsin::ingest", "tocsin::replay_server", "tocsin::rules"],
         except: &[],
         forbids: &[
             "tocsin::api",
@@ -200,7 +201,7 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["tocsin::ingest"],
         except: &[],
-        forbids: &["tocsin_store", "tocsin::prices"],
+        forbids: &["tocsin_store", "tocsin_prices"],
         because: "a port does not reach into another",
     },
     Rule {
@@ -218,7 +219,7 @@ const RULES: &[Rule] = &[
             "tocsin::control",
             "tocsin::evaluator",
             "tocsin::ingest",
-            "tocsin::prices",
+            "tocsin_prices",
             "tocsin::roles",
         ],
         because: "delivery knows the store, a topic, and what `roles` tells it to say",
@@ -255,7 +256,7 @@ const RULES: &[Rule] = &[
             "tocsin::ingest",
             "tocsin::rules::RuleCache",
             "tocsin::rules::artifacts",
-            "tocsin::prices",
+            "tocsin_prices",
             "tocsin::roles",
             "tocsin_store",
         ],
@@ -310,6 +311,11 @@ const DEPENDENCIES: &[Dependencies] = &[
         package: "tocsin-base",
         forbids: &["tocsin", "tocsin-bus", "tocsin-engine", "tocsin-health", "tocsin-store"],
         because: "what others share knows none of them",
+    },
+    Dependencies {
+        package: "tocsin-prices",
+        forbids: &["tocsin", "tocsin-store", "rdkafka", "sqlx", "axum", "tonic", "reqwest", "tokio-tungstenite"],
+        because: "prices are kept from the bus, and know nothing of who asks for them",
     },
     Dependencies {
         package: "tocsin-store",

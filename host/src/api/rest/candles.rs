@@ -7,6 +7,7 @@ use axum::extract::State;
 use jiff::Timestamp;
 use serde::Serialize;
 use tocsin_engine::domain::Symbol;
+use tocsin_prices::{Candle, Interval, Span};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +16,6 @@ use super::Served;
 use super::extract::{Query, UrlPath, rfc3339};
 use super::openapi::BadRequest;
 use super::problem::{Kind, Problem};
-use crate::prices::{Candle, Interval, Span};
 
 /// The most candles of a page: 1,000 are some 150 KB, and a chart shows no more.
 const MAX_CANDLES: usize = 1_000;

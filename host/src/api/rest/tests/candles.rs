@@ -1,10 +1,10 @@
 //! Candles, as clients see them.
 
 use serde_json::json;
+use tocsin_prices::samples::record;
+use tocsin_prices::{Prices, RedisAddress, RedisPrices};
 
 use super::*;
-use crate::prices::testing::record;
-use crate::prices::{Prices, RedisAddress, RedisPrices};
 
 /// Four minutes of AAPL from 2024-08-09T12:00:00Z on, the third without a tick.
 async fn with_candles() -> Fixture {
@@ -103,7 +103,7 @@ async fn without_redis_prices_and_candles_are_unavailable_and_the_rest_is_not() 
     // This port is closed.
     let away = RedisPrices::new(&RedisAddress::parse("redis://:secret@127.0.0.1:1").unwrap()).unwrap();
     backends.api.prices = Prices::Redis(away);
-    crate::prices::health::register(&backends.api.status.health, backends.api.prices.clone());
+    tocsin_prices::health::register(&backends.api.status.health, backends.api.prices.clone());
     let router = router(Served::new(backends.api.clone(), CancellationToken::new()));
     let server = Fixture { backends, router };
     for (path, content_type) in

@@ -1,10 +1,10 @@
 //! GoStocks' and the trading app's routes, as their clients see them.
 
 use serde_json::json;
+use tocsin_prices::samples::record;
 
 use super::*;
 use crate::api::fixture::{MAX_CONNECTIONS, MAX_STREAMS};
-use crate::prices::testing::record;
 
 #[tokio::test]
 async fn health_has_the_members_of_gostocks_and_more() {

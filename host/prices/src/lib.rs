@@ -10,6 +10,8 @@ mod encoding;
 pub mod health;
 mod projector;
 mod redis;
+#[cfg(any(test, feature = "testing"))]
+pub mod samples;
 mod series;
 #[cfg(test)]
 pub(crate) mod testing;

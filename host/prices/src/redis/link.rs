@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::RedisAddress;
-use crate::prices::PricesError;
+use crate::PricesError;
 
 /// A connection for one purpose.
 pub(super) struct Link {

@@ -1,8 +1,8 @@
 //! The record of a symbol as bytes: price and its time, count and beginning of the finished candles of each interval, the
 //! series. A record of before there were candles ends behind the price.
 
-use crate::prices::series::Series;
-use crate::prices::{Interval, Price, encoding};
+use crate::series::Series;
+use crate::{Interval, Price, encoding};
 
 /// What the embedded prices keep of a symbol in one place.
 #[derive(Clone, Debug, Default, PartialEq)]

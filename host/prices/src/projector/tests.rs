@@ -4,8 +4,8 @@ use tocsin_bus::{EmbeddedBus, EmbeddedDb, LogConfig, Retention, system_clock};
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 
 use super::*;
-use crate::prices::testing::record;
-use crate::prices::{EmbeddedPrices, Interval, Span};
+use crate::testing::record;
+use crate::{EmbeddedPrices, Interval, Span};
 
 fn open(dir: &std::path::Path) -> (Bus, Prices) {
     let db = EmbeddedDb::open(dir).unwrap();
@@ -27,7 +27,7 @@ async fn catch_up(bus: &Bus, prices: &Prices) {
 }
 
 /// Waits until the group has committed the ends of all partitions.
-pub(in crate::prices) async fn committed_all(bus: &Bus) {
+pub(crate) async fn committed_all(bus: &Bus) {
     loop {
         let mut read = 0;
         for position in bus.committed(GROUP).await.unwrap() {

@@ -168,7 +168,7 @@ fn read_candle(symbol: &Symbol, bytes: &[u8]) -> Result<Candle, EmbeddedDbError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prices::testing::record;
+    use crate::testing::record;
 
     #[test]
     fn prices_and_candles_survive_a_restart() {

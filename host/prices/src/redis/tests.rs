@@ -8,10 +8,10 @@ use tocsin_bus::{Bus, EmbeddedBus, EmbeddedDb, LogConfig, system_clock};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::prices::conformance::{ALL, History, candles, check_against_oracle, for_each_history};
-use crate::prices::projector::tests::committed_all;
-use crate::prices::testing::{Backend, Names, TestPrices, record, redis_address};
-use crate::prices::{Prices, project};
+use crate::conformance::{ALL, History, candles, check_against_oracle, for_each_history};
+use crate::projector::tests::committed_all;
+use crate::testing::{Backend, Names, TestPrices, record, redis_address};
+use crate::{Prices, project};
 
 async fn ask<T: FromRedisValue>(command: &[&str]) -> T {
     let client = redis::Client::open(redis_address().connection_info()).unwrap();

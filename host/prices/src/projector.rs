@@ -4,7 +4,7 @@
 //! after a crash is passed over, since prices know how far they are. While a backend of prices is away it waits.
 
 #[cfg(test)]
-pub(in crate::prices) mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -9,12 +9,12 @@ use tocsin_bus::Record;
 use tocsin_engine::domain::Tick;
 
 use super::{ALL, candles};
-use crate::prices::testing::record;
-use crate::prices::{Candle, Interval, Price, Prices};
+use crate::testing::record;
+use crate::{Candle, Interval, Price, Prices};
 
 /// Ticks of a symbol, and how they are delivered.
 #[derive(Clone, Debug)]
-pub(in crate::prices) struct History {
+pub(crate) struct History {
     /// Partition, price, volume and time of each.
     ticks: Vec<(u32, f64, f64, i64)>,
     /// In turn: how many new ones come in a batch, and how many of before it come again with it.
@@ -23,7 +23,7 @@ pub(in crate::prices) struct History {
 
 impl History {
     /// Offsets rise, and have gaps where another partition's tick or another symbol's lies between.
-    pub(in crate::prices) fn records(&self, name: &str) -> Vec<Record> {
+    pub(crate) fn records(&self, name: &str) -> Vec<Record> {
         let ticks = self.ticks.iter().zip(0..);
         ticks
             .map(|(&(partition, price, volume, time_ms), i)| record(name, partition, i * 3, price, volume, time_ms))
@@ -31,7 +31,7 @@ impl History {
     }
 
     /// Which records each batch has; every one is delivered at least once, for the first time in its order.
-    pub(in crate::prices) fn deliveries(&self) -> Vec<Range<usize>> {
+    pub(crate) fn deliveries(&self) -> Vec<Range<usize>> {
         let (mut done, mut batches) = (0, Vec::new());
         for (new, again) in self.steps.iter().cycle() {
             let end = (done + new).min(self.ticks.len());
@@ -57,10 +57,7 @@ fn histories() -> impl Strategy<Value = History> {
 }
 
 /// Runs a check on random histories, each with its number.
-pub(in crate::prices) fn for_each_history(
-    cases: u32,
-    check: impl AsyncFn(History, usize) -> Result<(), TestCaseError>,
-) {
+pub(crate) fn for_each_history(cases: u32, check: impl AsyncFn(History, usize) -> Result<(), TestCaseError>) {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases) });
     let case = std::cell::Cell::new(0);
     let ran = runner.run(&histories(), |history| {
@@ -72,7 +69,7 @@ pub(in crate::prices) fn for_each_history(
 }
 
 /// Compares what prices have of one symbol with what all its ticks, in their order, amount to.
-pub(in crate::prices) async fn check_against_oracle(prices: &Prices, records: &[Record]) -> Result<(), TestCaseError> {
+pub(crate) async fn check_against_oracle(prices: &Prices, records: &[Record]) -> Result<(), TestCaseError> {
     let ticks: Vec<_> = records.iter().map(|record| &record.tick).collect();
     let symbol = &ticks[0].symbol;
     let newest = ticks.iter().max_by_key(|tick| tick.time_ms).copied().map(price_of);

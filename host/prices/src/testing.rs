@@ -4,9 +4,10 @@
 //! only 16 databases, fewer than tests that run at once. What a test has written goes with it.
 
 use tempfile::TempDir;
-use tocsin_bus::{EmbeddedDb, Record};
-use tocsin_engine::domain::{Conditions, Position, Symbol, Tick};
+use tocsin_bus::EmbeddedDb;
+use tocsin_engine::domain::Symbol;
 
+pub(crate) use super::samples::record;
 use super::{EmbeddedPrices, Prices, RedisAddress, RedisPrices};
 
 const VARIABLE: &str = "TOCSIN_TEST_REDIS_ADDR";
@@ -94,12 +95,6 @@ pub(crate) fn redis_address() -> RedisAddress {
     RedisAddress::parse(&address).unwrap_or_else(|error| panic!("{VARIABLE}: {error}"))
 }
 
-/// A tick at its place in the bus.
-pub(crate) fn record(name: &str, partition: u32, offset: u64, price: f64, volume: f64, time_ms: i64) -> Record {
-    let tick = Tick::new(Symbol::parse(name).unwrap(), price, volume, time_ms, Conditions::default()).unwrap();
-    Record { position: Position { partition, offset }, published_ms: time_ms, tick }
-}
-
 /// Makes two tests of each function here: one for each backend.
 macro_rules! on_each_backend {
     ($($test:ident),+ $(,)?) => {
@@ -107,7 +102,7 @@ macro_rules! on_each_backend {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::prices::testing::TestPrices::make($crate::prices::testing::Backend::Embedded)).await;
+                    super::$test($crate::testing::TestPrices::make($crate::testing::Backend::Embedded)).await;
                 }
             )+
         }
@@ -115,7 +110,7 @@ macro_rules! on_each_backend {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test($crate::prices::testing::TestPrices::make($crate::prices::testing::Backend::Redis)).await;
+                    super::$test($crate::testing::TestPrices::make($crate::testing::Backend::Redis)).await;
                 }
             )+
         }
