@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::{RetryPolicy, Waits};
 use tocsin_health::Component;
 use tocsin_store::{Lease, Leased, Store, StoreError};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -25,12 +25,6 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// Work is asked to end so long before its lease does: closing a feed's connection takes 1 s at most.
 const END_AHEAD: Duration = Duration::from_secs(2);
-
-/// How often one who stands by asks: what is released is taken over at once.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-
-/// The longest wait before a store that fails is asked again.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// How long a release may take; without it the lease ends by itself.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -180,28 +174,28 @@ struct Waiting<'a> {
     component: &'a Component,
     /// The owner or the problem that was logged last.
     logged: Option<String>,
-    backoff: Backoff,
+    waits: Waits,
 }
 
 impl<'a> Waiting<'a> {
     fn new(lock: &'a Lease, component: &'a Component) -> Self {
-        Self { lock, component, logged: None, backoff: Backoff::new(ASK_EVERY, MAX_BACKOFF) }
+        Self { lock, component, logged: None, waits: RetryPolicy::LOCK.waits() }
     }
 
     fn over(&mut self) {
         info!(lock = self.lock.name, "the lock is held");
-        (self.logged, self.backoff) = (None, Backoff::new(ASK_EVERY, MAX_BACKOFF));
+        (self.logged, self.waits) = (None, RetryPolicy::LOCK.waits());
         self.component.clear();
     }
 
     fn for_owner(&mut self, owner: String) -> Duration {
-        self.backoff.reset();
+        self.waits.reset();
         if !owner.is_empty() && self.logged.as_ref() != Some(&owner) {
             info!(lock = self.lock.name, owner, "standing by: another process holds the lock");
             self.component.stand_by(format!("for {owner}, which holds {}", self.lock.name));
             self.logged = Some(owner);
         }
-        ASK_EVERY
+        RetryPolicy::LOCK.base
     }
 
     fn for_store(&mut self, error: &str) -> Duration {
@@ -211,7 +205,7 @@ impl<'a> Waiting<'a> {
         }
         self.component.report(problem.clone());
         self.logged = Some(problem);
-        self.backoff.next(rand::random())
+        self.waits.next(rand::random())
     }
 }
 

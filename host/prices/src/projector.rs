@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tocsin_base::backoff::Backoff;
 use tocsin_base::failpoint;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::{Assignment, Bus, BusError, Membership, Reader, Record};
 use tocsin_engine::domain::Position;
 use tokio::runtime::Handle;
@@ -28,13 +28,6 @@ const BATCH_RECORDS: usize = 4096;
 
 /// How long a poll waits before it looks again by itself. Appends and the stop wake it sooner.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The first wait before prices are tried again is up to this long.
-const RETRY_BASE: Duration = Duration::from_millis(100);
-
-/// And never longer than this, so that prices are there again seconds after their backend, and partitions that are called
-/// back are given up in time.
-const RETRY_CAP: Duration = Duration::from_secs(2);
 
 /// Why the projector gave up.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -149,12 +142,12 @@ impl Projector {
     /// Applies a batch, however long that takes; false if it was stopped before. Records of partitions that are
     /// another process's meanwhile leave the batch.
     fn apply(&mut self, batch: &mut Vec<Record>) -> Result<bool, ProjectError> {
-        let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
+        let mut waits = RetryPolicy::PRICES.waits();
         loop {
             let wait = match self.runtime.block_on(self.prices.apply(batch)) {
                 Ok(repeated) => return self.check_repeated(repeated).map(|()| true),
                 // It has been logged where it happened.
-                Err(error) if error.may_pass() => backoff.next(rand::random()),
+                Err(error) if error.may_pass() => waits.next(rand::random()),
                 Err(error) => return Err(error.into()),
             };
             let waited = async { self.stop.run_until_cancelled(tokio::time::sleep(wait)).await };

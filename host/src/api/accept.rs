@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::{RetryPolicy, Waits};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -13,12 +13,6 @@ use crate::connections::{Connections, Place};
 /// How long a new connection may send nothing. A client with a request sends it at once.
 pub(super) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first wait after a connection could not be accepted is up to so long.
-const RETRY_BASE: Duration = Duration::from_millis(50);
-
-/// And none is longer: a connection that was closed elsewhere makes room without a sign.
-const RETRY_CAP: Duration = Duration::from_secs(1);
-
 /// Failures to accept are logged at most so often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -26,13 +20,13 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Listener<'a> {
     socket: TcpListener,
     connections: &'a Connections,
-    backoff: Backoff,
+    waits: Waits,
     logged: Option<Instant>,
 }
 
 impl<'a> Listener<'a> {
     pub(super) fn new(socket: TcpListener, connections: &'a Connections) -> Self {
-        Self { socket, connections, backoff: Backoff::new(RETRY_BASE, RETRY_CAP), logged: None }
+        Self { socket, connections, waits: RetryPolicy::ACCEPT.waits(), logged: None }
     }
 
     /// Returns the next connection, once the system has handed one over.
@@ -40,7 +34,7 @@ impl<'a> Listener<'a> {
         loop {
             match self.socket.accept().await {
                 Ok((stream, _)) => {
-                    self.backoff.reset();
+                    self.waits.reset();
                     // Small frames of live streams must not wait for each other. A socket that refuses is about to fail anyway.
                     let _ = stream.set_nodelay(true);
                     return stream;
@@ -57,7 +51,7 @@ impl<'a> Listener<'a> {
     /// Records a failure that concerns all connections; returns how long to wait.
     fn failed(&mut self, error: &io::Error) -> Duration {
         self.connections.accept_failed(error);
-        let wait = self.backoff.next(rand::random());
+        let wait = self.waits.next(rand::random());
         if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
             self.logged = Some(Instant::now());
             let address = self.socket.local_addr().ok();
@@ -132,7 +126,7 @@ mod tests {
         let mut listener = Listener::new(socket, &connections);
         let too_many = io::Error::from_raw_os_error(24);
         for _ in 0..20 {
-            assert!(listener.failed(&too_many) <= RETRY_CAP);
+            assert!(listener.failed(&too_many) <= RetryPolicy::ACCEPT.cap);
         }
         assert_eq!(connections.counts().accept_failures, 20);
         assert!(connections.problems()[0].contains("os error 24"), "{:?}", connections.problems());

@@ -1,21 +1,16 @@
 //! `tocsin alert watch`: firings as they happen, over server-sent events. A lost connection is made again, and goes on
 //! behind the last firing that was written.
 
-use std::time::Duration;
-
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::BackoffBuilder as _;
 use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use tocsin_base::retry::RetryPolicy;
 
 use super::alert_view;
 use super::client::Client;
 use super::failure::Failure;
 use super::output::Output;
-
-/// Pauses between attempts to connect again grow from the first to the second of these.
-const MIN_PAUSE: Duration = Duration::from_millis(500);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Watches until the reader goes, or the server refuses.
 pub(super) async fn run(
@@ -69,8 +64,7 @@ async fn connect_again(
     query: &[(&str, String)],
     last_id: Option<&str>,
 ) -> Result<reqwest::Response, Failure> {
-    let pauses = ExponentialBuilder::default().with_min_delay(MIN_PAUSE).with_max_delay(MAX_PAUSE).with_jitter();
-    for pause in pauses.without_max_times().build() {
+    for pause in RetryPolicy::WATCH.builder().build() {
         tokio::time::sleep(pause).await;
         match client.stream(query, last_id).await {
             Ok(response) => return Ok(response),

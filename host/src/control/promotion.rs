@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use backon::Retryable;
 use serde_json::Value;
-use tocsin_base::backoff::patient;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_engine::domain::{AlertId, BindingId, Digest, Params, RuleName, RuleQuarantine, RuleRef, Symbol, Tenant};
 use tocsin_engine::manifest::Manifest;
 use tocsin_engine::{Migration, MigrationError, Rule, SavedBinding};
@@ -32,9 +32,6 @@ const MAX_VIOLATIONS: usize = 1_000;
 
 /// States that are loaded, migrated and kept at once: with the largest states there can be they take 32 MiB.
 const STATES_AT_ONCE: u32 = 256;
-
-/// The first wait of a rollback for a store that failed.
-const MIN_WAIT: Duration = Duration::from_millis(20);
 
 /// The lock of the process that carries a promotion out.
 const PROMOTION_LOCK: &str = "promotion";
@@ -329,7 +326,7 @@ impl Control {
     /// Takes a promotion back, however long the store is away.
     async fn roll_back(&self, id: PromotionId) {
         let rolled_back = (|| self.0.store.roll_back_promotion(id))
-            .retry(patient(MIN_WAIT))
+            .retry(RetryPolicy::PROMOTION.builder())
             .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, "a promotion's rollback waits for the store"))
             .await;

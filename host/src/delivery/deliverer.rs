@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
 use tocsin_base::failpoint;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_health::Component;
 use tocsin_store::{OutboxLease, Store};
 use tokio::sync::watch;
@@ -31,12 +31,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long after the stop firings are still published.
 pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first wait after a failure is up to so long.
-const BACKOFF_BASE: Duration = Duration::from_millis(200);
-
-/// And none is longer.
-const BACKOFF_CAP: Duration = Duration::from_secs(5);
-
 pub(super) struct Deliverer {
     store: Store,
     config: DeliveryConfig,
@@ -55,7 +49,7 @@ impl Deliverer {
     }
 
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut waits = RetryPolicy::DELIVERY.waits();
         let mut news = None;
         let finish = finish_time(self.stop.clone());
         let mut finish = std::pin::pin!(finish);
@@ -67,7 +61,7 @@ impl Deliverer {
             match delivered {
                 Ok(true) => {
                     self.well();
-                    backoff.reset();
+                    waits.reset();
                 }
                 Ok(false) if self.stop.is_cancelled() => break,
                 Ok(false) => self.wait_for_news(&mut news).await,
@@ -76,7 +70,7 @@ impl Deliverer {
                     if self.stop.is_cancelled() {
                         break;
                     }
-                    let wait = backoff.next(rand::random());
+                    let wait = waits.next(rand::random());
                     self.stop.run_until_cancelled(sleep(wait)).await;
                 }
             }

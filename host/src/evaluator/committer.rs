@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use backon::Retryable;
-use tocsin_base::backoff::patient;
 use tocsin_base::failpoint;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::Clock;
 use tocsin_engine::domain::Symbol;
 use tocsin_store::{Claim, Commit, Store, StoreError};
@@ -27,9 +26,6 @@ const MAX_FIRINGS: usize = 2_000;
 
 /// Faults that are written in one transaction at most, unless one commit alone has more: each is a few statements.
 const MAX_FAULTS: usize = 2_000;
-
-/// The first wait for a store that failed: what it keeps waiting is an alert.
-const MIN_WAIT: Duration = Duration::from_millis(20);
 
 pub(super) struct Committer {
     store: Store,
@@ -109,7 +105,7 @@ impl Committer {
         let Some(at) = self.claims.iter().position(|claim| claim.partition == partition) else { return Ok(()) };
         let claim = self.claims.swap_remove(at);
         (|| self.store.halt_partition(&claim, why))
-            .retry(patient(MIN_WAIT))
+            .retry(RetryPolicy::COMMIT.builder())
             .when(StoreError::is_transient)
             .notify(
                 |error, wait| warn!(%error, ?wait, partition, "the note that a partition halted waits for the store"),
@@ -122,7 +118,7 @@ impl Committer {
     async fn assign_symbol(&self, symbol: &Symbol, partition: u32) -> Result<(), EvaluatorError> {
         let assign = || self.store.assign_symbol(symbol, partition);
         let assigned = assign
-            .retry(patient(MIN_WAIT))
+            .retry(RetryPolicy::COMMIT.builder())
             .when(StoreError::is_transient)
             .notify(|error, wait| warn!(%error, ?wait, %symbol, "a symbol's partition waits for the store"))
             .await?;
@@ -146,7 +142,7 @@ impl Committer {
             }
             failpoint::pass(if commit.checkpoints.is_empty() { "before-commit" } else { "before-checkpoint" });
             let written = (|| self.store.commit(&self.claims, &commit))
-                .retry(patient(MIN_WAIT))
+                .retry(RetryPolicy::COMMIT.builder())
                 .when(StoreError::is_transient)
                 .notify(|error, wait| warn!(%error, ?wait, "firings wait for the store"))
                 .await;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::Retryable;
-use tocsin_base::backoff::patient;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::{Assignment, Bus, Membership, Waker};
 use tocsin_engine::domain::Position;
 use tocsin_store::{Store, StoreError};
@@ -34,9 +34,6 @@ pub(super) use self::log_watch::LogWatch;
 pub(super) use self::restore::StoredRules;
 use super::worker::{GiveUp, Message};
 use super::{EvaluatorError, EvaluatorStats, Stopped};
-
-/// The first wait of a partition or an alert for a store that failed.
-const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// How long a start waits for its first partitions. Where there are more evaluators than partitions, some get none.
 const FIRST_ASSIGNMENT_WAIT: Duration = Duration::from_secs(15);
@@ -219,7 +216,7 @@ async fn retry_store<T, F: Future<Output = Result<T, StoreError>>>(
     partition: u32,
     call: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
-    call.retry(patient(MIN_WAIT))
+    call.retry(RetryPolicy::PARTITION.builder())
         .when(StoreError::is_transient)
         .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits for the store"))
         .await

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
 use futures_util::{SinkExt as _, StreamExt as _};
+use tocsin_base::retry::RetryPolicy;
 use tocsin_engine::domain::{Conditions, Symbol, Tick};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -29,8 +30,7 @@ const CRYPTO: &str = "ticks/crypto_BTCUSDT_ETHUSDT_binance_spot_20240808_09.csv.
 
 /// Reconnects at once, so that a test with many drops is quick.
 const IMPATIENT: Timing = Timing {
-    backoff_base: Duration::from_millis(1),
-    backoff_cap: Duration::from_millis(5),
+    retry: RetryPolicy { base: Duration::from_millis(1), cap: Duration::from_millis(5) },
     refused_retry: Duration::from_millis(5),
     connect: Duration::from_secs(10),
     patience: Patience { quiet: Duration::from_secs(30), pong: Duration::from_secs(10) },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::{RetryPolicy, Waits};
 use tocsin_engine::domain::Tick;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -15,10 +15,6 @@ use super::rejects::RejectLog;
 use super::session::{Ended, Patience, Session};
 use super::status::{FeedKind, FeedStatus};
 
-/// The first wait before a new connection is up to this long: short, since most disconnects are routine.
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
-/// And never longer than this, so that a feed that is back is seen within half a minute.
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// A connection that lived this long was healthy: the waiting begins again at the base.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// And so was one that brought this many ticks, however short its life.
@@ -37,8 +33,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Every wait of the supervisor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
-    pub backoff_base: Duration,
-    pub backoff_cap: Duration,
+    pub retry: RetryPolicy,
     pub refused_retry: Duration,
     pub connect: Duration,
     pub patience: Patience,
@@ -47,8 +42,7 @@ pub(super) struct Timing {
 impl Timing {
     /// What a server runs with.
     pub(super) const STANDARD: Self = Self {
-        backoff_base: BACKOFF_BASE,
-        backoff_cap: BACKOFF_CAP,
+        retry: RetryPolicy::FEED,
         refused_retry: REFUSED_RETRY,
         connect: CONNECT_TIMEOUT,
         patience: Patience { quiet: QUIET, pong: PONG },
@@ -75,7 +69,7 @@ pub(super) async fn supervise(
 ) {
     let mut supervisor = Supervisor {
         dialer: Dialer::new(timing.connect),
-        backoff: Backoff::new(timing.backoff_base, timing.backoff_cap),
+        waits: timing.retry.waits(),
         connections: 0,
         protocol,
         sink,
@@ -100,7 +94,7 @@ struct Supervisor<'a> {
     timing: Timing,
     stop: CancellationToken,
     dialer: Dialer,
-    backoff: Backoff,
+    waits: Waits,
     connections: u64,
 }
 
@@ -114,9 +108,9 @@ impl Supervisor<'_> {
             Outcome::Refused => (self.explain_refusal(), self.timing.refused_retry),
             Outcome::Failed { text, healthy } => {
                 if healthy {
-                    self.backoff.reset();
+                    self.waits.reset();
                 }
-                (text, self.backoff.next(rand::random()))
+                (text, self.waits.next(rand::random()))
             }
         };
         tracing::warn!(

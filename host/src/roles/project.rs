@@ -1,9 +1,7 @@
 //! The project role. It goes on where it stopped once brokers that were away are back.
 
-use std::time::Duration;
-
 use anyhow::Context;
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::Bus;
 use tocsin_health::Component;
 use tocsin_prices::{Prices, ProjectError};
@@ -11,12 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::Process;
-
-/// The upper bound of the first wait before a retry; it doubles with each one.
-const BASE: Duration = Duration::from_millis(500);
-
-/// The longest wait.
-const CAP: Duration = Duration::from_secs(10);
 
 pub(super) async fn start(process: &mut Process<'_>) -> anyhow::Result<()> {
     let (bus, prices) = (process.backends.bus().await?, process.backends.prices().await?);
@@ -36,12 +28,12 @@ async fn project(
     gaps: Component,
     stop: CancellationToken,
 ) -> Result<(), ProjectError> {
-    let mut backoff = Backoff::new(BASE, CAP);
+    let mut waits = RetryPolicy::PROJECTOR.waits();
     loop {
         let gaps = gaps.clone();
         match tocsin_prices::project(bus.clone(), prices.clone(), stop.clone(), move |gap| gaps.report(gap)).await {
             Err(error) if matches!(&error, ProjectError::Bus(bus) if bus.is_transient()) && !stop.is_cancelled() => {
-                let wait = backoff.next(rand::random());
+                let wait = waits.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
                 component.report(error.to_string());
                 stop.run_until_cancelled(tokio::time::sleep(wait)).await;

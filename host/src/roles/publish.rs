@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
 use tocsin_base::failpoint;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::{Bus, BusError};
 use tocsin_engine::domain::Tick;
 use tocsin_health::Component;
@@ -17,12 +17,6 @@ const MAX_BATCH: usize = 8192;
 
 /// Ticks that wait for so long are reported: brokers that are away fail nothing at first.
 const REPORT_AFTER: Duration = Duration::from_secs(3);
-
-/// The upper bound of the first wait before a retry; it doubles with each one.
-const BASE: Duration = Duration::from_millis(100);
-
-/// The longest wait.
-const CAP: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, component: &Component) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
@@ -44,7 +38,7 @@ pub(super) async fn run(mut ticks: mpsc::Receiver<Vec<Tick>>, bus: &Bus, compone
 }
 
 async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(), BusError> {
-    let mut backoff = Backoff::new(BASE, CAP);
+    let mut waits = RetryPolicy::PUBLISH.waits();
     let mut reported = false;
     let mut report = |problem: String| {
         if !std::mem::replace(&mut reported, true) {
@@ -70,7 +64,7 @@ async fn publish(batch: &[Tick], bus: &Bus, component: &Component) -> Result<(),
             Err(error) if error.is_transient() => report(format!("ticks wait for the bus: {error}")),
             Err(error) => return Err(error),
         }
-        sleep(backoff.next(rand::random())).await;
+        sleep(waits.next(rand::random())).await;
     }
     if reported {
         info!("the bus takes ticks again");

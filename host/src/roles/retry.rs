@@ -1,17 +1,10 @@
 //! Retries what needs a backend until it is there, and reports that it is away, in the log and in `/health`.
 
 use std::fmt::Display;
-use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_health::Component;
 use tracing::{info, warn};
-
-/// The upper bound of the first wait; it doubles with each retry.
-const BASE: Duration = Duration::from_millis(500);
-
-/// The longest wait: a backend that is back is noticed soon.
-const CAP: Duration = Duration::from_secs(10);
 
 /// Retries `attempt` until it succeeds, or fails with an error that is not transient. `what` is what it waits for.
 pub(super) async fn until_there<T, E: Display>(
@@ -20,14 +13,14 @@ pub(super) async fn until_there<T, E: Display>(
     is_transient: impl Fn(&E) -> bool,
     attempt: impl AsyncFn() -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut backoff = Backoff::new(BASE, CAP);
+    let mut waits = RetryPolicy::START.waits();
     let mut failed = false;
     // A broker that is away is silent for some time before that is an error.
     component.report(format!("waiting for {what}"));
     loop {
         match attempt().await {
             Err(error) if is_transient(&error) => {
-                let wait = backoff.next(rand::random());
+                let wait = waits.next(rand::random());
                 warn!(retry_in_ms = wait.as_millis() as u64, "{error}");
                 component.report(error.to_string());
                 failed = true;

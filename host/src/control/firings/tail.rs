@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_engine::domain::{AlertId, Firing, Tenant};
 use tocsin_store::{Store, StoreError};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
@@ -31,12 +31,6 @@ const STREAMS_OF_A_RING: usize = 64;
 /// How long a ring takes for each of its streams before the next one has its turn: a wake-up and a write. So there are 10,000
 /// writes a second at most, whatever fires, and a round of 1,000 streams takes 100 ms.
 const TIME_PER_STREAM: Duration = Duration::from_micros(100);
-
-/// The first wait after the store could not be read is up to so long.
-const RETRY_BASE: Duration = Duration::from_millis(100);
-
-/// And none is longer.
-const RETRY_CAP: Duration = Duration::from_secs(2);
 
 /// A firing as all streams share it.
 #[derive(Debug)]
@@ -201,7 +195,7 @@ impl Ring {
 
 /// Reads on whenever there are new firings, until the store or the use cases are gone: it keeps neither of them.
 async fn follow(tail: Weak<Inner>, shared: Weak<Shared>, mut newest: watch::Receiver<u64>) {
-    let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
+    let mut waits = RetryPolicy::STREAMS.waits();
     let mut is_away = false;
     while newest.changed().await.is_ok() {
         loop {
@@ -216,7 +210,7 @@ async fn follow(tail: Weak<Inner>, shared: Weak<Shared>, mut newest: watch::Rece
                     if std::mem::take(&mut is_away) {
                         tracing::info!("new firings can be read again: streams go on where they were");
                     }
-                    backoff.reset();
+                    waits.reset();
                     go_round(shared, page).await;
                 }
                 Err(error) => {
@@ -224,7 +218,7 @@ async fn follow(tail: Weak<Inner>, shared: Weak<Shared>, mut newest: watch::Rece
                         tracing::warn!(%error, "new firings cannot be read: streams wait; trying again until they can");
                     }
                     drop(shared);
-                    sleep(backoff.next(rand::random())).await;
+                    sleep(waits.next(rand::random())).await;
                 }
             }
         }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use backon::Retryable;
-use tocsin_base::backoff::patient;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_engine::domain::Position;
 use tocsin_store::{BindingRow, Changed, HandoffState, Standing, StoreError, SymbolAssignment, UnassignedSymbol};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+use super::Coordinator;
 use super::restore::arming;
-use super::{Coordinator, MIN_WAIT};
 use crate::evaluator::changes::{Change, Changes, HandoffRequest, Unquarantine};
 use crate::evaluator::worker::Message;
 use crate::rules::RuleCacheError;
@@ -128,7 +128,7 @@ impl Coordinator {
     async fn arm(&self, mut row: BindingRow, counts_from: Position) -> Option<Change> {
         let (alert, resume) = (row.alert, row.resume.take());
         let rule = (|| self.rules.get(row.rule))
-            .retry(patient(MIN_WAIT))
+            .retry(RetryPolicy::PARTITION.builder())
             .when(|error| matches!(error, RuleCacheError::Store(error) if error.is_transient()))
             .notify(|error, wait| warn!(alert = alert.0, %error, ?wait, "an alert's rule waits for the store"))
             .await;

@@ -2,8 +2,8 @@
 
 use backon::Retryable;
 use futures_util::StreamExt as _;
-use tocsin_base::backoff::patient;
 use tocsin_base::failpoint;
+use tocsin_base::retry::RetryPolicy;
 use tocsin_bus::Bus;
 use tocsin_store::{Claim, StoreError};
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use super::restore::{StoredRules, restore};
-use super::{Coordinator, MIN_WAIT, retry_store};
+use super::{Coordinator, retry_store};
 use crate::evaluator::EvaluatorError;
 use crate::evaluator::processor::Restored;
 use crate::evaluator::worker::Message;
@@ -76,7 +76,7 @@ impl Coordinator {
         let claim = async |partition| {
             let claim = || async { Ok(store.claim_in(&bus.identity().await?, partition).await?) };
             let claimed = claim
-                .retry(patient(MIN_WAIT))
+                .retry(RetryPolicy::PARTITION.builder())
                 .when(EvaluatorError::is_transient)
                 .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be claimed"));
             (partition, claimed.await)
@@ -138,7 +138,7 @@ impl Restorer {
         let Self { bus, rules, revision, skip_lost_ticks } = &self;
         let partition = claim.partition;
         (|| restore(bus, rules, &claim, *revision, *skip_lost_ticks))
-            .retry(patient(MIN_WAIT))
+            .retry(RetryPolicy::PARTITION.builder())
             .when(EvaluatorError::is_transient)
             .notify(|error, wait| warn!(partition, %error, ?wait, "a partition waits to be restored"))
             .await

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
-use tocsin_base::backoff::Backoff;
+use tocsin_base::retry::RetryPolicy;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,12 +24,6 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// How long an answer may take, to such a look or to LISTEN, before the connection counts as dead.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first wait before another connection is tried is up to so long.
-const RETRY_BASE: Duration = Duration::from_millis(250);
-
-/// And none is longer.
-const RETRY_CAP: Duration = Duration::from_secs(5);
-
 /// Announces to all listeners what a transaction has made, once it is committed.
 pub(super) async fn notify(transaction: &mut Tx, announcement: Announcement) -> Result<(), StoreError> {
     for (channel, number) in [(REVISIONS, announcement.revision), (FIRINGS, announcement.firing)] {
@@ -43,15 +37,15 @@ pub(super) async fn notify(transaction: &mut Tx, announcement: Announcement) -> 
 /// Listens until it is stopped.
 pub(super) async fn run(options: PgConnectOptions, newest: Arc<Newest>, stop: CancellationToken) {
     let listening = async {
-        let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
+        let mut waits = RetryPolicy::NOTIFICATIONS.waits();
         loop {
             let begun = Instant::now();
             let lost = Box::pin(listen(&options, &newest)).await;
             if begun.elapsed() > SCAN_INTERVAL + SCAN_TIMEOUT {
                 // It had heard something in between.
-                backoff.reset();
+                waits.reset();
             }
-            let wait = backoff.next(rand::random());
+            let wait = waits.next(rand::random());
             match lost {
                 Ok(()) => info!(?wait, "the connection that hears of changes was lost; making another"),
                 Err(error) => warn!(%error, ?wait, "changes of other processes are not heard of; trying again"),
