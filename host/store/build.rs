@@ -1,5 +1,5 @@
 //! Embeds the schema: finds the files in `migrations/sqlite` and `migrations/postgres` of the repository, and writes a list of
-//! each, by name, for `src/store/migrations.rs`.
+//! each, by name, for `src/migrations.rs`.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -6,3 +6,5 @@ pub mod key_values;
 #[cfg(any(test, feature = "testing"))]
 pub mod proxy;
 pub mod retry;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;

@@ -61,8 +61,7 @@ impl RetryPolicy {
     /// Returns the waits without end for `backon`, each up to twice as long as its step.
     pub fn builder(self) -> ExponentialBuilder {
         let waits = ExponentialBuilder::new().with_min_delay(self.base).with_max_delay(self.cap).without_max_times();
-        // A simulated run must come out the same again.
-        if cfg!(any(test, feature = "testing")) { waits } else { waits.with_jitter() }
+        if is_simulated() { waits } else { waits.with_jitter() }
     }
 }
 
@@ -85,6 +84,17 @@ impl Waits {
     pub fn reset(&mut self) {
         self.step = self.policy.base;
     }
+}
+
+/// Whether this is a simulated run, which must come out the same again.
+#[cfg(any(test, feature = "testing"))]
+fn is_simulated() -> bool {
+    crate::simulation::is_simulated()
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+fn is_simulated() -> bool {
+    false
 }
 
 #[cfg(test)]

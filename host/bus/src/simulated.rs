@@ -3,6 +3,7 @@
 
 mod gate;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads};
 
 use tocsin_engine::domain::{Position, Tick};
@@ -51,6 +52,8 @@ pub struct SimulatedBus {
 pub struct SimulatedReader {
     log: SimulatedLog,
     next: Vec<Position>,
+    /// Where partitions ended when they were taken: once the end is reached, all before is read.
+    ends_when_taken: HashMap<u32, u64>,
     /// Whether it reads what was read before.
     again: bool,
 }
@@ -157,7 +160,12 @@ impl SimulatedBus {
     }
 
     pub(crate) fn reader(&self, from: Vec<Position>) -> Result<SimulatedReader, BusError> {
-        let mut reader = SimulatedReader { log: self.log.clone(), next: Vec::new(), again: !from.is_empty() };
+        let mut reader = SimulatedReader {
+            log: self.log.clone(),
+            next: Vec::new(),
+            ends_when_taken: HashMap::new(),
+            again: !from.is_empty(),
+        };
         reader.add(from)?;
         Ok(reader)
     }
@@ -192,6 +200,9 @@ impl SimulatedReader {
             } else if self.again && first == records.len() {
                 self.next[i].offset = log.partitions[partition as usize].end;
             }
+            if left > 0 && first + read.len() == records.len() {
+                self.next[i].offset = self.next[i].offset.max(self.ends_when_taken[&partition]);
+            }
         }
         Ok(())
     }
@@ -202,6 +213,7 @@ impl SimulatedReader {
                 return Err(BusError::DuplicatePartition(position.partition));
             }
             self.log.check(position)?;
+            self.ends_when_taken.insert(position.partition, self.log.ends()[position.partition as usize]);
             self.next.push(position);
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::ControlError;
 /// Runs rules' code: it may use up the stack of a thread of its own.
 pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
     #[cfg(test)]
-    if crate::evaluator::simulation::is_simulated() {
+    if tocsin_base::simulation::is_simulated() {
         // Its one thread has the stack, and nothing may happen beside it.
         return Ok(work());
     }

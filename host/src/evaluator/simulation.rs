@@ -25,7 +25,6 @@ mod rules;
 mod shrink;
 mod world;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rand::rngs::StdRng;
@@ -41,20 +40,11 @@ const RUNS: u64 = 100;
 /// Actions of one run, at least and at most.
 const ACTIONS: [usize; 2] = [40, 260];
 
-thread_local! {
-    static SIMULATED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this is the thread of a simulation.
-pub(crate) fn is_simulated() -> bool {
-    SIMULATED.get()
-}
-
 /// Runs a simulation on a thread whose stack rules may use up.
 fn on_its_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(4 * THREAD_STACK_BYTES);
     let simulation = move || {
-        SIMULATED.set(true);
+        tocsin_base::simulation::begin();
         work()
     };
     thread.spawn(simulation).unwrap().join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

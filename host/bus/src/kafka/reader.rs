@@ -45,6 +45,9 @@ struct Lane {
     partition: u32,
     queue: PartitionQueue<Logging>,
     next_offset: u64,
+    /// Where the partition ended when it was taken. The log may end in offsets without messages, as of transactions: once the
+    /// end is reached, all before this is read.
+    end_when_taken: u64,
 }
 
 /// Makes a waiting reader return early.
@@ -104,8 +107,10 @@ pub(super) fn settings(config: &KafkaConfig) -> ClientConfig {
 
 impl KafkaReader {
     pub(super) fn new(config: &KafkaConfig, from: Vec<Position>, counters: Arc<Counters>) -> Result<Self, BusError> {
-        let consumer: BaseConsumer<Logging> =
-            settings(config).create_with_context(Logging).map_err(failed("create a consumer"))?;
+        let consumer: BaseConsumer<Logging> = settings(config)
+            .set("enable.partition.eof", "true")
+            .create_with_context(Logging)
+            .map_err(failed("create a consumer"))?;
         let topic = config.topic.clone();
         let bell = Arc::new(Bell::default());
         let mut reader = Self {
@@ -146,7 +151,7 @@ impl KafkaReader {
             let mut queue = queue.ok_or(BusError::Kafka(format!("partition {partition} has no queue")))?;
             let bell = self.bell.clone();
             queue.set_nonempty_callback(move || bell.ring(|rung| rung.messages = true));
-            lanes.push(Lane { partition, queue, next_offset: offset });
+            lanes.push(Lane { partition, queue, next_offset: offset, end_when_taken: end });
         }
         self.consumer.incremental_assign(&assigned).map_err(failed("assign partitions"))?;
         self.lanes.append(&mut lanes);
@@ -155,14 +160,20 @@ impl KafkaReader {
 
     /// Reads these no more.
     pub(crate) fn remove(&mut self, partitions: &[u32]) {
-        let mut removed = TopicPartitionList::new();
-        for lane in self.lanes.extract_if(.., |lane| partitions.contains(&lane.partition)) {
-            removed.add_partition(&self.topic, lane.partition.cast_signed());
-        }
+        let is_removed = |lane: &mut Lane| partitions.contains(&lane.partition);
+        let removed: Vec<u32> = self.lanes.extract_if(.., is_removed).map(|lane| lane.partition).collect();
         self.out_of_range.take_if(|partition| partitions.contains(partition));
-        if removed.count() > 0
-            && let Err(error) = self.consumer.incremental_unassign(&removed)
-        {
+        if !removed.is_empty() {
+            self.unassign(&removed);
+        }
+    }
+
+    fn unassign(&self, partitions: &[u32]) {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, partition.cast_signed());
+        }
+        if let Err(error) = self.consumer.incremental_unassign(&list) {
             warn!(%error, ?partitions, "partitions could not be given up");
         }
     }
@@ -242,6 +253,10 @@ impl KafkaReader {
                     }
                     continue;
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    lane.next_offset = lane.next_offset.max(lane.end_when_taken);
+                    continue;
+                }
                 Some(Err(error)) => error,
             };
             if out_of_range(&error) {
@@ -262,8 +277,17 @@ impl KafkaReader {
         if !(earliest..=end).contains(&position.offset) {
             return Err(BusError::OffsetOutOfRange { position, earliest, end });
         }
-        self.remove(&[partition]);
-        self.add(vec![position])
+        let offset = position.offset;
+        warn!(partition, offset, earliest, end, "the brokers refused an offset that is there: it is read anew");
+        // If this fails it is done again: the partition stays one of this reader's.
+        self.unassign(&[partition]);
+        let mut assigned = TopicPartitionList::new();
+        let at = Offset::Offset(offset.cast_signed());
+        let added = assigned.add_partition_offset(&self.topic, partition.cast_signed(), at);
+        added.map_err(failed("take an offset"))?;
+        self.consumer.incremental_assign(&assigned).map_err(failed("assign partitions"))?;
+        self.out_of_range = None;
+        Ok(())
     }
 
     /// Brokers that are away come back: librdkafka tries, and says so in the log.

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test that calls it")]
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+#[cfg(test)]
+use rdkafka::producer::Producer as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tocsin_engine::domain::Tick;
@@ -41,6 +43,24 @@ pub async fn append(bus: &Bus, partition: u32, ticks: &[Tick]) {
     }
 }
 
+/// Appends ticks to one partition in one transaction.
+#[cfg(test)]
+pub(crate) async fn append_in_transaction(bus: &Bus, partition: u32, ticks: &[Tick]) {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    let Bus::Kafka(kafka) = bus else { panic!("a topic has been opened") };
+    let id = format!("transaction-{}", kafka.config().topic);
+    let producer: FutureProducer = kafka.config().client().set("transactional.id", id).create().unwrap();
+    producer.init_transactions(TIMEOUT).unwrap();
+    producer.begin_transaction().unwrap();
+    for tick in ticks {
+        let mut message = Vec::new();
+        stock_tick::from_tick(tick, &mut message);
+        let record = FutureRecord::<str, _>::to(&kafka.config().topic).payload(&message);
+        producer.send_result(record.partition(partition.cast_signed())).unwrap().await.unwrap().unwrap();
+    }
+    producer.commit_transaction(TIMEOUT).unwrap();
+}
+
 /// Deletes a topic and makes one of the same name: the bus on it, as a process that is started then has it.
 pub async fn remake_topic(bus: &Bus) -> Bus {
     remake_topic_with(bus, bus.partitions()).await
@@ -60,7 +80,7 @@ pub async fn remake_topic_with(bus: &Bus, partitions: u32) -> Bus {
         if bus.identity().await.is_ok_and(|now| now != before) {
             return Bus::Kafka(bus);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -95,3 +95,21 @@ async fn an_answer_about_a_position_of_before_does_not_end_reading() {
     }
     assert_eq!(batch[0].position, position);
 }
+
+#[tokio::test]
+async fn offsets_without_messages_at_the_end_are_read_over() {
+    let bus = testing::fresh_topic().await;
+    let tick = Tick::new(Symbol::parse("AAPL").unwrap(), 1.0, 1.0, 1, Conditions::default()).unwrap();
+    // A transaction ends in a marker that takes an offset.
+    testing::append_in_transaction(&bus, 0, &[tick]).await;
+    assert_eq!(bus.end(0).await.unwrap(), 2);
+    let mut reader = bus.reader(vec![Position { partition: 0, offset: 0 }]).unwrap();
+    let (mut batch, mut records) = (Vec::new(), 0);
+    let begun = Instant::now();
+    while reader.position(0) < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the reader stays at {}", reader.position(0));
+        reader.poll(&mut batch, 10, Duration::from_millis(100)).unwrap();
+        records += batch.len();
+    }
+    assert_eq!(records, 1);
+}
