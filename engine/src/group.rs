@@ -213,10 +213,10 @@ impl Group {
         instance: &mut Instance,
         offset: u64,
     ) -> Result<Vec<(BindingId, Slot)>, MemoryError> {
-        let mut due: Vec<BindingId> = Vec::new();
         if offset < self.no_probe_before {
             return Ok(Vec::new());
         }
+        let mut due: Vec<BindingId> = Vec::new();
         self.no_probe_before = u64::MAX;
         for Quarantined { binding, health, .. } in &mut self.quarantine {
             let probe_at = health.probe_seen_from(offset);

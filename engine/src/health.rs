@@ -36,7 +36,7 @@ impl Health {
     /// Returns the health of a binding that moves to another version of its rule. If it was quarantined for impurity, which
     /// was the older version's, it is put on probe.
     pub fn for_another_version(mut self) -> Self {
-        if self.probe_at == NEVER {
+        if self.is_condemned() {
             self.begin_probe();
         }
         self

@@ -136,26 +136,32 @@ impl KafkaReader {
                 return Err(BusError::DuplicatePartition(position.partition));
             }
         }
-        let mut assigned = TopicPartitionList::new();
         let mut lanes = Vec::new();
-        for position in positions.into_values() {
+        for position in positions.values().copied() {
             let Position { partition, offset } = position;
             let (earliest, end) = watermarks(&self.consumer, &self.topic, partition)?;
             if offset < earliest || offset > end {
                 return Err(BusError::OffsetOutOfRange { position, earliest, end });
             }
-            let at = Offset::Offset(offset.cast_signed());
-            let added = assigned.add_partition_offset(&self.topic, partition.cast_signed(), at);
-            added.map_err(failed("take an offset"))?;
             let queue = self.consumer.split_partition_queue(&self.topic, partition.cast_signed());
             let mut queue = queue.ok_or(BusError::Kafka(format!("partition {partition} has no queue")))?;
             let bell = self.bell.clone();
             queue.set_nonempty_callback(move || bell.ring(|rung| rung.messages = true));
             lanes.push(Lane { partition, queue, next_offset: offset, end_when_taken: end });
         }
-        self.consumer.incremental_assign(&assigned).map_err(failed("assign partitions"))?;
+        self.assign(positions.into_values())?;
         self.lanes.append(&mut lanes);
         Ok(())
+    }
+
+    fn assign(&self, from: impl IntoIterator<Item = Position>) -> Result<(), BusError> {
+        let mut assigned = TopicPartitionList::new();
+        for Position { partition, offset } in from {
+            let at = Offset::Offset(offset.cast_signed());
+            let added = assigned.add_partition_offset(&self.topic, partition.cast_signed(), at);
+            added.map_err(failed("take an offset"))?;
+        }
+        self.consumer.incremental_assign(&assigned).map_err(failed("assign partitions"))
     }
 
     /// Reads these no more.
@@ -281,11 +287,7 @@ impl KafkaReader {
         warn!(partition, offset, earliest, end, "the brokers refused an offset that is there: it is read anew");
         // If this fails it is done again: the partition stays one of this reader's.
         self.unassign(&[partition]);
-        let mut assigned = TopicPartitionList::new();
-        let at = Offset::Offset(offset.cast_signed());
-        let added = assigned.add_partition_offset(&self.topic, partition.cast_signed(), at);
-        added.map_err(failed("take an offset"))?;
-        self.consumer.incremental_assign(&assigned).map_err(failed("assign partitions"))?;
+        self.assign([position])?;
         self.out_of_range = None;
         Ok(())
     }

@@ -19,7 +19,7 @@ const MOVING_WAIT: Duration = Duration::from_millis(20);
 /// Time between rounds in which nothing does: all that waits to be tried again is tried.
 const QUIET_WAIT: Duration = Duration::from_secs(6);
 
-/// Time that passes more where what moves calls nobody: a promotion waits up to half a minute for its hand-offs.
+/// Time that passes more where no call of the store or the bus waits: a promotion waits up to half a minute for its hand-offs.
 const CALL_WAIT: Duration = Duration::from_millis(500);
 
 /// What processes ask now and then though nothing has happened.
